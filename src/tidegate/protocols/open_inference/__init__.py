@@ -1,0 +1,26 @@
+"""The Open Inference Protocol v2, as KServe, Triton and MLServer speak it.
+
+Source: https://github.com/kserve/open-inference-protocol and Triton's extension documents.
+"""
+
+from __future__ import annotations
+
+from tidegate.protocols.routing import RoutedMethod, RoutedPrefix, Routing
+
+_SERVICE = "/inference.GRPCInferenceService/"
+
+MODEL_INFER = _SERVICE + "ModelInfer"
+MODEL_READY = _SERVICE + "ModelReady"
+MODEL_METADATA = _SERVICE + "ModelMetadata"
+SERVER_LIVE = _SERVICE + "ServerLive"
+SERVER_READY = _SERVICE + "ServerReady"
+SERVER_METADATA = _SERVICE + "ServerMetadata"
+
+ROUTING = Routing(
+    methods=tuple(
+        RoutedMethod(path, model=(1,), version=(2,))
+        for path in (MODEL_INFER, MODEL_READY, MODEL_METADATA)
+    ),
+    prefixes=(RoutedPrefix("/v2/models/"),),
+    server_methods=(SERVER_LIVE, SERVER_READY, SERVER_METADATA),
+)

@@ -1,0 +1,59 @@
+"""What a runtime module offers: ``load(path, options)``, which gives a :class:`Model`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tidegate.types import Array, Signature
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """What a replica gives its runtime."""
+
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    threads: int = 1
+    """Threads within one operator."""
+
+
+class Model(Protocol):
+    """A loaded model. ``run`` is called from one thread at a time."""
+
+    @property
+    def signature(self) -> Signature:
+        """The tensors in and out."""
+
+    @property
+    def platform(self) -> str:
+        """The name that the Open Inference Protocol's metadata gives the runtime."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs, after ``auto`` was decided: ``cpu`` or ``cuda:N``."""
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Run once; BYTES are object arrays of ``bytes``; only ``outputs`` come back.
+
+        Raises:
+            InsufficientMemory: the run needed more memory than there is.
+            InferenceFailed: the model raised; the message is the framework's own.
+        """
+
+    def close(self) -> None:
+        """Free what the model holds."""
+
+
+class Loader(Protocol):
+    """The entry point of a runtime's module."""
+
+    def __call__(self, path: Path, options: RuntimeOptions) -> Model:
+        """Load the model at ``path``.
+
+        Raises:
+            InvalidModel: the file is not a model that this runtime can load.
+            InsufficientMemory: it does not fit.
+        """
