@@ -133,7 +133,7 @@ def gather(path: Path, rows: int = 4) -> Path:
 
 
 def hungry(path: Path) -> Path:
-    """``y`` = that many zeros as ``count`` (INT64 ``[1]``) says: a large one cannot be allocated."""
+    """``count`` zeros (INT64 ``[1]``) as FP32 ``y``: a large count cannot be allocated."""
     nodes = [helper.make_node("ConstantOfShape", ["count"], ["y"])]
     return _write(
         path, nodes, [_value("count", DType.INT64, (1,))], [_value("y", DType.FP32, ("n",))]
