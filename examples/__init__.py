@@ -1,0 +1,1 @@
+"""Examples: models to serve, what trained them, and a demonstration."""

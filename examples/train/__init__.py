@@ -1,0 +1,1 @@
+"""What trained the models of the examples."""
