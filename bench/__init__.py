@@ -1,0 +1,1 @@
+"""Measurements: the load generator and the comparisons made with it."""
