@@ -16,6 +16,7 @@
         ├── InvalidInput            the caller must change the request
         ├── ModelNotFound           no such model or version here
         ├── MethodNotFound          no such method of the protocol
+        │   └── MethodNotAllowed    the path exists, but takes another HTTP method
         ├── Unsupported             the protocol knows it, Tidegate does not do it
         ├── MessageTooLarge         beyond the message limit
         ├── QueueFull               too much work is waiting; try again later
@@ -87,6 +88,10 @@ class ModelNotFound(RequestError):
 
 class MethodNotFound(RequestError):
     """The protocol has no such method or path."""
+
+
+class MethodNotAllowed(MethodNotFound):
+    """The path exists, but takes another HTTP method."""
 
 
 class Unsupported(RequestError):

@@ -59,6 +59,7 @@ _TABLE: dict[type[errors.TidegateError], Status] = {
     errors.InvalidInput: Status(400, GrpcCode.INVALID_ARGUMENT, _DATA),
     errors.ModelNotFound: Status(404, GrpcCode.NOT_FOUND, _NO_INPUT),
     errors.MethodNotFound: Status(404, GrpcCode.UNIMPLEMENTED, _USAGE),
+    errors.MethodNotAllowed: Status(405, GrpcCode.UNIMPLEMENTED, _USAGE),
     errors.Unsupported: Status(501, GrpcCode.UNIMPLEMENTED, _USAGE),
     errors.MessageTooLarge: Status(413, GrpcCode.RESOURCE_EXHAUSTED, _DATA),
     errors.QueueFull: Status(429, GrpcCode.RESOURCE_EXHAUSTED, _TEMPORARY),

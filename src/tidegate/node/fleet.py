@@ -1,0 +1,213 @@
+"""Which replicas should run, and which of them should get traffic: the pure part of a node.
+
+A *generation* is one content of one version of a model; its replicas are interchangeable.
+A generation is *live* once it gets traffic. The rules:
+
+- The versions that ``model.yaml`` selects are desired. A desired generation starts all its
+  replicas; it becomes live when they are all ready, or with its first ready replica when
+  no other generation of the model is live.
+- The default version is the highest desired one that is live; while none is, the highest
+  live one that used to be desired.
+- A live generation that is no longer desired stays as long as one that should replace it
+  is not live: a broken new version leaves the old one serving.
+- A model that is known, but has no ready replica, is answered by the controller, which
+  knows the reason.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tidegate.replica.spec import Ready, ReplicaSpec
+from tidegate.repository.layout import ModelEntry, Repository, VersionEntry
+
+
+class ReplicaState(enum.Enum):
+    """Where a replica stands."""
+
+    STARTING = "starting"
+    READY = "ready"
+    BACKING_OFF = "backing off"
+    DRAINING = "draining"
+
+
+@dataclass(slots=True)
+class Replica:
+    """One place for a process of a generation; the process in it changes when it crashes."""
+
+    index: int
+    state: ReplicaState = ReplicaState.STARTING
+    spec: ReplicaSpec | None = None
+    ready: Ready | None = None
+    pid: int | None = None
+    restarts: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """One content of one version of a model."""
+
+    model: str
+    entry: VersionEntry
+    count: int
+    replicas: dict[int, Replica] = field(default_factory=dict)
+    live: bool = False
+    desired: bool = True
+    failure: str | None = None
+    """Why it cannot be loaded, or why it keeps crashing."""
+    final: bool = False
+    """Whether the failure stays until the files change."""
+
+    @property
+    def version(self) -> int:
+        """The number of the version."""
+        return self.entry.version
+
+    @property
+    def ready(self) -> list[Replica]:
+        """The replicas that can take traffic."""
+        return [r for r in self.replicas.values() if r.state is ReplicaState.READY]
+
+    @property
+    def full(self) -> bool:
+        """Whether all its replicas are ready."""
+        return len(self.ready) >= self.count
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more is to be expected of its first start."""
+        return self.live or self.failure is not None
+
+
+class Fleet:
+    """The generations of every model, and what follows from their states."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, ModelEntry] = {}
+        self._generations: dict[str, list[Generation]] = {}
+
+    def generations(self, model: str | None = None) -> Iterator[Generation]:
+        """Iterate over the generations of one model, or of all."""
+        if model is not None:
+            yield from self._generations.get(model, ())
+            return
+        for generations in self._generations.values():
+            yield from generations
+
+    def adopt(self, entry: VersionEntry, spec: ReplicaSpec, ready: Ready) -> Generation:
+        """Take over a replica that was started by an earlier controller and is ready."""
+        generation = self._find(spec.model, spec.version, spec.fingerprint)
+        if generation is None:
+            generation = Generation(spec.model, entry, spec.config.replicas, desired=False)
+            self._generations.setdefault(spec.model, []).append(generation)
+        generation.live = True
+        generation.replicas[spec.index] = Replica(
+            spec.index, ReplicaState.READY, spec, ready, pid=ready.pid
+        )
+        return generation
+
+    def _find(self, model: str, version: int, fingerprint: str) -> Generation | None:
+        for generation in self._generations.get(model, ()):
+            if (generation.version, generation.entry.fingerprint) == (version, fingerprint):
+                return generation
+        return None
+
+    def update(self, repository: Repository) -> list[Generation]:
+        """Compare with what the repository now holds; return the generations to start."""
+        self.models = dict(repository.models)
+        for generation in self.generations():
+            generation.desired = False
+        started = []
+        for name, entry in self.models.items():
+            for version in entry.config.versions.select(list(entry.versions)):
+                found = entry.versions[version]
+                generation = self._find(name, version, found.fingerprint)
+                if generation is None:
+                    generation = Generation(name, found, entry.config.replicas)
+                    self._generations.setdefault(name, []).append(generation)
+                    started.append(generation)
+                generation.desired = True
+        return started
+
+    def make_live(self) -> None:
+        """Give traffic to the generations that may have it."""
+        for model in self._generations:
+            others = any(g.live for g in self.generations(model))
+            for generation in self.generations(model):
+                if generation.desired and not generation.live and generation.ready:
+                    generation.live = generation.full or not others
+
+    def retired(self) -> list[Generation]:
+        """Return the generations that nobody needs any more."""
+        return [g for model in list(self._generations) for g in self._retired(model)]
+
+    def _retired(self, model: str) -> list[Generation]:
+        generations = list(self.generations(model))
+        if model not in self.models:
+            return generations
+        awaited = sum(1 for g in generations if g.desired and not g.live)
+        old = sorted(
+            (g for g in generations if not g.desired), key=lambda g: (g.live, g.version)
+        )
+        kept = [g for g in old if g.live][-awaited:] if awaited else []
+        return [g for g in old if g not in kept]
+
+    def forget(self, generation: Generation) -> None:
+        """Drop a generation whose last replica has ended."""
+        generations = self._generations[generation.model]
+        generations.remove(generation)
+        if not generations:
+            del self._generations[generation.model]
+
+    def default(self, model: str) -> Generation | None:
+        """Return the generation that answers for ``model`` when no version is named."""
+        live = [g for g in self.generations(model) if g.live]
+        return max(live, key=lambda g: (g.desired, g.version), default=None)
+
+    def clusters(self) -> Mapping[str, list[Replica]]:
+        """Return the replicas behind each name, ``MODEL`` and ``MODEL:VERSION``.
+
+        An empty list stands for the controller, which says why there is none.
+        """
+        clusters: dict[str, list[Replica]] = {}
+        retired = set(map(id, self.retired()))
+        for name in self.models:
+            default = self.default(name)
+            clusters[name] = [] if default is None else default.ready
+            for generation in self.generations(name):
+                if id(generation) in retired:
+                    continue
+                key = f"{name}:{generation.version}"
+                if generation.live or key not in clusters:
+                    clusters[key] = generation.ready if generation.live else []
+        return clusters
+
+    @property
+    def settled(self) -> bool:
+        """Whether every model that can be loaded is ready."""
+        return all(g.settled for g in self.generations() if g.desired)
+
+    def reason(self, model: str, version: str = "") -> str | None:
+        """Say why ``model`` cannot answer; ``None`` when it can, or is not known."""
+        entry = self.models.get(model)
+        if entry is None:
+            return None
+        generations = [
+            g for g in self.generations(model) if not version or str(g.version) == version
+        ]
+        for generation in sorted(generations, key=lambda g: -g.version):
+            if generation.failure is not None:
+                return generation.failure
+            if not generation.ready:
+                return "it is being loaded"
+        if not generations and entry.problems:
+            return "; ".join(problem.reason for problem in entry.problems)
+        return "no version of it is selected" if not generations else "it is being loaded"
+
+
+def socket_path(directory: Path, replica_id: int) -> Path:
+    """Return the socket of a replica; short, since a Unix socket's path has 107 bytes at most."""
+    return directory / f"{replica_id}.sock"

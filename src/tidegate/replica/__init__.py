@@ -1,0 +1,1 @@
+"""A replica: one process that serves one version of one model behind an edge."""

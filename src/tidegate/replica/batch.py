@@ -1,0 +1,113 @@
+"""Runs a batch: joins it, runs the model, splits what came out, and finds the culprit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tidegate.errors import InferenceFailed, InsufficientMemory, TidegateError
+from tidegate.replica.binding import Bound
+from tidegate.runtimes.interface import Model
+from tidegate.types import Array
+
+Outcome = dict[str, Array] | BaseException
+"""What came of one request of a batch: its outputs by name, or why there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One successful run of the model: so many rows took so many seconds."""
+
+    rows: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class Ran:
+    """What came of a batch: an outcome for each request, in order, and what was learnt."""
+
+    outcomes: list[Outcome]
+    runs: list[Run]
+    clamp: int | None = None
+    """Run no batch of more rows than this: a larger one did not fit into memory."""
+
+
+class BatchRunner:
+    """Runs batches on a model, in the thread that calls it."""
+
+    def __init__(self, model: Model, time: Callable[[], float]) -> None:
+        self._model = model
+        self._time = time
+        self._names = tuple(spec.name for spec in model.signature.inputs)
+
+    def run(self, batch: Sequence[Bound]) -> Ran:
+        """Run ``batch``, requests of one group; it never raises.
+
+        A batch that raises is halved until only the culprit fails (bisection): its
+        neighbours get their answers.
+        """
+        ran = Ran([InferenceFailed("not run")] * len(batch), [])
+        self._run(batch, 0, ran)
+        return ran
+
+    def _run(self, batch: Sequence[Bound], offset: int, ran: Ran) -> None:
+        try:
+            ran.outcomes[offset : offset + len(batch)] = self._run_once(batch, ran)
+        except BaseException as error:
+            if isinstance(error, InsufficientMemory) and len(batch) > 1:
+                rows = sum(bound.rows for bound in batch)
+                ran.clamp = max(1, min(ran.clamp or rows, rows // 2))
+            if len(batch) == 1:
+                ran.outcomes[offset] = _as_ours(error)
+                return
+            middle = len(batch) // 2
+            self._run(batch[:middle], offset, ran)
+            self._run(batch[middle:], offset + middle, ran)
+
+    def _run_once(self, batch: Sequence[Bound], ran: Ran) -> list[Outcome]:
+        first = batch[0]
+        if len(batch) == 1:
+            started = self._time()
+            outputs = self._model.run(dict(zip(self._names, first.inputs)), first.outputs)
+            ran.runs.append(Run(first.rows, self._time() - started))
+            return [outputs]
+        names = first.outputs
+        if any(bound.outputs != names for bound in batch):
+            names = tuple(dict.fromkeys(name for bound in batch for name in bound.outputs))
+        joined = {
+            name: np.concatenate(arrays)
+            for name, arrays in zip(self._names, zip(*(bound.inputs for bound in batch)))
+        }
+        rows = sum(bound.inputs[0].shape[0] for bound in batch)
+        started = self._time()
+        outputs = self._model.run(joined, names)
+        ran.runs.append(Run(rows, self._time() - started))
+        for name, array in outputs.items():
+            if array.ndim == 0 or array.shape[0] != rows:
+                raise InferenceFailed(
+                    f"the output {name!r} has the shape {list(array.shape)} for a batch of "
+                    f"{rows} rows: set batching.enabled to false in model.yaml"
+                )
+        return _split(batch, outputs)
+
+
+def _split(batch: Sequence[Bound], outputs: dict[str, Array]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    start = 0
+    for bound in batch:
+        stop = start + bound.inputs[0].shape[0]
+        outcomes.append({name: outputs[name][start:stop] for name in bound.outputs})
+        start = stop
+    return outcomes
+
+
+def _as_ours(error: BaseException) -> TidegateError:
+    if isinstance(error, TidegateError):
+        return error
+    if isinstance(error, MemoryError):
+        return InsufficientMemory(f"the model ran out of memory: {error}")
+    failed = InferenceFailed(f"the model raised {type(error).__name__}: {error}")
+    failed.__cause__ = error
+    return failed

@@ -1,0 +1,162 @@
+"""The engine: queue, batcher and the threads that run the model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+from tidegate.clock import Clock
+from tidegate.errors import DeadlineExceeded
+from tidegate.replica.batch import BatchRunner, Ran
+from tidegate.replica.binding import Bound
+from tidegate.scheduling.batcher import Batcher
+from tidegate.scheduling.latency import LatencyModel
+from tidegate.scheduling.slot import Slot
+from tidegate.types import Array
+
+log = logging.getLogger(__name__)
+
+Answer = dict[str, Array]
+RequestSlot = Slot[Bound, Answer]
+
+
+class Recorder(Protocol):
+    """Notes which requests are being run, so that a crash can be explained."""
+
+    def started(self, slots: Sequence[RequestSlot]) -> None:
+        """These requests are about to run."""
+
+    def ended(self) -> None:
+        """What was running has ended."""
+
+
+class Engine:
+    """Runs slots on one model: the async shell of a :class:`Batcher`.
+
+    All methods are called in the event loop's thread. The model runs in a thread of its own
+    per instance, one batch at a time.
+    """
+
+    def __init__(
+        self,
+        runner: BatchRunner,
+        batcher: Batcher[Bound, Answer],
+        latency: LatencyModel,
+        clock: Clock,
+        recorder: Recorder,
+    ) -> None:
+        self._runner = runner
+        self._batcher = batcher
+        self._latency = latency
+        self._clock = clock
+        self._recorder = recorder
+        self._work: queue.SimpleQueue[list[RequestSlot] | None] = queue.SimpleQueue()
+        self._idle = 1
+        self._running = 0
+        self._due: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry_at = float("inf")
+        self._pumping = False
+
+    async def __aenter__(self) -> Engine:
+        """Start the executor thread."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._execute, name="executor", daemon=True)
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Let the running batch end, and the thread with it."""
+        for timer in (self._due, self._expiry):
+            if timer is not None:
+                timer.cancel()
+        self._work.put(None)
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait."""
+        return self._batcher.depth
+
+    def submit(self, slot: RequestSlot) -> None:
+        """Queue a slot; its outcome arrives by its own callback.
+
+        Raises:
+            QueueFull: too much work waits.
+            DeadlineExceeded: its deadline cannot be met.
+        """
+        self._batcher.add(slot, self._clock.now())
+        if slot.deadline < self._expiry_at:
+            self._watch_deadlines()
+        if self._idle and not self._pumping:
+            # One turn of the loop later: what arrived together runs together.
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def discard(self, slot: RequestSlot) -> None:
+        """Forget a slot that was finished while it waited."""
+        self._batcher.discard(slot)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        while self._idle:
+            now = self._clock.now()
+            batch = self._batcher.take(now)
+            if not batch:
+                due = self._batcher.next_due()
+                if due is not None:
+                    self._due = self._loop.call_later(max(0.0, due - now), self._pump)
+                return
+            self._idle -= 1
+            self._work.put(batch)
+
+    def _watch_deadlines(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        at = self._batcher.next_deadline()
+        self._expiry_at = float("inf") if at is None else at
+        if at is not None:
+            self._expiry = self._loop.call_later(max(0.0, at - self._clock.now()), self._expire)
+
+    def _expire(self) -> None:
+        now = self._clock.now()
+        for slot in self._batcher.expired(now):
+            waited = now - slot.arrived
+            slot.fail(DeadlineExceeded(f"no answer within the deadline, {waited:.3f} s"))
+        self._watch_deadlines()
+
+    def _execute(self) -> None:
+        """The executor thread: run what comes until ``None`` comes."""
+        while (batch := self._work.get()) is not None:
+            # A slot loses its work when it is finished, at any moment, by the other thread.
+            live = [(slot, work) for slot in batch if (work := slot.work) is not None]
+            self._recorder.started([slot for slot, _ in live])
+            ran = self._runner.run([work for _, work in live]) if live else Ran([], [])
+            self._recorder.ended()
+            try:
+                self._loop.call_soon_threadsafe(self._finished, [slot for slot, _ in live], ran)
+            except RuntimeError:
+                return  # the loop was closed: nobody waits
+
+    def _finished(self, slots: list[RequestSlot], ran: Ran) -> None:
+        self._idle += 1
+        for run in ran.runs:
+            self._latency.observe(run.rows, run.seconds)
+        if ran.clamp is not None:
+            log.warning("a batch ran out of memory: none of more than %d rows", ran.clamp)
+            self._batcher.clamp(ran.clamp)
+        # The next batch first: the model runs while these answers are encoded.
+        if not self._pumping:
+            self._pump()
+        for slot, outcome in zip(slots, ran.outcomes):
+            if isinstance(outcome, BaseException):
+                slot.fail(outcome)
+            else:
+                slot.resolve(outcome)

@@ -1,0 +1,183 @@
+"""The process of one replica: load, warm up, listen, serve, drain."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+from pydantic import BaseModel
+
+from tidegate.clock import MonotonicClock
+from tidegate.errors import InsufficientMemory, TidegateError
+from tidegate.replica import lifeline
+from tidegate.replica.batch import BatchRunner
+from tidegate.replica.binding import Binder, Bound
+from tidegate.replica.engine import Answer, Engine
+from tidegate.replica.flight import FlightRecorder
+from tidegate.replica.http import Server
+from tidegate.replica.service import Served, Service
+from tidegate.replica.spec import Failed, Ready, ReplicaSpec
+from tidegate.replica.warmup import can_batch, warm_up
+from tidegate.runtimes import registry
+from tidegate.runtimes.interface import Model, RuntimeOptions
+from tidegate.scheduling.batcher import Batcher, BatcherLimits
+from tidegate.scheduling.latency import LatencyModel
+from tidegate.types import ModelMetadata
+
+log = logging.getLogger("tidegate.replica")
+
+_SWITCH_INTERVAL = 0.0005
+_QUEUED_MESSAGES = 16
+_FRAMING = 5
+_ORPHANS_GRACE = 10.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a replica until it is told to end; return its exit status."""
+    started = time.monotonic()
+    parser = argparse.ArgumentParser(prog="tidegate.replica", description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("version")
+    parser.add_argument("--spec", type=Path, required=True)
+    parser.add_argument("--status-fd", type=int, default=None)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    spec = ReplicaSpec.model_validate_json(options.spec.read_bytes())
+    # The terminal's Ctrl-C is for the controller, which then ends its replicas in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lifeline.watch(spec.lifeline, _orphaned)
+    try:
+        _limit_memory(spec.config.resources.memory)
+        model = _load(spec)
+        batched = can_batch(model, spec.config.batching)
+    except (TidegateError, MemoryError) as error:
+        failure = _explain(error, spec)
+        log.error("%s", failure)
+        kind = type(failure).__name__
+        _report(options.status_fd, Failed(kind=kind, reason=str(failure)))
+        return 1
+    # The executor hands over to the loop at once, not after Python's default 5 ms.
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.collect()
+    gc.freeze()
+    uvloop.run(_serve(spec, model, batched, options.status_fd, started))
+    # Threads of the framework must not hold up an end that has been drained.
+    logging.shutdown()
+    os._exit(0)
+
+
+def _load(spec: ReplicaSpec) -> Model:
+    log.info("loading %s version %d from %s", spec.model, spec.version, spec.path)
+    options = RuntimeOptions(device=spec.config.device, threads=spec.threads)
+    model = registry.load(spec.runtime, spec.path, options)
+    if spec.config.warmup:
+        warm_up(model)
+    return model
+
+
+def _limit_memory(limit: int | None) -> None:
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _explain(error: TidegateError | MemoryError, spec: ReplicaSpec) -> TidegateError:
+    limit = spec.config.resources.memory
+    if isinstance(error, MemoryError):
+        error = InsufficientMemory(str(error) or "Python could not allocate memory")
+    if isinstance(error, InsufficientMemory):
+        allowed = "" if limit is None else f" of the {limit} bytes that resources.memory allows"
+        return InsufficientMemory(
+            f"{spec.model} version {spec.version} does not fit in memory{allowed}: {error}"
+        )
+    return error
+
+
+def _orphaned() -> None:
+    log.warning("the node is gone, no controller and no edge is left: ending")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_ORPHANS_GRACE)
+    os._exit(1)
+
+
+def _report(descriptor: int | None, event: BaseModel) -> None:
+    """Tell who started this process; it may be gone, which is no fault."""
+    if descriptor is None:
+        return
+    try:
+        os.write(descriptor, event.model_dump_json().encode() + b"\n")
+        os.close(descriptor)
+    except OSError as error:
+        log.info("nobody hears the status: %s", error)
+
+
+async def _serve(
+    spec: ReplicaSpec, model: Model, batched: bool, status_fd: int | None, started: float
+) -> None:
+    clock = MonotonicClock()
+    latency = LatencyModel()
+    batching = spec.config.batching
+    limits = BatcherLimits(
+        max_batch_size=batching.max_batch_size if batched else 1,
+        max_queue_size=batching.max_queue_size,
+        max_queue_bytes=_QUEUED_MESSAGES * spec.max_message_size,
+        max_queue_delay=batching.max_queue_delay if batched else 0.0,
+    )
+    batcher: Batcher[Bound, Answer] = Batcher(limits, latency)
+    runner = BatchRunner(model, clock.now)
+    engine = Engine(runner, batcher, latency, clock, FlightRecorder(spec.flight))
+    served = Served(
+        metadata=ModelMetadata(
+            spec.model, tuple(map(str, spec.versions)), model.platform, model.signature
+        ),
+        version=str(spec.version),
+        binder=Binder(model.signature, batched=batched),
+        timeout=spec.config.limits.timeout,
+        max_message_size=spec.max_message_size,
+    )
+    service = Service(served, engine, clock)
+    _read_quarantine(service, spec)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _read_quarantine, service, spec)
+    async with (
+        engine,
+        Server(spec.socket, service.handle, spec.max_message_size + _FRAMING) as server,
+    ):
+        log.info("ready: batches of up to %d rows on %s", limits.max_batch_size, model.device)
+        _report(
+            status_fd,
+            Ready(
+                pid=os.getpid(),
+                platform=model.platform,
+                device=model.device,
+                batching=batched,
+                max_batch_size=limits.max_batch_size,
+                seconds=clock.now() - started,
+            ),
+        )
+        await stop.wait()
+        log.info("draining")
+        await server.drain(spec.drain_timeout)
+    log.info("ended")
+
+
+def _read_quarantine(service: Service, spec: ReplicaSpec) -> None:
+    if not spec.quarantine.exists():
+        return
+    digests = json.loads(spec.quarantine.read_bytes())
+    log.warning("%d quarantined requests are refused", len(digests))
+    service.quarantine(frozenset(map(bytes.fromhex, digests)))

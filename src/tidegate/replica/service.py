@@ -1,0 +1,238 @@
+"""The request path of a replica: decode, bind, admit; then, when the engine is done, encode."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from tidegate.clock import Clock
+from tidegate.errors import (
+    InferenceFailed,
+    InvalidInput,
+    MethodNotAllowed,
+    MethodNotFound,
+    ModelNotFound,
+    Quarantined,
+    TidegateError,
+)
+from tidegate.protocols import open_inference
+from tidegate.protocols.grpc_frames import parse_timeout, unframe
+from tidegate.protocols.open_inference import grpc as v2_grpc
+from tidegate.protocols.open_inference import rest as v2_rest
+from tidegate.replica.binding import Binder
+from tidegate.replica.engine import Engine, RequestSlot
+from tidegate.replica.flight import tag
+from tidegate.replica.http import Exchange
+from tidegate.scheduling.slot import NO_DEADLINE
+from tidegate.types import InferRequest, InferResponse, ModelMetadata, Tensor, TensorSpec
+
+_MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z]+))?")
+_HEADER_LENGTH = b"inference-header-content-length"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What this replica serves."""
+
+    metadata: ModelMetadata
+    version: str
+    binder: Binder
+    timeout: float | None
+    """The longest that a request may take, in seconds, whatever its caller allows."""
+    max_message_size: int
+
+
+Encode = Callable[[Exchange, InferRequest, InferResponse], None]
+
+
+class Service:
+    """Answers the calls of one model version."""
+
+    def __init__(self, served: Served, engine: Engine, clock: Clock) -> None:
+        self._served = served
+        self._name = served.metadata.name
+        self._engine = engine
+        self._clock = clock
+        self._specs = {spec.name: spec for spec in served.metadata.signature.outputs}
+        self._quarantined: frozenset[bytes] = frozenset()
+        self._grpc: Mapping[str, Callable[[Exchange], None]] = {
+            open_inference.MODEL_INFER: self._infer_grpc,
+            open_inference.MODEL_READY: self._ready_grpc,
+            open_inference.MODEL_METADATA: self._metadata_grpc,
+        }
+
+    def quarantine(self, digests: frozenset[bytes]) -> None:
+        """Refuse requests of these digests from now on."""
+        self._quarantined = digests
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answer ``exchange``, now or when the model has run; any error becomes its answer."""
+        try:
+            if exchange.grpc:
+                method = self._grpc.get(exchange.path)
+                if method is None:
+                    raise MethodNotFound(f"this model has no method {exchange.path}")
+                method(exchange)
+            else:
+                self._rest(exchange)
+        except TidegateError as error:
+            exchange.fail(error)
+        except Exception as error:
+            failed = InferenceFailed(f"internal error: {type(error).__name__}: {error}")
+            failed.__cause__ = error
+            exchange.fail(failed)
+
+    def _rest(self, exchange: Exchange) -> None:
+        match = _MODEL_PATH.fullmatch(exchange.path)
+        if match is None:
+            raise MethodNotFound(f"there is no path {exchange.path}: see /v2/models/{self._name}")
+        model, version, verb = match.groups(default="")
+        self._check_model(model, version)
+        if verb == "infer":
+            self._expect(exchange, "POST")
+            self._infer_rest(exchange, model, version)
+        elif verb == "ready":
+            self._expect(exchange, "GET")
+            exchange.reply([v2_rest.encode_ready(model, True)])
+        elif verb == "":
+            self._expect(exchange, "GET")
+            exchange.reply([v2_rest.encode_metadata(self._served.metadata)])
+        else:
+            raise MethodNotFound(f"a model has no {verb!r}: it has infer, ready and its metadata")
+
+    def _expect(self, exchange: Exchange, method: str) -> None:
+        if exchange.method != method:
+            raise MethodNotAllowed(f"{exchange.path} takes {method}, not {exchange.method}")
+
+    def _check_model(self, model: str, version: str) -> None:
+        if model != self._name:
+            # A routing header that does not fit the message: nothing is gained by it.
+            raise InvalidInput(
+                f"the message is for the model {model!r}, but came to {self._name!r}"
+            )
+        if version and version != self._served.version:
+            raise ModelNotFound(
+                f"version {version!r} of {model!r} is not served here: {self._served.version} is"
+            )
+
+    def _message(self, exchange: Exchange) -> bytes | memoryview:
+        encoding = exchange.headers.get(b"grpc-encoding")
+        return unframe(
+            exchange.body,
+            limit=self._served.max_message_size,
+            encoding=encoding.decode("latin-1") if encoding is not None else None,
+        )
+
+    def _ready_grpc(self, exchange: Exchange) -> None:
+        self._check_model(*v2_grpc.decode_model(self._message(exchange)))
+        exchange.reply_grpc(v2_grpc.encode_model_ready(True))
+
+    def _metadata_grpc(self, exchange: Exchange) -> None:
+        self._check_model(*v2_grpc.decode_model(self._message(exchange)))
+        exchange.reply_grpc(v2_grpc.encode_model_metadata(self._served.metadata))
+
+    def _infer_grpc(self, exchange: Exchange) -> None:
+        request = v2_grpc.decode_infer(self._message(exchange))
+        self._check_model(request.model, request.version)
+        self._run(exchange, request, _encode_grpc)
+
+    def _infer_rest(self, exchange: Exchange, model: str, version: str) -> None:
+        request = v2_rest.decode_infer(
+            model,
+            version,
+            exchange.body,
+            _header_length(exchange.headers),
+            signature=self._served.metadata.signature,
+        )
+        self._run(exchange, request, _encode_rest)
+
+    def _run(self, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
+        bound = self._served.binder.bind(request)
+        now = self._clock.now()
+        slot = RequestSlot(
+            bound,
+            partial(self._answer, exchange, request, encode),
+            arrived=now,
+            rows=bound.rows,
+            size=bound.size,
+            group=bound.group,
+            deadline=self._deadline(exchange, now),
+            tag=self._tag(exchange),
+        )
+        self._engine.submit(slot)
+        exchange.on_gone = partial(self._abandon, slot)
+
+    def _abandon(self, slot: RequestSlot) -> None:
+        slot.cancel()
+        self._engine.discard(slot)
+
+    def _deadline(self, exchange: Exchange, now: float) -> float:
+        limit = self._served.timeout
+        deadline = NO_DEADLINE if limit is None else now + limit
+        sent = exchange.headers.get(b"grpc-timeout")
+        if sent is not None:
+            deadline = min(deadline, now + parse_timeout(sent))
+        return deadline
+
+    def _tag(self, exchange: Exchange) -> bytes | None:
+        digest = None
+        retried = exchange.headers.get(b"x-envoy-attempt-count", b"1") != b"1"
+        if retried or self._quarantined:
+            digest = hashlib.blake2b(exchange.body, digest_size=16).digest()
+            if digest in self._quarantined:
+                raise Quarantined(
+                    "this very request was being run when two replicas died, and is not run "
+                    "again: see the model's log on the server, or change the request"
+                )
+        request_id = exchange.headers.get(b"x-request-id")
+        return None if request_id is None else tag(request_id, digest if retried else None)
+
+    def _answer(
+        self, exchange: Exchange, request: InferRequest, encode: Encode, slot: RequestSlot
+    ) -> None:
+        if slot.error is not None:
+            exchange.fail(slot.error)
+            return
+        assert slot.result is not None
+        try:
+            outputs = tuple(self._tensor(name, array) for name, array in slot.result.items())
+            response = InferResponse(self._name, self._served.version, request.id, outputs)
+            encode(exchange, request, response)
+        except TidegateError as error:
+            exchange.fail(error)
+        except Exception as error:
+            exchange.fail(InferenceFailed(f"the answer cannot be sent: {error}"))
+
+    def _tensor(self, name: str, array: object) -> Tensor:
+        spec: TensorSpec = self._specs[name]
+        return Tensor(name, spec.dtype, array)  # type: ignore[arg-type]
+
+
+def _encode_grpc(exchange: Exchange, request: InferRequest, response: InferResponse) -> None:
+    exchange.reply_grpc(v2_grpc.encode_infer(response))
+
+
+def _encode_rest(exchange: Exchange, request: InferRequest, response: InferResponse) -> None:
+    parts, header_length = v2_rest.encode_infer(response, request)
+    if header_length is None:
+        exchange.reply(parts)
+        return
+    exchange.reply(
+        parts,
+        content_type=b"application/octet-stream",
+        headers=[(b"Inference-Header-Content-Length", b"%d" % header_length)],
+    )
+
+
+def _header_length(headers: Mapping[bytes, bytes]) -> int | None:
+    value = headers.get(_HEADER_LENGTH)
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 12:
+        raise InvalidInput(
+            f"Inference-Header-Content-Length must be a number of bytes, not {value[:32]!r}"
+        )
+    return int(value)

@@ -1,0 +1,66 @@
+"""What a replica is told when it starts, and what it says when it is ready."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tidegate.config.model import ModelConfig
+
+
+class ReplicaSpec(BaseModel):
+    """Everything one replica needs to know; written to a file by who starts it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: int
+    """Unlike that of any other replica of the node, ever."""
+    index: int
+    """Its place among the replicas of its model's version, from 0."""
+    fingerprint: str
+    """The content of the model's files that it serves."""
+    model: str
+    version: int
+    versions: tuple[int, ...]
+    """The versions of the model that are served, for its metadata."""
+    path: Path
+    runtime: str
+    config: ModelConfig
+    socket: Path
+    lifeline: Path
+    """Locked as long as the node lives; see :mod:`tidegate.replica.lifeline`."""
+    threads: int
+    max_message_size: int
+    drain_timeout: float
+    quarantine: Path
+    """A JSON list of the digests, in hexadecimal, of requests to refuse; read at the start
+    and on SIGHUP."""
+
+    @property
+    def flight(self) -> Path:
+        """Where the flight recorder lies."""
+        return self.socket.with_suffix(".flight")
+
+
+class Ready(BaseModel):
+    """The replica is warm and listens."""
+
+    event: Literal["ready"] = "ready"
+    pid: int
+    platform: str
+    device: str
+    batching: bool
+    max_batch_size: int
+    seconds: float
+    """From the start of the process."""
+
+
+class Failed(BaseModel):
+    """The replica could not load its model."""
+
+    event: Literal["failed"] = "failed"
+    kind: str
+    """The name of the error's class."""
+    reason: str

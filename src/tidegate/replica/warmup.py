@@ -1,0 +1,120 @@
+"""The first runs of a model: warm it up, and find out whether rows of a batch mix."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from tidegate.config.model import Batching
+from tidegate.errors import InsufficientMemory, TidegateError
+from tidegate.runtimes.interface import Model
+from tidegate.types import Array, DType, Signature, TensorSpec
+
+log = logging.getLogger(__name__)
+
+_ROWS = 2
+_TOLERANCE = 1e-2
+
+
+def samples(signature: Signature, rows: int, seed: int = 0) -> tuple[Array, ...] | None:
+    """Make inputs that fit the signature, with ``rows`` for the first dimension if dynamic.
+
+    Other dynamic dimensions are 1. ``None`` when a rank is unknown.
+    """
+    random = np.random.default_rng(seed)
+    arrays = []
+    for spec in signature.inputs:
+        if spec.shape is None:
+            return None
+        shape = [d if isinstance(d, int) else 1 for d in spec.shape]
+        if shape and not isinstance(spec.shape[0], int):
+            shape[0] = rows
+        arrays.append(_fill(spec.dtype, tuple(shape), random))
+    return tuple(arrays)
+
+
+def _fill(dtype: DType, shape: tuple[int, ...], random: np.random.Generator) -> Array:
+    if dtype is DType.BYTES:
+        array = np.empty(shape, dtype=np.object_)
+        array.fill(b"")
+        return array
+    if dtype in (DType.FP16, DType.BF16, DType.FP32, DType.FP64):
+        return random.random(shape).astype(dtype.numpy)
+    # Integers are often indices: 0 and 1 are valid ones almost everywhere.
+    return random.integers(0, 2, shape).astype(dtype.numpy)
+
+
+def common_batch_dimension(signature: Signature) -> bool:
+    """Say whether every tensor begins with a dynamic dimension, all of them of one name."""
+    first = [_first(spec) for spec in (*signature.inputs, *signature.outputs)]
+    return bool(signature.inputs) and first[0] is not None and len(set(first)) == 1
+
+
+def _first(spec: TensorSpec) -> str | None:
+    dimension = spec.shape[0] if spec.shape else None
+    return dimension if isinstance(dimension, str) else None
+
+
+def can_batch(model: Model, batching: Batching) -> bool:
+    """Decide whether requests may be joined along the first dimension.
+
+    ``auto`` asks the signature for a common dynamic dimension, then compares a row that is
+    run alone with the same row run beside another one.
+    """
+    if batching.enabled is not True and batching.enabled is not False:
+        return common_batch_dimension(model.signature) and _rows_are_independent(model)
+    return batching.enabled
+
+
+def _rows_are_independent(model: Model) -> bool:
+    joined = samples(model.signature, _ROWS)
+    if joined is None:
+        return False
+    names = [spec.name for spec in model.signature.outputs]
+    try:
+        together = _run(model, joined, names)
+        alone = _run(model, [array[:1] for array in joined], names)
+    except TidegateError as error:
+        log.info("batching is off: a trial run failed: %s", error)
+        return False
+    for name in names:
+        if not _same(alone[name], together[name]):
+            log.warning("batching is off: %r of one row depends on the other rows", name)
+            return False
+    return True
+
+
+def _same(alone: Array, together: Array) -> bool:
+    if together.ndim == 0 or together.shape[0] != _ROWS or alone.shape[0] != 1:
+        return False
+    if alone.dtype.kind not in "fV":
+        return bool(np.array_equal(alone[0], together[0]))
+    one, two = alone[0].astype(np.float64), together[0].astype(np.float64)
+    return bool(np.allclose(one, two, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True))
+
+
+def _run(model: Model, inputs: Sequence[Array], names: Sequence[str]) -> dict[str, Array]:
+    specs = model.signature.inputs
+    return model.run({spec.name: array for spec, array in zip(specs, inputs)}, names)
+
+
+def warm_up(model: Model) -> None:
+    """Run the model once, so that the first caller does not pay for lazy set-up.
+
+    What the sample makes the model say is of no concern: it may need real input.
+
+    Raises:
+        InsufficientMemory: not even one row fits.
+    """
+    inputs = samples(model.signature, rows=1)
+    if inputs is None:
+        log.info("no warm-up: the signature leaves a rank open")
+        return
+    try:
+        _run(model, inputs, [spec.name for spec in model.signature.outputs])
+    except InsufficientMemory:
+        raise
+    except TidegateError as error:
+        log.info("the warm-up run failed, which real input may not: %s", error)

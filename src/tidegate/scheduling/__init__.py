@@ -1,0 +1,1 @@
+"""What to run next: slots, the batcher and learned latencies. Synchronous, without a clock."""

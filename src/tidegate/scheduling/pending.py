@@ -1,0 +1,56 @@
+"""A heap of slots that forgets those which were finished while they lay in it."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Generic
+
+from tidegate.scheduling.slot import Result, Slot, Work
+
+_SMALL = 64
+
+
+class PendingHeap(Generic[Work, Result]):
+    """Pending slots by key, smallest first; slots of one key in the order they came.
+
+    A finished slot is dropped when it comes to the top, and all are swept when the heap has
+    doubled: it never holds more than twice the pending slots and a few.
+    """
+
+    __slots__ = ("_entries", "_sequence", "_sweep_at")
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[int, float, int, Slot[Work, Result]]] = []
+        self._sequence = 0
+        self._sweep_at = _SMALL
+
+    def push(self, slot: Slot[Work, Result], priority: int, deadline: float) -> None:
+        """Add a pending slot under ``(priority, deadline)``."""
+        if len(self._entries) >= self._sweep_at:
+            self._entries = [entry for entry in self._entries if entry[3].pending]
+            heapq.heapify(self._entries)
+            self._sweep_at = max(_SMALL, 2 * len(self._entries))
+        self._sequence += 1
+        heapq.heappush(self._entries, (priority, deadline, self._sequence, slot))
+
+    def key(self) -> tuple[int, float, float] | None:
+        """Return priority, deadline and arrival of the first pending slot, if there is one."""
+        entries = self._entries
+        while entries:
+            head = entries[0]
+            if head[3].pending:
+                return head[0], head[1], head[3].arrived
+            heapq.heappop(entries)
+        return None
+
+    def peek(self) -> Slot[Work, Result] | None:
+        """Return the pending slot of the smallest key and leave it here."""
+        return self._entries[0][3] if self.key() is not None else None
+
+    def pop(self) -> Slot[Work, Result]:
+        """Remove and return what :meth:`peek` returned."""
+        return heapq.heappop(self._entries)[3]
+
+    def __len__(self) -> int:
+        """Entries, finished ones that were not swept yet included."""
+        return len(self._entries)
