@@ -6,7 +6,7 @@ All take a dynamic first dimension named ``batch`` unless their function says ot
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ ELEMENT = {
     DType.BYTES: TensorProto.STRING,
 }
 Shape = Sequence[int | str | None]
+Writer = Callable[[Path], Path]
 
 
 def identity(path: Path, dtype: DType = DType.FP32, shape: Shape = ("batch", 4)) -> Path:

@@ -1,0 +1,272 @@
+"""From files, variables and options to the typed schema; every mistake names its place."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from tidegate.config.model import ModelConfig, Section
+from tidegate.config.node import NodeConfig
+from tidegate.errors import ConfigurationError
+
+MODEL_FILE = "model.yaml"
+"""What a model's folder may hold."""
+NODE_FILE = "tidegate.yaml"
+"""What a repository's root may hold."""
+PREFIX = "TIDEGATE_"
+"""How the variables of a node's settings begin."""
+
+_OTHER_VARIABLES = frozenset({"TIDEGATE_DEBUG"})
+# Kubernetes gives every pod such variables for a service that is named "tidegate".
+_SERVICE_VARIABLES = re.compile(r"TIDEGATE_(SERVICE_(HOST|PORT.*)|PORT_[0-9]+_(TCP|UDP|SCTP).*)")
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+_LARGEST_FILE = 2**20
+_Lines = Mapping[tuple[str | int, ...], int]
+_S = TypeVar("_S", bound=Section)
+
+
+def load_model_config(path: Path) -> ModelConfig:
+    """Read a ``model.yaml``; an empty file means every default.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is not a YAML mapping, or holds an
+            unknown key or a wrong value; the message names file, line, key and value.
+    """
+    data, lines = read_mapping(path)
+    return _validate(ModelConfig, data, str(path), lines)
+
+
+def load_node_config(
+    root: Path, environ: Mapping[str, str], options: Mapping[str, object]
+) -> tuple[NodeConfig, Mapping[str, str]]:
+    """Merge a node's settings: options, then ``TIDEGATE_…``, then ``ROOT/tidegate.yaml``.
+
+    An option that is ``None`` and a variable that is empty count as not given. Relative
+    paths in the file are relative to ``root``, all others to the working directory.
+
+    Returns:
+        The settings, and for each field where its value came from: ``command line``, the
+        variable's name, the file's path or ``default``.
+
+    Raises:
+        ConfigurationError: a source holds an unknown name or a wrong value.
+    """
+    values: dict[str, object] = {}
+    origins = dict.fromkeys(NodeConfig.model_fields, "default")
+    file = root / NODE_FILE
+    if file.is_file():
+        data, lines = read_mapping(file)
+        given: Mapping[str, object] = _validate(NodeConfig, data, str(file), lines).model_dump(
+            include=set(data)
+        )
+        for name, value in given.items():
+            values[name] = root / value.expanduser() if isinstance(value, Path) else value
+            origins[name] = str(file)
+    for name, variable, text in _variables(environ):
+        values[name] = _single(name, text, variable)
+        origins[name] = variable
+    for name, value in options.items():
+        if value is not None:
+            option = "--" + name.replace("_", "-")
+            values[name] = _single(name, value, option)
+            origins[name] = "command line"
+    return _validate(NodeConfig, values, "settings", {}), origins
+
+
+def read_mapping(path: Path) -> tuple[dict[str, Any], _Lines]:
+    """Read a YAML file whose top is a mapping (or nothing).
+
+    Returns:
+        The mapping, and the line (from 1) of every key by its path.
+
+    Raises:
+        ConfigurationError: it cannot be read, is too large, is not YAML, repeats a key, or
+            is something else than a mapping.
+    """
+    text = _read(path)
+    loader = yaml.SafeLoader(text)
+    try:
+        top = loader.get_single_node()
+        if top is None:
+            return {}, {}
+        lines = dict(_lines(path, top))
+        data = loader.construct_document(top)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(
+            f"{path}{_place(error)}: not valid YAML: {_plain(error)}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
+    finally:
+        loader.dispose()
+    if data is None:
+        return {}, {}
+    if not isinstance(data, dict):
+        found = type(data).__name__
+        raise ConfigurationError(f"{path}: must be a mapping of keys to values, not a {found}")
+    for key in data:
+        if not isinstance(key, str):
+            raise ConfigurationError(f"{path}: the key {key!r} is not text; put it in quotes")
+    return data, lines
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"did you mean X?"``, or the list of what is known when nothing is near."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ConfigurationError(f"{path}: larger than 1 MiB, which no settings file is")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+
+
+def _lines(path: Path, top: yaml.Node) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    pending: list[tuple[tuple[str | int, ...], yaml.Node]] = [((), top)]
+    seen: set[int] = set()
+    while pending:
+        at, node = pending.pop()
+        # An alias leads to a node that was seen; a node may even contain itself.
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            for index, child in enumerate(node.value):
+                yield (*at, index), child.start_mark.line + 1
+                pending.append(((*at, index), child))
+        elif isinstance(node, yaml.MappingNode):
+            first: dict[Hashable, int] = {}
+            for key, child in node.value:
+                line = key.start_mark.line + 1
+                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                    if key.value in first:
+                        raise ConfigurationError(
+                            f"{path}, line {line}: the key {key.value!r} was already given "
+                            f"in line {first[key.value]}; keep one of them"
+                        )
+                    first[key.value] = line
+                    yield (*at, key.value), line
+                    pending.append(((*at, key.value), child))
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return "" if mark is None else f", line {mark.line + 1}"
+
+
+def _plain(error: yaml.YAMLError) -> str:
+    return getattr(error, "problem", None) or str(error).splitlines()[0]
+
+
+def _variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    known = {PREFIX + name.upper(): name for name in NodeConfig.model_fields}
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or variable in _OTHER_VARIABLES:
+            continue
+        value = environ[variable]
+        if _SERVICE_VARIABLES.fullmatch(variable) or _SERVICE_ADDRESS.match(value):
+            continue
+        if variable not in known:
+            raise ConfigurationError(
+                f"the environment variable {variable} is unknown; {nearest(variable, known)}"
+            )
+        if value:
+            yield known[variable], variable, value
+
+
+def _single(name: str, value: object, source: str) -> object:
+    """Validate one value by itself, so that the message can name the place it came from."""
+    return getattr(_validate(NodeConfig, {name: value}, source, {}), name)
+
+
+def _validate(schema: type[_S], data: Mapping[str, object], source: str, lines: _Lines) -> _S:
+    try:
+        return schema.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise ConfigurationError(_explain(schema, data, source, lines, error)) from None
+
+
+def _explain(
+    schema: type[Section],
+    data: Mapping[str, object],
+    source: str,
+    lines: _Lines,
+    error: pydantic.ValidationError,
+) -> str:
+    by_key: dict[tuple[str | int, ...], list[str]] = {}
+    for detail in error.errors(include_url=False):
+        where = _in_data(detail["loc"], data)
+        reason = _reason(schema, where, detail)
+        reasons = by_key.setdefault(where, [])
+        if reason not in reasons:
+            reasons.append(reason)
+    parts = []
+    for where in sorted(by_key, key=lambda where: lines.get(where, 0)):
+        reason = " or ".join(by_key[where]).replace(" or must be ", " or ")
+        if reason.startswith("must"):
+            reason += _offending(data, where)
+        line = f", line {lines[where]}" if where in lines else ""
+        # A variable or an option says by its own name which setting it is.
+        named = source.startswith(("--", PREFIX))
+        subject = source if named else f"{source}{line}: {'.'.join(map(str, where))}"
+        parts.append(f"{subject}{' ' if reason.startswith('must') else ': '}{reason}")
+    return "; ".join(parts)
+
+
+def _in_data(loc: tuple[str | int, ...], data: object) -> tuple[str | int, ...]:
+    """Cut off what pydantic adds to a place beyond the keys: the branch of a union."""
+    where: list[str | int] = []
+    for step in loc:
+        try:
+            data = data[step]  # type: ignore[index]
+        except (KeyError, IndexError, TypeError):
+            break
+        where.append(step)
+    return tuple(where)
+
+
+def _reason(schema: type[Section], where: tuple[str | int, ...], detail: Any) -> str:
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        section = _section(schema, where[:-1])
+        return f"unknown key; {nearest(str(where[-1]), section.model_fields)}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"must be a mapping with some of {', '.join(_section(schema, where).model_fields)}"
+    if kind == "value_error":
+        return str(detail["ctx"]["error"])
+    message: str = detail["msg"]
+    if kind == "string_pattern_mismatch" and where and where[-1] == "device":
+        return "must be auto, cpu, cuda or cuda:N"
+    return message.replace("Input should be", "must be", 1).split(", unable to")[0]
+
+
+def _section(schema: type[Section], where: tuple[str | int, ...]) -> type[Section]:
+    for step in where:
+        field = schema.model_fields.get(str(step))
+        if field is None or not isinstance(field.annotation, type):
+            break
+        if not issubclass(field.annotation, Section):
+            break
+        schema = field.annotation
+    return schema
+
+
+def _offending(data: object, where: tuple[str | int, ...]) -> str:
+    for step in where:
+        data = data[step]  # type: ignore[index]
+    if isinstance(data, Mapping):
+        return ", not a mapping"
+    return ", not a list" if isinstance(data, list) else f", not {data!r:.80}"

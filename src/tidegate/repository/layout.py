@@ -1,0 +1,388 @@
+"""What lies in a model repository: models, versions, their files, and what is wrong.
+
+::
+
+    NAME/1/model.onnx, NAME/2/model.onnx, NAME/model.yaml    numbered versions
+    NAME/model.onnx, NAME/model.yaml                         version 1 alone
+    NAME.onnx                                                version 1 alone
+
+Hidden files, partial files and ``__pycache__`` do not count. What is wrong with one model
+never hides another: it is listed as a :class:`Problem`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tidegate.config.loading import MODEL_FILE, NODE_FILE, load_model_config, nearest
+from tidegate.config.model import ModelConfig
+from tidegate.errors import ConfigurationError, InvalidModel
+from tidegate.protocols.routing import NAME_PATTERN, VERSION_PATTERN
+from tidegate.repository import formats
+from tidegate.repository.files import Files
+
+_NAME = re.compile(NAME_PATTERN)
+_VERSION = re.compile(VERSION_PATTERN)
+_LIKE_VERSION = re.compile(r"[vV]?[0-9][0-9._-]*|(version|ver|rev)[0-9._-]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in the repository that is not served, why, and what to do about it."""
+
+    file: str
+    """Relative to the repository."""
+    reason: str
+    kind: Literal["invalid", "skipped"]
+    """``invalid``: something must be put right; ``skipped``: nothing here can serve it."""
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}" + (f"; {self.hint}" if self.hint else "")
+
+
+@dataclass(frozen=True, slots=True)
+class VersionEntry:
+    """One version that can be served."""
+
+    version: int
+    path: Path
+    """The model's file, or its folder for a format that is one."""
+    format: str
+    runtime: str
+    fingerprint: str
+    """Changes whenever a file of the version or ``model.yaml`` does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model. Without versions, ``problems`` says why it cannot be served.
+
+    When ``model.yaml`` is wrong there are no versions and ``config`` holds the defaults.
+    """
+
+    name: str
+    config: ModelConfig
+    versions: Mapping[int, VersionEntry]
+    problems: tuple[Problem, ...]
+    fingerprint: str
+    """Changes whenever any file of the model does, whether it is served or not."""
+    changed: float
+    """When its newest file changed, in seconds since the epoch by the file system's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """What one look at the folder found."""
+
+    models: Mapping[str, ModelEntry]
+    problems: tuple[Problem, ...] = ()
+    """Those that belong to no model, such as a file whose name cannot be a model's."""
+
+
+@dataclass(slots=True)
+class _Model:
+    """A model while it is being read."""
+
+    files: Files
+    installed: formats.Installed
+    name: str
+    config: ModelConfig = field(default_factory=ModelConfig)
+    settings: Path | None = None
+    versions: dict[int, VersionEntry] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def invalid(self, path: Path, reason: str, hint: str = "") -> None:
+        self.problems.append(Problem(self.files.relative(path), reason, "invalid", hint))
+
+    def entry(self, own: Iterable[Path]) -> ModelEntry:
+        fingerprint, changed = self.files.fingerprint(own)
+        return ModelEntry(
+            self.name, self.config, self.versions, tuple(self.problems), fingerprint, changed
+        )
+
+
+def scan(root: Path, installed: formats.Installed = formats.installed) -> Repository:
+    """Look at the repository once.
+
+    Args:
+        root: The repository's folder.
+        installed: Whether a runtime can be imported here.
+
+    Raises:
+        ConfigurationError: ``root`` is no folder or cannot be listed.
+    """
+    files = Files(_folder(root))
+    models: dict[str, ModelEntry] = {}
+    problems: list[Problem] = []
+    folders, single = _top(files, problems)
+    for path in folders:
+        if _named(path.name, path, files, problems):
+            models[path.name] = _read_folder(path, files, installed)
+    for path in single:
+        if path.name == NODE_FILE or not _is_bare_model(path):
+            continue
+        name = path.stem if path.suffix in formats.EXTENSIONS else path.name
+        if name in models:
+            reason = f"there is already a model {name!r}, from another file or folder"
+            problems.append(
+                Problem(files.relative(path), reason, "invalid", "rename or remove one of them")
+            )
+        elif _named(name, path, files, problems):
+            models[name] = _read_file(name, path, files, installed)
+    return Repository(models, tuple(problems))
+
+
+def read_model(path: Path, installed: formats.Installed = formats.installed) -> ModelEntry:
+    """Read one model by itself: a model's folder, or a model's file.
+
+    Raises:
+        ConfigurationError: there is nothing at ``path``.
+    """
+    if not path.exists():
+        raise ConfigurationError(f"{path} does not exist; give the path of a model or repository")
+    path = path.resolve()
+    if path.is_dir() and not any((path / mark).is_file() for mark in formats.FOLDER_MARKS):
+        return _read_folder(path, Files(path), installed)
+    return _read_file(path.stem, path, Files(path.parent), installed)
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether the folder is one model rather than a repository of them."""
+    return any(
+        child.name in (MODEL_FILE, *formats.FOLDER_MARKS)
+        or (child.is_dir() and _VERSION.fullmatch(child.name))
+        or (child.stem == "model" and child.suffix in formats.EXTENSIONS)
+        for child in path.iterdir()
+    )
+
+
+def _folder(root: Path) -> Path:
+    if root.is_dir():
+        return root
+    if root.exists():
+        raise ConfigurationError(
+            f"the model repository {root} is a file; give the folder it is in"
+        )
+    raise ConfigurationError(
+        f"the model repository {root} does not exist; create it with 'mkdir -p {root}' "
+        "and copy models into it"
+    )
+
+
+def _top(files: Files, problems: list[Problem]) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the files in the root, but for those that lead out of it."""
+    folders: list[Path] = []
+    single: list[Path] = []
+    try:
+        for path in files.children(files.root):
+            try:
+                files.check(path)
+            except InvalidModel as error:
+                problems.append(Problem(files.relative(path), str(error), "invalid", ""))
+            else:
+                (folders if path.is_dir() else single).append(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the model repository {files.root} cannot be read: {error.strerror}; "
+            "allow the user that serves it to read it"
+        ) from error
+    return folders, single
+
+
+def _named(name: str, path: Path, files: Files, problems: list[Problem]) -> bool:
+    if _NAME.fullmatch(name):
+        return True
+    problems.append(
+        Problem(
+            files.relative(path),
+            f"{name!r} cannot be a model's name",
+            "invalid",
+            "rename it: letters, digits, '.', '_' and '-', at most 128, a letter or digit first",
+        )
+    )
+    return False
+
+
+def _is_bare_model(path: Path) -> bool:
+    if path.suffix in formats.EXTENSIONS:
+        return True
+    if path.suffix:
+        return False
+    try:
+        formats.detect(path)
+    except (InvalidModel, OSError):
+        return False
+    return True
+
+
+def _read_file(name: str, path: Path, files: Files, installed: formats.Installed) -> ModelEntry:
+    model = _Model(files, installed, name)
+    # Weights that lie beside a model are named after it: NAME.onnx.data, NAME.bin.
+    own = [path]
+    if not path.is_dir():
+        own += [
+            other
+            for other in files.siblings(path)
+            if other.name.startswith(f"{path.stem}.") and other.suffix not in formats.EXTENSIONS
+        ]
+    _add_version(model, 1, path, own)
+    return model.entry(own)
+
+
+def _read_folder(folder: Path, files: Files, installed: formats.Installed) -> ModelEntry:
+    model = _Model(files, installed, folder.name)
+    everything = [folder]
+    try:
+        everything += files.below(folder)
+        _fill(model, folder)
+    except OSError as error:
+        _unreadable(model, folder, error)
+        model.versions.clear()
+    return model.entry(everything)
+
+
+def _fill(model: _Model, folder: Path) -> None:
+    files = model.files
+    settings = folder / MODEL_FILE
+    children = files.children(folder)
+    if settings in children:
+        model.settings = settings
+        try:
+            files.check(settings)
+            model.config = load_model_config(settings)
+        except (ConfigurationError, InvalidModel) as error:
+            reason = str(error).removeprefix(str(settings)).lstrip(":, ")
+            model.invalid(settings, reason)
+            return
+        wanted = model.config.runtime
+        if wanted is not None and wanted not in formats.REQUIREMENTS:
+            known = nearest(wanted, formats.REQUIREMENTS)
+            model.invalid(settings, f"runtime: this version has no runtime {wanted!r}; {known}")
+            return
+    numbered = [c for c in children if c.is_dir() and _VERSION.fullmatch(c.name)]
+    for child in children:
+        if child.is_dir() and child not in numbered and _LIKE_VERSION.fullmatch(child.name):
+            model.invalid(
+                child,
+                "is not a version: versions are positive decimal numbers without leading zeros",
+                f"rename it, perhaps to {_number(child.name)}",
+            )
+    if numbered:
+        for child in sorted(numbered, key=lambda c: int(c.name)):
+            _read_version(model, int(child.name), child)
+        for stray in _named_like_models(children):
+            reason = "is beside version folders, which are served instead"
+            model.invalid(stray, reason, "move it into a version folder of its own")
+    elif not model.problems:
+        _read_version(model, 1, folder)
+    _check_selection(model, folder)
+
+
+def _check_selection(model: _Model, folder: Path) -> None:
+    only = model.config.versions.only
+    for version in only or () if not model.config.versions.all else ():
+        if not (folder / str(version)).exists() and version not in model.versions:
+            model.invalid(
+                model.settings or folder,
+                f"versions names version {version}, which does not exist",
+                f"there are {', '.join(map(str, model.versions)) or 'none'}",
+            )
+
+
+def _number(name: str) -> str:
+    digits = re.search(r"[0-9]+", name)
+    return str(max(1, int(digits[0]))) if digits else "1"
+
+
+def _read_version(model: _Model, version: int, folder: Path) -> None:
+    try:
+        own = [folder, *model.files.below(folder)]
+    except OSError as error:
+        _unreadable(model, folder, error)
+        return
+    children = [c for c in own if c.parent == folder and c != model.settings]
+    for path in own:
+        try:
+            model.files.check(path)
+        except InvalidModel as error:
+            model.invalid(path, str(error))
+            return
+    try:
+        chosen = _choose(folder, sorted(children))
+    except InvalidModel as error:
+        model.invalid(folder, str(error), "put one model file into it, as model.onnx")
+        return
+    _add_version(model, version, chosen, own)
+
+
+def _choose(folder: Path, children: list[Path]) -> Path:
+    """Return the model among the files of a version's folder."""
+    if any(child.name in formats.FOLDER_MARKS for child in children):
+        return folder
+    candidates = _named_like_models(children)
+    # One of several may be called "model"; an .xml may be something else beside a model.
+    for narrowed in (
+        candidates,
+        [c for c in candidates if c.stem == "model"],
+        [c for c in candidates if c.suffix != ".xml"],
+    ):
+        if len(narrowed) == 1:
+            return narrowed[0]
+    if candidates:
+        names = ", ".join(c.name for c in candidates)
+        raise InvalidModel(f"holds several models ({names})")
+    for child in children:
+        try:
+            formats.detect(child)
+        except InvalidModel:
+            continue
+        return child
+    if not children:
+        raise InvalidModel("is empty")
+    listed = ", ".join(c.name for c in children[:5]) + (", …" if len(children) > 5 else "")
+    raise InvalidModel(f"holds no model (only {listed})")
+
+
+def _named_like_models(children: Iterable[Path]) -> list[Path]:
+    return [c for c in children if c.suffix in formats.EXTENSIONS and not c.is_dir()]
+
+
+def _add_version(model: _Model, version: int, path: Path, own: list[Path]) -> None:
+    try:
+        found = formats.detect(path)
+        settings = [] if model.settings is None else [model.settings]
+        fingerprint, _ = model.files.fingerprint([*own, *settings])
+    except InvalidModel as error:
+        model.invalid(path, str(error))
+        return
+    except OSError as error:
+        _unreadable(model, path, error)
+        return
+    wanted = model.config.runtime
+    if found.runtime is None:
+        reason = f"{path.name} is {found.title}, which is not served by this version of Tidegate"
+        model.problems.append(Problem(model.files.relative(path), reason, "skipped", found.advice))
+    elif wanted is not None and wanted != found.runtime:
+        reason = f"{path.name} is {found.title}, but model.yaml asks for the runtime {wanted!r}"
+        model.invalid(path, reason, f"remove the key or write runtime: {found.runtime}")
+    elif not model.installed(found.runtime):
+        command = formats.REQUIREMENTS[found.runtime].command
+        reason = f"{path.name} is {found.title}, whose runtime is not installed"
+        model.problems.append(
+            Problem(model.files.relative(path), reason, "skipped", f"install it: {command}")
+        )
+    else:
+        model.versions[version] = VersionEntry(
+            version, path, found.name, found.runtime, fingerprint
+        )
+
+
+def _unreadable(model: _Model, path: Path, error: OSError) -> None:
+    where = Path(error.filename) if isinstance(error.filename, str) else path
+    reason = f"cannot be read: {error.strerror or error}"
+    model.invalid(where, reason, "allow the user that serves it to read it")

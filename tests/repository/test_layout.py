@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import models
+from tidegate.errors import ConfigurationError
+from tidegate.repository.layout import (
+    ModelEntry,
+    Problem,
+    Repository,
+    is_model_folder,
+    read_model,
+    scan,
+)
+
+
+@pytest.fixture
+def onnx(tmp_path: Path) -> bytes:
+    return models.identity(tmp_path / "source" / "m.onnx").read_bytes()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+def put(path: Path, data: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def look(root: Path) -> Repository:
+    return scan(root, lambda runtime: True)
+
+
+def only_problem(entry: ModelEntry) -> Problem:
+    assert len(entry.problems) == 1, entry.problems
+    return entry.problems[0]
+
+
+def test_the_three_layouts(root: Path, onnx: bytes) -> None:
+    put(root / "numbered/1/model.onnx", onnx)
+    put(root / "numbered/12/anything.onnx", onnx)
+    put(root / "numbered/model.yaml", "replicas: 3\nversions: all\n")
+    put(root / "flat/model.onnx", onnx)
+    put(root / "flat/model.yaml", "replicas: 2\n")
+    put(root / "bare.v2.onnx", onnx)
+    put(root / "tidegate.yaml", "port: 9000\n")
+    put(root / "README.md", "# Models\n")
+    put(root / "LICENSE", "Do as you like.\n")
+    found = look(root)
+    assert found.problems == ()
+    assert {name: list(m.versions) for name, m in found.models.items()} == {
+        "bare.v2": [1],
+        "flat": [1],
+        "numbered": [1, 12],
+    }
+    assert found.models["numbered"].config.replicas == 3
+    version = found.models["numbered"].versions[12]
+    assert version.path == root / "numbered/12/anything.onnx"
+    assert (version.version, version.format, version.runtime) == (12, "onnx", "onnx")
+    assert not any(m.problems for m in found.models.values())
+
+
+def test_an_empty_repository_is_no_error(root: Path) -> None:
+    assert look(root) == Repository({}, ())
+
+
+def test_hidden_and_partial_files_do_not_count(root: Path, onnx: bytes) -> None:
+    put(root / "m/1/model.onnx", onnx)
+    before = look(root)
+    for name in (
+        ".git/config", ".hidden.onnx", "b.onnx.part", "c.onnx.tmp", "d.onnx~", "__pycache__/e.pyc",
+        "m/.3/model.onnx", "m/1/.model.onnx.Xy12", "m/1/other.onnx.part", "m/1/__pycache__/f.onnx",
+    ):  # fmt: skip
+        put(root / name, onnx)
+    after = look(root)
+    assert list(after.models) == ["m"]
+    assert after.problems == ()
+    assert after.models["m"].versions == before.models["m"].versions
+
+
+@pytest.mark.parametrize(
+    ("folder", "suggestion"),
+    [("01", "perhaps to 1"), ("v2", "perhaps to 2"), ("0", "perhaps to 1"), ("1.5", "to 1")],
+)
+def test_version_folders_are_positive_numbers(
+    root: Path, onnx: bytes, folder: str, suggestion: str
+) -> None:
+    put(root / f"m/{folder}/model.onnx", onnx)
+    put(root / "good/1/model.onnx", onnx)
+    put(root / f"good/{folder}/model.onnx", onnx)
+    found = look(root)
+    problem = only_problem(found.models["m"])
+    assert problem.file == f"m/{folder}"
+    assert "positive decimal numbers" in problem.reason
+    assert suggestion in problem.hint
+    assert problem.kind == "invalid"
+    assert found.models["m"].versions == {}
+    assert list(found.models["good"].versions) == [1]
+    assert only_problem(found.models["good"]).file == f"good/{folder}"
+
+
+def test_other_folders_beside_versions_are_the_models_own(root: Path, onnx: bytes) -> None:
+    put(root / "m/1/model.onnx", onnx)
+    put(root / "m/assets/labels.txt", "a\nb\n")
+    put(root / "m/hooks.py", "")
+    assert look(root).models["m"].problems == ()
+
+
+@pytest.mark.parametrize("name", ["my model.onnx", "-m.onnx", "ä.onnx", "a" * 129 + ".onnx"])
+def test_names_that_no_model_can_have(root: Path, onnx: bytes, name: str) -> None:
+    put(root / name, onnx)
+    put(root / "good.onnx", onnx)
+    found = look(root)
+    assert list(found.models) == ["good"]
+    (problem,) = found.problems
+    assert problem.file == name
+    assert "cannot be a model's name" in problem.reason
+
+
+def test_two_models_of_one_name(root: Path, onnx: bytes) -> None:
+    put(root / "m/1/model.onnx", onnx)
+    put(root / "m.onnx", onnx)
+    found = look(root)
+    assert found.models["m"].versions[1].path == root / "m/1/model.onnx"
+    (problem,) = found.problems
+    assert problem.file == "m.onnx"
+    assert "already a model 'm'" in problem.reason
+
+
+def test_broken_models_do_not_stop_others(root: Path, onnx: bytes) -> None:
+    put(root / "good/1/model.onnx", onnx)
+    put(root / "text.onnx", "hello\n")
+    put(root / "empty.onnx", b"")
+    put(root / "cut/1/model.onnx", onnx[: len(onnx) // 2])
+    put(root / "cut/2/model.onnx", onnx)
+    (root / "nothing").mkdir()
+    (root / "hollow/1").mkdir(parents=True)
+    put(root / "config/1/model.onnx", onnx)
+    put(root / "config/model.yaml", "replica: 2\n")
+    put(root / "several/1/a.onnx", onnx)
+    put(root / "several/1/b.onnx", onnx)
+    put(root / "docs/guide.txt", "words\n")
+    found = look(root)
+    reasons = {name: only_problem(m).reason for name, m in found.models.items() if m.problems}
+    assert "seems to be text, which begins 'hello'" in reasons["text"]
+    assert "is empty" in reasons["empty"]
+    assert "cut short" in reasons["cut"]
+    assert "is empty" in reasons["nothing"]
+    assert "is empty" in reasons["hollow"]
+    assert reasons["config"] == "line 1: replica: unknown key; did you mean 'replicas'?"
+    assert "several models (a.onnx, b.onnx)" in reasons["several"]
+    assert "only guide.txt" in reasons["docs"]
+    assert all(only_problem(m).kind == "invalid" for m in found.models.values() if m.problems)
+    served = {name: list(m.versions) for name, m in found.models.items() if m.versions}
+    assert served == {"good": [1], "cut": [2]}
+
+
+def test_the_one_called_model_is_chosen_among_several(root: Path, onnx: bytes) -> None:
+    put(root / "m/1/encoder.onnx", onnx)
+    put(root / "m/1/model.onnx", onnx)
+    put(root / "m/1/model.onnx.data", b"\1\2\3")
+    put(root / "m/1/labels.txt", "a\n")
+    assert look(root).models["m"].versions[1].path.name == "model.onnx"
+
+
+def test_content_counts_more_than_the_name(root: Path, onnx: bytes) -> None:
+    put(root / "m/1/network.bin", onnx)
+    put(root / "frozen.pb", onnx)
+    put(root / "noending", onnx)
+    found = look(root)
+    assert {n: m.versions[1].format for n, m in found.models.items()} == {
+        "m": "onnx",
+        "frozen": "onnx",
+        "noending": "onnx",
+    }
+
+
+def test_a_format_without_a_runtime_is_skipped_and_says_so(root: Path) -> None:
+    put(root / "keras.h5", b"\x89HDF\r\n\x1a\n" + b"\0" * 64)
+    entry = look(root).models["keras"]
+    problem = only_problem(entry)
+    assert problem.kind == "skipped"
+    assert "not served by this version of Tidegate" in problem.reason
+    assert "pip install" not in problem.hint
+    assert entry.versions == {}
+
+
+def test_a_runtime_that_is_not_installed_names_the_command(root: Path, onnx: bytes) -> None:
+    put(root / "m.onnx", onnx)
+    problem = only_problem(scan(root, lambda runtime: False).models["m"])
+    assert problem.kind == "skipped"
+    assert "pip install 'tidegate[onnx]'" in problem.hint
+
+
+def test_runtimes_named_in_the_settings(root: Path, onnx: bytes) -> None:
+    put(root / "m/1/model.onnx", onnx)
+    put(root / "m/model.yaml", "runtime: onxx\n")
+    problem = only_problem(look(root).models["m"])
+    assert "did you mean 'onnx'?" in problem.reason
+
+
+def test_versions_that_are_asked_for_but_missing(root: Path, onnx: bytes) -> None:
+    put(root / "m/1/model.onnx", onnx)
+    put(root / "m/model.yaml", "versions: [1, 4]\n")
+    entry = look(root).models["m"]
+    assert list(entry.versions) == [1]
+    assert "version 4, which does not exist" in only_problem(entry).reason
+
+
+def test_links(root: Path, onnx: bytes, tmp_path: Path) -> None:
+    outside = put(tmp_path / "outside/model.onnx", onnx)
+    put(root / "store/1/model.onnx", onnx)
+    (root / "inside").mkdir()
+    (root / "inside/1").symlink_to(root / "store/1")
+    (root / "alias").symlink_to("store")
+    (root / "leaves/1").mkdir(parents=True)
+    (root / "leaves/1/model.onnx").symlink_to(outside)
+    put(root / "leaves/2/model.onnx", onnx)
+    (root / "top.onnx").symlink_to(outside)
+    (root / "broken.onnx").symlink_to("nowhere")
+    (root / "circle/1").mkdir(parents=True)
+    (root / "circle/1/model.onnx").symlink_to("model.onnx")
+    (root / "store/1/up").symlink_to("..")
+    found = look(root)
+    served = {name: list(m.versions) for name, m in found.models.items() if m.versions}
+    assert served == {"inside": [1], "store": [1], "alias": [1], "leaves": [2]}
+    assert "outside of the repository" in only_problem(found.models["leaves"]).reason
+    assert "cannot be followed" in only_problem(found.models["circle"]).reason
+    assert {p.file: p.reason.split()[0] for p in found.problems} == {
+        "top.onnx": "leads",
+        "broken.onnx": "is",
+    }
+
+
+def test_a_root_that_is_itself_a_link(root: Path, onnx: bytes, tmp_path: Path) -> None:
+    put(root / "m/1/model.onnx", onnx)
+    (tmp_path / "link").symlink_to(root)
+    assert list(look(tmp_path / "link").models["m"].versions) == [1]
+
+
+def test_a_missing_root_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"does not exist; create it with 'mkdir -p"):
+        scan(tmp_path / "none")
+    with pytest.raises(ConfigurationError, match="is a file"):
+        scan(put(tmp_path / "file", b""))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_cannot_be_read(root: Path, onnx: bytes) -> None:
+    put(root / "good/1/model.onnx", onnx)
+    put(root / "secret/1/model.onnx", onnx).chmod(0)
+    put(root / "closed/1/model.onnx", onnx)
+    (root / "closed/1").chmod(0)
+    try:
+        found = look(root)
+    finally:
+        (root / "closed/1").chmod(0o700)
+    assert list(found.models["good"].versions) == [1]
+    for name in ("secret", "closed"):
+        assert "cannot be read: Permission denied" in only_problem(found.models[name]).reason
+
+
+def _touch_weights(root: Path) -> None:
+    os.utime(root / "m/1/weights.bin", ns=(1, 1))
+
+
+def _replace_model(root: Path) -> None:
+    (root / "m/1/model.onnx").write_bytes((root / "m/1/model.onnx").read_bytes() + b"\x0a\0")
+
+
+def _settings(root: Path) -> None:
+    status = (root / "m/model.yaml").stat()
+    (root / "m/model.yaml").write_text("replicas: 2\n")
+    os.utime(root / "m/model.yaml", ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("change", "versions"), [(_touch_weights, [1]), (_replace_model, [1]), (_settings, [1, 2])]
+)
+def test_fingerprints_follow_changes(
+    root: Path, onnx: bytes, change: Callable[[Path], None], versions: list[int]
+) -> None:
+    put(root / "m/1/model.onnx", onnx)
+    put(root / "m/1/weights.bin", b"123")
+    put(root / "m/2/model.onnx", onnx)
+    put(root / "m/model.yaml", "replicas: 1\n")
+    before = look(root).models["m"]
+    assert look(root).models["m"] == before
+    change(root)
+    after = look(root).models["m"]
+    changed = [
+        v for v in (1, 2) if before.versions[v].fingerprint != after.versions[v].fingerprint
+    ]
+    assert changed == versions
+    assert after.fingerprint != before.fingerprint
+
+
+def test_weights_beside_a_bare_file_count(root: Path, onnx: bytes) -> None:
+    put(root / "m.onnx", onnx)
+    data = put(root / "m.onnx.data", b"1")
+    before = look(root)
+    data.write_bytes(b"22")
+    after = look(root)
+    assert list(after.models) == ["m"]
+    assert before.models["m"].versions[1].fingerprint != after.models["m"].versions[1].fingerprint
+
+
+def test_one_model_by_itself(root: Path, onnx: bytes) -> None:
+    put(root / "m/1/model.onnx", onnx)
+    put(root / "flat/model.onnx", onnx)
+    put(root / "a.onnx", onnx)
+    assert read_model(root / "m").name == "m"
+    assert list(read_model(root / "m").versions) == [1]
+    assert read_model(root / "a.onnx").name == "a"
+    assert is_model_folder(root / "m")
+    assert is_model_folder(root / "flat")
+    assert not is_model_folder(root)
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        read_model(root / "nothing")
+
+
+def test_a_version_that_goes_while_it_is_read(root: Path, onnx: bytes) -> None:
+    put(root / "m/1/model.onnx", onnx)
+    put(root / "m/2/model.onnx", onnx)
+
+    def remove(runtime: str) -> bool:
+        shutil.rmtree(root / "m/2", ignore_errors=True)
+        return True
+
+    assert list(scan(root, remove).models["m"].versions) == [1]
