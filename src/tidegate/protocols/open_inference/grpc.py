@@ -1,0 +1,391 @@
+"""The Open Inference Protocol v2 over gRPC: messages to domain types and back.
+
+Source: ``inference_grpc.md`` of https://github.com/kserve/open-inference-protocol; the
+messages are those of ``open_inference.proto`` beside this file.
+
+Clients write the data of the tensors (``raw_input_contents``) after everything else, and
+everything else but the id is the same from call to call. So :func:`decode_infer` looks only
+at where the fields begin, finds what was understood of the same bytes before, and takes the
+data from where it lies. Any message that is laid out otherwise goes through protobuf's own
+parser, which has the last word on what is malformed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from tidegate.errors import InferenceFailed, InvalidInput, Unsupported
+from tidegate.protocols.grpc_frames import Buffer
+from tidegate.protocols.open_inference import messages
+from tidegate.protocols.open_inference.tensors import (
+    checked_shape,
+    dtype_of,
+    from_raw,
+    shown,
+    to_raw,
+)
+from tidegate.protocols.open_inference.typed_contents import read_length, typed_data
+from tidegate.types import (
+    Array,
+    DType,
+    InferRequest,
+    InferResponse,
+    ModelMetadata,
+    Parameter,
+    RequestedOutput,
+    Tensor,
+    TensorSpec,
+    element_count,
+)
+
+_ID, _RAW_INPUT = 0x1A, 0x3A
+_OTHERS = frozenset((0x0A, 0x12, 0x22, 0x2A, 0x32))
+"""Tags of a request's other fields: name, version, parameters, inputs, outputs."""
+_LONGEST_PLAN = 4096
+"""Bytes of a request's head that are worth remembering; bounds the memory of the cache."""
+_NO_PARAMETERS: Mapping[str, Parameter] = MappingProxyType({})
+
+
+class _Input(NamedTuple):
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    numpy: np.dtype[Any]
+    size: int
+    """Bytes of raw data; -1 when they have to be looked at (BOOL, BYTES)."""
+
+
+class _Plan(NamedTuple):
+    """What a request says besides its id and its data."""
+
+    model: str
+    version: str
+    parameters: Mapping[str, Parameter]
+    inputs: tuple[_Input, ...]
+    outputs: tuple[RequestedOutput, ...]
+
+
+def decode_infer(message: Buffer) -> InferRequest:
+    """Return the request in a ``ModelInferRequest``.
+
+    Raw data is not copied: the tensors lie over ``message`` (and need not be aligned).
+
+    Raises:
+        InvalidInput: the message is malformed, or its shapes, types and data do not agree.
+        Unsupported: it asks for shared memory or a classification.
+    """
+    try:
+        request = _decode_usual(message)
+    except (IndexError, UnicodeDecodeError):
+        request = None
+    return request or _decode_any(message)
+
+
+def encode_infer(response: InferResponse) -> bytes:
+    """Return ``response`` as a ``ModelInferResponse`` with ``raw_output_contents``.
+
+    Raises:
+        InferenceFailed: a parameter of the response is no value that the protocol can hold.
+    """
+    return b"".join(encode_infer_parts(response))
+
+
+def encode_infer_parts(response: InferResponse) -> list[bytes | memoryview]:
+    """Return what :func:`encode_infer` joins; large tensors are views over their arrays.
+
+    Raises:
+        InferenceFailed: a parameter of the response is no value that the protocol can hold.
+    """
+    parts: list[bytes | memoryview] = [_model_head(response.model, response.version)]
+    if response.id:
+        parts.append(_field(0x1A, response.id.encode()))
+    if response.parameters:
+        parts.append(_encode_parameters(response.parameters))
+    outputs = response.outputs
+    # The type's value and not the member, whose hash is a call of a Python function.
+    parts += [_output_head(t.name, t.dtype._value_, t.data.shape) for t in outputs]
+    for tensor in outputs:
+        raw = to_raw(tensor)
+        parts.append(_raw_output_head(len(raw)))
+        parts.append(raw)
+    return parts
+
+
+def decode_model(message: Buffer) -> tuple[str, str]:
+    """Return name and version of a ``ModelReadyRequest`` or a ``ModelMetadataRequest``.
+
+    Raises:
+        InvalidInput: the message is malformed.
+    """
+    request = _parsed(messages.ModelReadyRequest, message)
+    return request.name, request.version
+
+
+def encode_model_ready(ready: bool) -> bytes:
+    """Return a ``ModelReadyResponse``."""
+    return b"\x08\x01" if ready else b""
+
+
+def encode_server_live(live: bool) -> bytes:
+    """Return a ``ServerLiveResponse``."""
+    return b"\x08\x01" if live else b""
+
+
+def encode_server_ready(ready: bool) -> bytes:
+    """Return a ``ServerReadyResponse``."""
+    return b"\x08\x01" if ready else b""
+
+
+def encode_model_metadata(metadata: ModelMetadata) -> bytes:
+    """Return a ``ModelMetadataResponse``; dynamic dimensions are -1."""
+
+    def described(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
+        return [{"name": s.name, "datatype": s.dtype.value, "shape": s.wire_shape} for s in specs]
+
+    message = messages.ModelMetadataResponse(
+        name=metadata.name,
+        versions=metadata.versions,
+        platform=metadata.platform,
+        inputs=described(metadata.signature.inputs),
+        outputs=described(metadata.signature.outputs),
+    )
+    return bytes(message.SerializeToString())
+
+
+def encode_server_metadata(name: str, version: str, extensions: Sequence[str]) -> bytes:
+    """Return a ``ServerMetadataResponse``."""
+    message = messages.ServerMetadataResponse(name=name, version=version, extensions=extensions)
+    return bytes(message.SerializeToString())
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(head: bytes) -> _Plan:
+    """Return what a request without its id and raw data says."""
+    request = _parsed(messages.ModelInferRequest, head)
+    for tensor in request.inputs:
+        if tensor.contents.ByteSize():
+            _refuse_mixture(tensor.name)
+    return _plan_of(request)
+
+
+def _decode_usual(message: Buffer) -> InferRequest | None:
+    """Decode a message whose raw data comes last; ``None`` when it is laid out otherwise."""
+    position = id_at = id_start = id_end = 0
+    while True:
+        at = position
+        tag = message[at]
+        if tag == _RAW_INPUT:
+            break
+        size = message[at + 1]
+        position += 2
+        if size > 0x7F:
+            size, position = read_length(message, at + 1)
+        if tag == _ID and not id_end:
+            id_at, id_start, id_end = at, position, position + size
+        elif tag not in _OTHERS:
+            return None
+        position += size
+    if id_end:
+        identity = str(message[id_start:id_end], "utf-8")
+        head = bytes(message[:id_at]) + message[id_end:position]
+    else:
+        identity = ""
+        head = bytes(message[:position])
+    plan = _plan(head) if len(head) <= _LONGEST_PLAN else _plan.__wrapped__(head)
+    tensors = _raw_tensors(plan.inputs, message, position)
+    if tensors is None:
+        return None
+    return InferRequest(plan.model, plan.version, identity, tensors, plan.outputs, plan.parameters)
+
+
+def _raw_tensors(
+    inputs: tuple[_Input, ...], message: Buffer, position: int
+) -> tuple[Tensor, ...] | None:
+    """Return the tensors when nothing but one raw field for each follows."""
+    end = len(message)
+    tensors = []
+    for name, dtype, shape, numpy, expected in inputs:
+        size = message[position + 1]
+        start = position + 2
+        if size > 0x7F:
+            size, start = read_length(message, position + 1)
+        if message[position] != _RAW_INPUT or start + size > end:
+            return None
+        position = start + size
+        if size == expected:
+            data: Array = np.ndarray(shape, numpy, message, start)
+            tensors.append(Tensor(name, dtype, data))
+        else:
+            tensors.append(from_raw(name, dtype, shape, message[start:position]))
+    return tuple(tensors) if position == end else None
+
+
+def _plan_of(request: Any) -> _Plan:
+    seen: set[str] = set()
+    inputs = []
+    for tensor in request.inputs:
+        name = tensor.name
+        if name in seen:
+            raise InvalidInput(f"input {name!r} comes twice; send each input once")
+        seen.add(name)
+        _refuse_shared_memory("input", name, tensor.parameters)
+        dtype = dtype_of(name, tensor.datatype)
+        shape = checked_shape(name, tensor.shape[:])
+        plain = dtype.itemsize is not None and dtype is not DType.BOOL
+        size = element_count(shape) * dtype.itemsize if plain and dtype.itemsize else -1
+        inputs.append(_Input(name, dtype, shape, dtype.numpy, size))
+    outputs: dict[str, RequestedOutput] = {}
+    for output in request.outputs:
+        name = output.name
+        if name in outputs:
+            raise InvalidInput(f"output {name!r} is requested twice; name each output once")
+        _refuse_shared_memory("output", name, output.parameters)
+        outputs[name] = RequestedOutput(name, _decode_parameters(output.parameters))
+    return _Plan(
+        request.model_name,
+        request.model_version,
+        _decode_parameters(request.parameters),
+        tuple(inputs),
+        tuple(outputs.values()),
+    )
+
+
+def _decode_any(message: Buffer) -> InferRequest:
+    """Decode a message however it is laid out, by protobuf's own parser."""
+    request = _parsed(messages.ModelInferRequest, message)
+    plan = _plan_of(request)
+    raws = request.raw_input_contents
+    if raws:
+        for tensor in request.inputs:
+            if tensor.contents.ByteSize():
+                _refuse_mixture(tensor.name)
+        if len(raws) != len(plan.inputs):
+            raise InvalidInput(
+                f"there are {len(raws)} raw_input_contents for {len(plan.inputs)} inputs; "
+                "send exactly one for each input, in their order"
+            )
+        tensors = tuple(
+            from_raw(spec.name, spec.dtype, spec.shape, raw)
+            for spec, raw in zip(plan.inputs, raws, strict=True)
+        )
+    else:
+        tensors = tuple(
+            Tensor(
+                spec.name,
+                spec.dtype,
+                typed_data(spec.name, spec.dtype, spec.shape, tensor.contents),
+            )
+            for spec, tensor in zip(plan.inputs, request.inputs, strict=True)
+        )
+    return InferRequest(
+        plan.model, plan.version, request.id, tensors, plan.outputs, plan.parameters
+    )
+
+
+def _parsed(kind: Any, message: Buffer) -> Any:
+    try:
+        return kind.FromString(bytes(message))
+    except DecodeError as error:
+        raise InvalidInput(
+            f"the message of {len(message)} bytes is not a valid {kind.DESCRIPTOR.full_name}: "
+            f"{error}; encode it with the Open Inference Protocol's own .proto file"
+        ) from error
+
+
+def _decode_parameters(entries: Any) -> Mapping[str, Parameter]:
+    if not entries:
+        return _NO_PARAMETERS
+    parameters: dict[str, Parameter] = {}
+    for key, value in entries.items():
+        choice = value.WhichOneof("parameter_choice")
+        if choice is None:
+            raise InvalidInput(
+                f"the parameter {shown(key)} has no value; set one of bool_param, int64_param, "
+                "string_param, double_param and uint64_param"
+            )
+        parameters[key] = getattr(value, choice)
+    return MappingProxyType(parameters)
+
+
+def _encode_parameters(parameters: Mapping[str, Parameter]) -> bytes:
+    message = messages.ModelInferResponse()
+    for key, value in parameters.items():
+        try:
+            entry = message.parameters[key]
+            if isinstance(value, bool):
+                entry.bool_param = value
+            elif isinstance(value, int):
+                if value < 2**63:
+                    entry.int64_param = value
+                else:
+                    entry.uint64_param = value
+            elif isinstance(value, float):
+                entry.double_param = value
+            else:
+                entry.string_param = value
+        except (TypeError, ValueError) as error:
+            raise InferenceFailed(
+                f"the model answered with the parameter {shown(key)} = {shown(value)}, which is "
+                f"no bool, 64-bit integer, float or text: {error}; change what the model returns"
+            ) from error
+    return bytes(message.SerializeToString())
+
+
+def _refuse_shared_memory(kind: str, name: str, parameters: Any) -> None:
+    if not parameters:
+        return
+    if "shared_memory_region" in parameters:
+        raise Unsupported(
+            f"{kind} {name!r} asks for shared memory, which Tidegate does not offer; "
+            "send and receive the data in the message"
+        )
+    if kind == "output" and "classification" in parameters:
+        raise Unsupported(
+            f"output {name!r} asks for a classification, which Tidegate does not offer; "
+            "take the scores and sort them"
+        )
+
+
+def _refuse_mixture(name: str) -> NoReturn:
+    raise InvalidInput(
+        f"input {name!r} has contents and the message has raw_input_contents too; "
+        "send every input one way or every input the other"
+    )
+
+
+def _size(value: int) -> bytes:
+    """Return ``value`` as protobuf's variable-length integer."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _field(tag: int, data: bytes) -> bytes:
+    return bytes((tag,)) + _size(len(data)) + data
+
+
+@functools.lru_cache(maxsize=256)
+def _model_head(model: str, version: str) -> bytes:
+    message = messages.ModelInferResponse(model_name=model, model_version=version)
+    return bytes(message.SerializeToString())
+
+
+@functools.lru_cache(maxsize=1024)
+def _output_head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    message = messages.ModelInferResponse()
+    message.outputs.add(name=name, datatype=datatype, shape=shape)
+    return bytes(message.SerializeToString())
+
+
+@functools.lru_cache(maxsize=1024)
+def _raw_output_head(size: int) -> bytes:
+    return b"\x32" + _size(size)

@@ -1,0 +1,122 @@
+"""Typed contents of the gRPC protocol: the elements of a tensor as numbers in a message.
+
+Source: ``InferTensorContents`` in ``inference_grpc.md`` of
+https://github.com/kserve/open-inference-protocol.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tidegate.errors import InvalidInput
+from tidegate.protocols.grpc_frames import Buffer
+from tidegate.protocols.open_inference.tensors import INTEGER_RANGES, object_array
+from tidegate.types import Array, DType, element_count
+
+_CONTENTS = {
+    DType.BOOL: "bool_contents",
+    DType.INT8: "int_contents",
+    DType.INT16: "int_contents",
+    DType.INT32: "int_contents",
+    DType.INT64: "int64_contents",
+    DType.UINT8: "uint_contents",
+    DType.UINT16: "uint_contents",
+    DType.UINT32: "uint_contents",
+    DType.UINT64: "uint64_contents",
+    DType.FP32: "fp32_contents",
+    DType.FP64: "fp64_contents",
+    DType.BYTES: "bytes_contents",
+}
+"""The field for typed contents of each type; FP16 and BF16 have none."""
+
+
+def typed_data(name: str, dtype: DType, shape: tuple[int, ...], contents: Any) -> Array:
+    """Return the data in the ``InferTensorContents`` of the input ``name``.
+
+    The contents are serialised again: whatever form they came in, protobuf writes one field
+    packed, so that its numbers are read from bytes instead of through Python objects.
+
+    Raises:
+        InvalidInput: the contents are not in the field of ``dtype``, are not as many as
+            ``shape`` says, or have a value that ``dtype`` cannot hold.
+    """
+    field = _CONTENTS.get(dtype)
+    if field is None:
+        raise InvalidInput(
+            f"input {name!r} is {dtype.value}, which has no typed contents; "
+            "send it in raw_input_contents"
+        )
+    found = [descriptor.name for descriptor, _ in contents.ListFields()]
+    if any(other != field for other in found):
+        raise InvalidInput(
+            f"input {name!r} is {dtype.value} but its contents are in {', '.join(found)}; "
+            f"put them into {field}"
+        )
+    count = element_count(shape)
+    present = len(getattr(contents, field))
+    if present != count:
+        raise InvalidInput(
+            f"input {name!r} has {present} elements in {field}, but shape {list(shape)} takes "
+            f"{count}; send the shape of the data or the data in raw_input_contents"
+        )
+    if dtype is DType.BYTES:
+        return object_array(list(contents.bytes_contents), shape)
+    if not count:
+        return np.empty(shape, dtype.numpy)
+    packed = contents.SerializeToString()
+    _, start = read_length(packed, 1)
+    if dtype.numpy.kind in "fb":
+        return np.frombuffer(packed, dtype.numpy, count, start).reshape(shape)
+    return _ranged(name, dtype, _integers(packed, start)).reshape(shape)
+
+
+def _integers(packed: bytes, start: int) -> npt.NDArray[np.uint64]:
+    """Return the variable-length integers that ``packed`` holds from ``start`` on."""
+    data = np.frombuffer(packed, np.uint8, offset=start)
+    ends = np.flatnonzero(data < 0x80)
+    if len(ends) == len(data):
+        return data.astype(np.uint64)
+    starts = np.empty_like(ends)
+    starts[0] = 0
+    starts[1:] = ends[:-1] + 1
+    lengths = ends - starts
+    values = (data[starts] & 0x7F).astype(np.uint64)
+    for index in range(1, int(lengths.max()) + 1):
+        longer = np.flatnonzero(lengths >= index)
+        part = (data[starts[longer] + index] & 0x7F).astype(np.uint64)
+        values[longer] |= part << np.uint64(7 * index)
+    return values
+
+
+def _ranged(name: str, dtype: DType, values: npt.NDArray[np.uint64]) -> Array:
+    """Return the integers as ``dtype``; a signed one's come in two's complement."""
+    wide: Array = values.view(np.int64) if dtype.numpy.kind == "i" else values
+    least, greatest = INTEGER_RANGES[dtype]
+    lowest, highest = int(wide.min()), int(wide.max())
+    if lowest < least or highest > greatest:
+        raise InvalidInput(
+            f"input {name!r} has the value {lowest if lowest < least else highest}, which "
+            f"{dtype.value} cannot hold; send values from {least} to {greatest}"
+        )
+    return wide.astype(dtype.numpy)
+
+
+def read_length(message: Buffer, position: int) -> tuple[int, int]:
+    """Return the variable-length integer at ``position`` and where it ends.
+
+    Raises:
+        IndexError: it does not end, or is longer than the size of any field.
+    """
+    value = shift = 0
+    while True:
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 28:
+            raise IndexError
