@@ -90,21 +90,18 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], _Lines]:
             is something else than a mapping.
     """
     text = _read(path)
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         top = loader.get_single_node()
         if top is None:
             return {}, {}
         lines = dict(_lines(path, top))
         data = loader.construct_document(top)
     except yaml.YAMLError as error:
-        raise ConfigurationError(
-            f"{path}{_place(error)}: not valid YAML: {_plain(error)}"
-        ) from error
+        place = f"{path}{_place(error)}"
+        raise ConfigurationError(f"{place}: not valid YAML: {_plain(error)}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
-    finally:
-        loader.dispose()
     if data is None:
         return {}, {}
     if not isinstance(data, dict):
@@ -240,6 +237,8 @@ def _in_data(loc: tuple[str | int, ...], data: object) -> tuple[str | int, ...]:
 
 def _reason(schema: type[Section], where: tuple[str | int, ...], detail: Any) -> str:
     kind = detail["type"]
+    if where and where[-1] == "versions":
+        return "must be latest, all, version numbers as [1, 3], or {latest: N}"
     if kind == "extra_forbidden":
         section = _section(schema, where[:-1])
         return f"unknown key; {nearest(str(where[-1]), section.model_fields)}"

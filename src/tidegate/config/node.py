@@ -18,9 +18,7 @@ class NodeConfig(Section):
 
     host: str = Field("127.0.0.1", description="address that clients connect to")
     port: Port = Field(8000, description="port for all protocols (0: any free one)")
-    admin_port: Port = Field(
-        8002, description="loopback port of the admin API (0: any free one)"
-    )
+    admin_port: Port = Field(8002, description="loopback port of the admin API (0: any free one)")
     max_message_size: Annotated[Size, Field(ge=2**16, le=2**31 - 2**20)] = Field(
         64 * 2**20, description="the largest request message, on every hop"
     )

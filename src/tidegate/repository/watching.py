@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ _DEBOUNCE_MS = 1600
 _STEP_MS = 200
 
 
-async def changes(root: Path, *, tick: float = 10.0) -> AsyncIterator[None]:
+async def changes(root: Path, *, tick: float = 10.0) -> AsyncGenerator[None, None]:
     """Yield once at least after each burst of changes below ``root``, and every ``tick`` seconds.
 
     The tick sees what no notification tells: a network file system, the target of a link,
