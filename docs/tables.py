@@ -1,0 +1,145 @@
+"""Writes the tables of keys in the documentation from the configuration schema.
+
+``python docs/tables.py`` renews every part of a page between ``<!-- table: NAME -->`` and
+``<!-- end -->``; a test fails when a page is behind the schema.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import annotated_types
+from pydantic import BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
+
+from tidegate.config.model import ModelConfig, Section
+from tidegate.config.node import NodeConfig
+from tidegate.config.units import parse_duration, parse_size
+
+PAGES = Path(__file__).parent
+MARKED = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+NAMES = {bool: "true, false", int: "integer", float: "number", str: "text", Path: "path"}
+
+
+def accepts(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
+    """Say which values a field takes, as in ``duration, 0 to 10``."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        inner, *more = typing.get_args(annotation)
+        return accepts(inner, (*more, *metadata))
+    if origin in {typing.Union, types.UnionType}:
+        kinds = [accepts(a, metadata) for a in typing.get_args(annotation) if a is not type(None)]
+        return ", ".join(kinds)
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
+    if origin is tuple:
+        return f"list of {accepts(typing.get_args(annotation)[0])}"
+    validators = [m.func for m in flat(metadata) if isinstance(m, BeforeValidator)]
+    if parse_duration in validators:
+        kind = "duration"
+    elif parse_size in validators:
+        kind = "size"
+    else:
+        kind = NAMES[annotation]
+    return kind + bounds(metadata)
+
+
+def flat(metadata: tuple[Any, ...]) -> list[Any]:
+    """Return what pydantic understands of ``metadata``, one constraint each."""
+    found: list[Any] = []
+    for item in metadata:
+        found += flat(tuple(item.metadata)) if isinstance(item, FieldInfo) else [item]
+    return found
+
+
+def bounds(metadata: tuple[Any, ...]) -> str:
+    """Say the limits of a number, as in ``, 1 to 256``."""
+    low = high = None
+    above = ""
+    for item in flat(metadata):
+        if isinstance(item, annotated_types.Ge | annotated_types.Gt):
+            low = item.ge if isinstance(item, annotated_types.Ge) else item.gt
+            above = "" if isinstance(item, annotated_types.Ge) else "above "
+        if isinstance(item, annotated_types.Le):
+            high = item.le
+    if low is None:
+        return ""
+    return f", {low} to {high}" if high is not None else f", {above or 'from '}{low}"
+
+
+def written(value: Any, accepted: str) -> str:
+    """Return a default as a person would write it."""
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if accepted.startswith("size"):
+        return f"`{value // 2**20}MiB`"
+    if accepted.startswith("duration"):
+        return f"`{value:g}s`" if value else "`0`"
+    return f"`{value}`"
+
+
+def fields(section: type[Section], prefix: str = "") -> list[tuple[str, FieldInfo]]:
+    """Return every key of the schema with its field, sections flattened with dots."""
+    found: list[tuple[str, FieldInfo]] = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found += fields(typing.cast("type[Section]", kind), f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, field))
+    return found
+
+
+def table(head: str, rows: list[str]) -> str:
+    """Return a Markdown table."""
+    columns = head.count("|") - 1
+    return "\n".join([head, "|" + " --- |" * columns, *rows]) + "\n"
+
+
+def model_table() -> str:
+    """Return the keys of ``model.yaml``."""
+    rows = []
+    for key, field in fields(ModelConfig):
+        accepted = accepts(field.annotation, tuple(field.metadata))
+        default = written(field.default, accepted)
+        rows.append(f"| `{key}` | {accepted} | {default} | {field.description} |")
+    return table("| key | accepts | default | meaning |", rows)
+
+
+def node_table() -> str:
+    """Return the settings of a node, with their options and variables."""
+    rows = []
+    for key, field in fields(NodeConfig):
+        accepted = accepts(field.annotation, tuple(field.metadata))
+        default = written(field.default, accepted)
+        option, variable = f"--{key.replace('_', '-')}", f"TIDEGATE_{key.upper()}"
+        names = f"`{key}` | `{option}` | `{variable}`"
+        rows.append(f"| {names} | {accepted} | {default} | {field.description} |")
+    return table("| key | option | variable | accepts | default | meaning |", rows)
+
+
+TABLES = {"model": model_table, "node": node_table}
+
+
+def renewed(page: str) -> str:
+    """Return ``page`` with its tables as the schema has them now."""
+    return MARKED.sub(lambda m: f"{m[1]}{m[2]}\n{TABLES[m[1]]()}\n", page)
+
+
+def main() -> None:
+    """Renew every page."""
+    for path in sorted(PAGES.rglob("*.md")):
+        page = path.read_text(encoding="utf-8")
+        if (new := renewed(page)) != page:
+            path.write_text(new, encoding="utf-8")
+            print(f"renewed {path}")
+
+
+if __name__ == "__main__":
+    main()

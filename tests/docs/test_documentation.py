@@ -1,0 +1,41 @@
+"""The documentation says what the schema says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docs import tables
+from tidegate.config.model import ModelConfig
+from tidegate.config.node import NodeConfig
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_those_of_the_schema(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text == tables.renewed(text), "run: python docs/tables.py"
+
+
+def test_every_key_is_documented() -> None:
+    model = (DOCS / "guides" / "model-repository.md").read_text(encoding="utf-8")
+    node = (DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")
+    for schema, page in ((ModelConfig, model), (NodeConfig, node)):
+        keys = [key for key, _ in tables.fields(schema)]
+        assert keys
+        for key in keys:
+            assert f"| `{key}` |" in page
+
+
+def test_examples_of_model_yaml_are_valid() -> None:
+    page = (DOCS / "guides" / "model-repository.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(examples) >= 4
+    for example in examples:
+        ModelConfig.model_validate(yaml.safe_load(example))
