@@ -383,6 +383,20 @@ def demonstrate(keep: bool, console: Console) -> None:
     console.print("\nThe server drained, stopped every process and ended with exit status 0.")
 
 
+@contextlib.contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that the server is stopped then too."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main() -> NoReturn:
     """Parse the command line, run, and exit with 0 or 1."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__.partition("\n")[0])
@@ -390,12 +404,9 @@ def main() -> NoReturn:
     arguments = parser.parse_args()
     console = Console(highlight=False)
 
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
     try:
-        demonstrate(arguments.keep, console)
+        with ending_on_sigterm():
+            demonstrate(arguments.keep, console)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
