@@ -1,0 +1,223 @@
+"""What to send to one Envoy, and when: the aggregated discovery protocol without any I/O.
+
+State of the world, one :class:`Session` for each stream. The order, which keeps every call
+answered while clusters come and go:
+
+1. clusters, old and new together, and their endpoints;
+2. when those are acknowledged and warm: listeners and routes;
+3. when those are acknowledged: clusters, new ones only.
+
+A session without a target is silent. That matters: a controller that has just started must not
+tell a serving Envoy that there is nothing.
+
+Source: https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf import any_pb2
+
+_PREFIX = "type.googleapis.com/envoy.config."
+CLUSTERS = _PREFIX + "cluster.v3.Cluster"
+ENDPOINTS = _PREFIX + "endpoint.v3.ClusterLoadAssignment"
+LISTENERS = _PREFIX + "listener.v3.Listener"
+ROUTES = _PREFIX + "route.v3.RouteConfiguration"
+TYPES = (CLUSTERS, ENDPOINTS, LISTENERS, ROUTES)
+"""The kinds of resources, in the order in which they are sent."""
+
+_WHOLE = (CLUSTERS, LISTENERS)
+"""Kinds of which a response names all there are: what it leaves out is removed."""
+
+Resources = Mapping[str, any_pb2.Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All resources of an edge by kind and name; every kind of :data:`TYPES` is there.
+
+    A cluster that has an entry among the endpoints is warm when Envoy has those.
+    """
+
+    resources: Mapping[str, Resources]
+
+
+@dataclass(slots=True)
+class _Channel:
+    """One kind of resource on one stream; it exists from the first request on."""
+
+    names: frozenset[str] = frozenset()
+    nonce: str = ""
+    acknowledged: bool = False
+    """Whether the last response was acknowledged."""
+    owed: bool = True
+    """Whether Envoy asked and has had no response since."""
+    rejected: bool = False
+    sent: dict[str, any_pb2.Any] = field(default_factory=dict)
+    held: dict[str, any_pb2.Any] = field(default_factory=dict)
+    """What Envoy has acknowledged."""
+
+    def forget_all_but(self, names: frozenset[str]) -> None:
+        self.sent = {n: r for n, r in self.sent.items() if n in names}
+        self.held = {n: r for n, r in self.held.items() if n in names}
+
+
+class Session:
+    """One stream of one Envoy. Methods return the responses to send, in order."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, _Channel] = {}
+        self._target: Snapshot | None = None
+        self._last_nonce = 0
+        self._rejection: str | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether Envoy has acknowledged the whole target, and nothing but it."""
+        if self._target is None:
+            return False
+        clusters = self._channels.get(CLUSTERS)
+        return (
+            clusters is not None
+            and not any(c.rejected for c in self._channels.values())
+            and self._routes_hold()
+            and clusters.held == self._target.resources[CLUSTERS]
+            and clusters.acknowledged
+        )
+
+    def take_rejection(self) -> str | None:
+        """Return what Envoy said when it refused something, once."""
+        words, self._rejection = self._rejection, None
+        return words
+
+    def set_target(self, target: Snapshot) -> list[discovery_pb2.DiscoveryResponse]:
+        """Lead Envoy to ``target``; what it refused before is tried again."""
+        self._target = target
+        self._rejection = None
+        for channel in self._channels.values():
+            if channel.rejected:
+                channel.rejected, channel.owed = False, True
+        return self._advance()
+
+    def on_request(
+        self, request: discovery_pb2.DiscoveryRequest
+    ) -> list[discovery_pb2.DiscoveryResponse]:
+        """Take what Envoy sent: a subscription, an acknowledgement or a refusal."""
+        channel = self._channels.get(request.type_url)
+        if channel is None:
+            if request.type_url not in TYPES:
+                return []
+            channel = self._channels[request.type_url] = _Channel()
+        elif request.response_nonce != channel.nonce:
+            return []  # an answer to an older response; one to the last will come
+        elif channel.acknowledged or not channel.nonce:
+            # A second request with this nonce is a new subscription, even with the same names:
+            # a cluster that was added or changed warms until it is answered.
+            channel.owed = True
+        elif request.HasField("error_detail"):
+            channel.rejected = True
+            self._rejection = request.error_detail.message
+        else:
+            channel.acknowledged = True
+            channel.held = dict(channel.sent)
+        channel.names = frozenset(request.resource_names)
+        if request.type_url not in _WHOLE:
+            channel.forget_all_but(channel.names)
+        return self._advance()
+
+    def _advance(self) -> list[discovery_pb2.DiscoveryResponse]:
+        """Send what is due now; each kind waits for those that it depends on."""
+        if self._target is None:
+            return []
+        responses = []
+        for kind in TYPES:
+            channel = self._channels.get(kind)
+            if channel is None or channel.rejected:
+                continue
+            if kind in (LISTENERS, ROUTES) and not self._clusters_warm():
+                continue
+            wanted = self._wanted(kind, channel)
+            if channel.owed or self._differs(kind, channel, wanted):
+                responses.append(self._respond(kind, channel, wanted))
+        return responses
+
+    def _wanted(self, kind: str, channel: _Channel) -> dict[str, any_pb2.Any]:
+        assert self._target is not None
+        target = self._target.resources
+        if kind == LISTENERS:
+            return dict(target[kind])
+        if kind == CLUSTERS:
+            if self._routes_hold():
+                return dict(target[kind])
+            return {**channel.held, **target[kind]}
+        known = target[kind] if kind == ROUTES else {**channel.held, **target[kind]}
+        return {name: known[name] for name in sorted(channel.names) if name in known}
+
+    @staticmethod
+    def _differs(kind: str, channel: _Channel, wanted: dict[str, any_pb2.Any]) -> bool:
+        if kind in _WHOLE:
+            return wanted != channel.sent
+        return any(channel.sent.get(name) != resource for name, resource in wanted.items())
+
+    def _clusters_warm(self) -> bool:
+        """Whether Envoy holds every cluster of the target and its endpoints."""
+        assert self._target is not None
+        clusters, endpoints = self._channels.get(CLUSTERS), self._channels.get(ENDPOINTS)
+        wanted = self._target.resources[ENDPOINTS]
+        return (
+            clusters is not None
+            and _holds(clusters, self._target.resources[CLUSTERS])
+            and (not wanted or (endpoints is not None and _holds(endpoints, wanted)))
+        )
+
+    def _routes_hold(self) -> bool:
+        """Whether Envoy holds the listeners and routes of the target, so old clusters may go."""
+        assert self._target is not None
+        return self._clusters_warm() and all(
+            kind in self._channels and _holds(self._channels[kind], self._target.resources[kind])
+            for kind in (LISTENERS, ROUTES)
+        )
+
+    def _respond(
+        self, kind: str, channel: _Channel, wanted: dict[str, any_pb2.Any]
+    ) -> discovery_pb2.DiscoveryResponse:
+        if kind == CLUSTERS:
+            self._await_endpoints_of_changed(channel, wanted)
+        self._last_nonce += 1
+        channel.nonce = str(self._last_nonce)
+        channel.acknowledged = channel.owed = False
+        channel.sent = wanted
+        return discovery_pb2.DiscoveryResponse(
+            version_info=_version(wanted),
+            resources=[wanted[name] for name in sorted(wanted)],
+            type_url=kind,
+            nonce=channel.nonce,
+        )
+
+    def _await_endpoints_of_changed(
+        self, clusters: _Channel, wanted: dict[str, any_pb2.Any]
+    ) -> None:
+        """A cluster that changed warms anew: its endpoints count as not sent."""
+        endpoints = self._channels.get(ENDPOINTS)
+        if endpoints is None:
+            return
+        for name, old in clusters.sent.items():
+            if name in wanted and wanted[name] != old and name in endpoints.sent:
+                del endpoints.sent[name]
+                endpoints.held.pop(name, None)
+
+
+def _holds(channel: _Channel, wanted: Resources) -> bool:
+    return all(channel.held.get(name) == resource for name, resource in wanted.items())
+
+
+def _version(resources: dict[str, any_pb2.Any]) -> str:
+    """Equal resources have equal versions, whichever controller sends them."""
+    digest = hashlib.sha256()
+    for name in sorted(resources):
+        digest.update(resources[name].value)
+    return digest.hexdigest()[:12]

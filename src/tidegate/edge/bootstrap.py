@@ -1,0 +1,109 @@
+"""What Envoy is started with: the rest comes over the control socket.
+
+Source: https://www.envoyproxy.io/docs/envoy/latest/configuration/overview/bootstrap
+"""
+
+from __future__ import annotations
+
+from envoy.config.bootstrap.v3 import bootstrap_pb2
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import (
+    base_pb2,
+    config_source_pb2,
+    grpc_service_pb2,
+    protocol_pb2,
+)
+from envoy.config.overload.v3 import overload_pb2
+from envoy.extensions.resource_monitors.fixed_heap.v3 import fixed_heap_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from google.protobuf import json_format
+
+from tidegate.edge.clusters import load_assignment
+from tidegate.edge.messages import from_controller, packed, seconds, unix_socket
+from tidegate.edge.names import XDS_CLUSTER
+from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.topology import Endpoint
+
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_HEAP = "envoy.resource_monitors.fixed_heap"
+_TRACKED_FROM = 20
+"""Streams are accounted for from 2^20 bytes on: only those are worth resetting."""
+
+
+def bootstrap_json(settings: EdgeSettings, control_socket: str, admin_socket: str) -> str:
+    """Return the bootstrap file's content for sockets at these paths."""
+    return json_format.MessageToJson(_bootstrap(settings, control_socket, admin_socket))
+
+
+def _bootstrap(
+    settings: EdgeSettings, control_socket: str, admin_socket: str
+) -> bootstrap_pb2.Bootstrap:
+    bootstrap = bootstrap_pb2.Bootstrap(
+        node=base_pb2.Node(id="edge", cluster="tidegate"),
+        overload_manager=_overload_manager(settings.heap_limit),
+    )
+    admin = bootstrap.admin
+    admin.address.CopyFrom(unix_socket(admin_socket))
+    admin.address.pipe.mode = 0o600
+    bootstrap.static_resources.clusters.append(_control_cluster(control_socket))
+    dynamic = bootstrap.dynamic_resources
+    dynamic.ads_config.CopyFrom(_control_source())
+    # 0: an Envoy that starts before its controller speaks waits for it.
+    dynamic.cds_config.CopyFrom(from_controller(initial_fetch_timeout=0))
+    dynamic.lds_config.CopyFrom(from_controller(initial_fetch_timeout=0))
+    return bootstrap
+
+
+def _control_source() -> config_source_pb2.ApiConfigSource:
+    service = grpc_service_pb2.GrpcService()
+    service.envoy_grpc.cluster_name = XDS_CLUSTER
+    # The default grows to 30 s; a controller that comes back must not wait for that.
+    back_off = service.envoy_grpc.retry_policy.retry_back_off
+    back_off.base_interval.CopyFrom(seconds(0.1))
+    back_off.max_interval.CopyFrom(seconds(1))
+    return config_source_pb2.ApiConfigSource(
+        api_type=config_source_pb2.ApiConfigSource.GRPC,
+        transport_api_version=config_source_pb2.ApiVersion.V3,
+        set_node_on_first_message_only=True,
+        grpc_services=[service],
+    )
+
+
+def _control_cluster(socket: str) -> cluster_pb2.Cluster:
+    cluster = cluster_pb2.Cluster(
+        name=XDS_CLUSTER,
+        type=cluster_pb2.Cluster.STATIC,
+        connect_timeout=seconds(1),
+        load_assignment=load_assignment(XDS_CLUSTER, [Endpoint(socket)]),
+    )
+    options = http_protocol_options_pb2.HttpProtocolOptions()
+    options.explicit_http_config.http2_protocol_options.CopyFrom(
+        protocol_pb2.Http2ProtocolOptions()
+    )
+    cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(options))
+    return cluster
+
+
+def _overload_manager(heap_limit: int) -> overload_pb2.OverloadManager:
+    """Near the limit the largest streams are reset, then new requests are refused."""
+    manager = overload_pb2.OverloadManager(
+        refresh_interval=seconds(0.25),
+        buffer_factory_config=overload_pb2.BufferFactoryConfig(
+            minimum_account_to_track_power_of_two=_TRACKED_FROM
+        ),
+    )
+    monitor = manager.resource_monitors.add(name=_HEAP)
+    monitor.typed_config.CopyFrom(
+        packed(fixed_heap_pb2.FixedHeapConfig(max_heap_size_bytes=heap_limit))
+    )
+    actions = {
+        action: manager.actions.add(name=f"envoy.overload_actions.{action}").triggers.add(
+            name=_HEAP
+        )
+        for action in ("shrink_heap", "reset_high_memory_stream", "stop_accepting_requests")
+    }
+    actions["shrink_heap"].threshold.value = 0.8
+    actions["reset_high_memory_stream"].scaled.scaling_threshold = 0.9
+    actions["reset_high_memory_stream"].scaled.saturation_threshold = 0.98
+    actions["stop_accepting_requests"].threshold.value = 0.95
+    return manager

@@ -1,0 +1,137 @@
+"""Clusters and endpoints: how Envoy reaches the replicas, and when it leaves one alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
+from envoy.config.core.v3 import protocol_pb2
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.extensions.load_balancing_policies.least_request.v3 import least_request_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from envoy.type.v3 import percent_pb2
+from google.protobuf import wrappers_pb2
+
+from tidegate.edge.messages import from_controller, packed, seconds, unix_socket
+from tidegate.edge.names import CONTROLLER_CLUSTER
+from tidegate.edge.topology import Endpoint
+
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_CONNECT_TIMEOUT = 1.0
+_BUFFER = 2**20
+"""Bytes of one connection that may wait on either side; a larger message flows through."""
+_MANY = 1_000_000
+"""Envoy's own limits (1024 calls in flight) are not how a node refuses work: queues are."""
+
+
+def model_cluster(name: str) -> cluster_pb2.Cluster:
+    """Return the cluster ``name``, whose endpoints come over EDS."""
+    cluster = _cluster(name)
+    cluster.type = cluster_pb2.Cluster.EDS
+    # 0: a cluster waits for its endpoints, however late; without them it would refuse calls.
+    cluster.eds_cluster_config.eds_config.CopyFrom(from_controller(initial_fetch_timeout=0))
+    cluster.outlier_detection.CopyFrom(_outlier_detection())
+    # Send nothing to an ejected replica, even when most are ejected.
+    cluster.common_lb_config.healthy_panic_threshold.CopyFrom(percent_pb2.Percent(value=0))
+    return cluster
+
+
+def controller_cluster(socket: str) -> cluster_pb2.Cluster:
+    """Return the cluster of the controller, which listens on one Unix socket."""
+    cluster = _cluster(CONTROLLER_CLUSTER)
+    cluster.type = cluster_pb2.Cluster.STATIC
+    cluster.load_assignment.CopyFrom(load_assignment(CONTROLLER_CLUSTER, [Endpoint(socket)]))
+    return cluster
+
+
+def load_assignment(
+    cluster: str, endpoints: Iterable[Endpoint]
+) -> endpoint_pb2.ClusterLoadAssignment:
+    """Return the endpoints of a cluster with their weights, in the order of their sockets."""
+    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster)
+    locality = assignment.endpoints.add()
+    for endpoint in sorted(endpoints, key=lambda e: e.socket):
+        locality.lb_endpoints.add(
+            endpoint=endpoint_components_pb2.Endpoint(address=unix_socket(endpoint.socket)),
+            load_balancing_weight=wrappers_pb2.UInt32Value(value=endpoint.weight),
+        )
+    return assignment
+
+
+def _cluster(name: str) -> cluster_pb2.Cluster:
+    cluster = cluster_pb2.Cluster(
+        name=name,
+        connect_timeout=seconds(_CONNECT_TIMEOUT),
+        per_connection_buffer_limit_bytes=wrappers_pb2.UInt32Value(value=_BUFFER),
+        circuit_breakers=_circuit_breakers(),
+    )
+    cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(_http_options()))
+    policy = cluster.load_balancing_policy.policies.add().typed_extension_config
+    policy.name = "envoy.load_balancing_policies.least_request"
+    policy.typed_config.CopyFrom(packed(_balancing()))
+    return cluster
+
+
+def _balancing() -> least_request_pb2.LeastRequest:
+    """Return the one policy: the fewest calls in flight, and weights where they differ.
+
+    Inferences differ in length by orders of magnitude, so taking turns would queue short calls
+    behind long ones. Equal weights: the less busy of two replicas drawn by chance. Different
+    weights: weighted turns, each weight divided by the calls in flight. A scan of all would
+    find the one that is idle, but also the one that is idle because it is dead, every time.
+    """
+    return least_request_pb2.LeastRequest(choice_count=wrappers_pb2.UInt32Value(value=2))
+
+
+def _http_options() -> http_protocol_options_pb2.HttpProtocolOptions:
+    """HTTP/1.1, whose chunked trailers become gRPC trailers."""
+    options = http_protocol_options_pb2.HttpProtocolOptions(
+        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(
+            # Connections of a burst go; Envoy closes them, so no call races with the closing.
+            idle_timeout=seconds(60)
+        )
+    )
+    options.explicit_http_config.http_protocol_options.enable_trailers = True
+    return options
+
+
+def _circuit_breakers() -> circuit_breaker_pb2.CircuitBreakers:
+    breakers = circuit_breaker_pb2.CircuitBreakers()
+    many = wrappers_pb2.UInt32Value(value=_MANY)
+    breakers.thresholds.add(
+        max_connections=many,
+        max_pending_requests=many,
+        max_requests=many,
+        # A killed replica has all its calls retried at once; a budget would drop most of them.
+        max_retries=many,
+    )
+    return breakers
+
+
+def _outlier_detection() -> outlier_detection_pb2.OutlierDetection:
+    """Leave a replica alone for a second when it cannot be reached or breaks off.
+
+    An error of the application never ejects: five INTERNAL in a row are a bug in a model, and
+    all its replicas have it.
+    """
+
+    def count(value: int) -> wrappers_pb2.UInt32Value:
+        return wrappers_pb2.UInt32Value(value=value)
+
+    return outlier_detection_pb2.OutlierDetection(
+        interval=seconds(0.5),
+        base_ejection_time=seconds(1),
+        max_ejection_time=seconds(2),
+        max_ejection_percent=count(90),
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=count(2),
+        enforcing_consecutive_local_origin_failure=count(100),
+        consecutive_gateway_failure=count(2),
+        enforcing_consecutive_gateway_failure=count(100),
+        # gRPC statuses count as 5xx here, so all that looks at them is off.
+        enforcing_consecutive_5xx=count(0),
+        enforcing_success_rate=count(0),
+        enforcing_failure_percentage=count(0),
+        enforcing_local_origin_success_rate=count(0),
+        enforcing_failure_percentage_local_origin=count(0),
+    )

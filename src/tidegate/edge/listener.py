@@ -1,0 +1,137 @@
+"""The listener: how clients are heard, bounded and logged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from envoy.config.accesslog.v3 import accesslog_pb2
+from envoy.config.core.v3 import address_pb2, protocol_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.extensions.access_loggers.file.v3 import file_pb2
+from envoy.extensions.filters.http.lua.v3 import lua_pb2
+from envoy.extensions.filters.http.router.v3 import router_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import (
+    http_connection_manager_pb2 as hcm_pb2,
+)
+from google.protobuf import struct_pb2, wrappers_pb2
+
+from tidegate.edge.local_replies import local_reply_config
+from tidegate.edge.messages import from_controller, packed, seconds
+from tidegate.edge.names import LISTENER, ROUTES, TARGET_HEADER
+from tidegate.edge.routes import MESSAGE_ROOM, OWN_PATHS
+from tidegate.edge.routing_script import routing_script
+from tidegate.edge.settings import EdgeSettings
+
+_BUFFER = 2**20
+_MAX_WINDOW = 2**31 - 1
+_Manager = hcm_pb2.HttpConnectionManager
+
+_LOG_FIELDS = {
+    "time": "%START_TIME%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%REQ(:PATH):1024%",
+    "protocol": "%PROTOCOL%",
+    "target": f"%REQ({TARGET_HEADER})%",
+    "status": "%RESPONSE_CODE%",
+    "grpc_status": "%GRPC_STATUS%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "flags": "%RESPONSE_FLAGS%",
+    "duration_ms": "%DURATION%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "replica": "%UPSTREAM_HOST%",
+    "client": "%DOWNSTREAM_REMOTE_ADDRESS%",
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "user_agent": "%REQ(USER-AGENT):256%",
+}
+
+
+def client_listener(settings: EdgeSettings) -> listener_pb2.Listener:
+    """Return the listener on the public address."""
+    listener = listener_pb2.Listener(
+        name=LISTENER,
+        address=address_pb2.Address(
+            socket_address=address_pb2.SocketAddress(
+                address=settings.host, port_value=settings.port
+            )
+        ),
+        per_connection_buffer_limit_bytes=wrappers_pb2.UInt32Value(value=_BUFFER),
+        tcp_backlog_size=wrappers_pb2.UInt32Value(value=4096),
+        # A port that somebody else holds is an error that names it, and never shared.
+        enable_reuse_port=wrappers_pb2.BoolValue(value=False),
+    )
+    # gRPC clients keep one connection each: a few of them must not end up on one thread.
+    listener.connection_balance_config.exact_balance.SetInParent()
+    manager = listener.filter_chains.add().filters.add()
+    manager.name = "envoy.filters.network.http_connection_manager"
+    manager.typed_config.CopyFrom(packed(_connection_manager(settings)))
+    return listener
+
+
+def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager:
+    manager = _Manager(
+        codec_type=_Manager.AUTO,
+        stat_prefix="clients",
+        server_name="tidegate",
+        # Requests from outside: Envoy's own control headers in them count for nothing.
+        use_remote_address=wrappers_pb2.BoolValue(value=True),
+        internal_address_config=_Manager.InternalAddressConfig(unix_sockets=False),
+        generate_request_id=wrappers_pb2.BoolValue(value=True),
+        preserve_external_request_id=True,
+        always_set_request_id_in_response=True,
+        # One spelling of a path: what is routed is what the replica sees.
+        normalize_path=wrappers_pb2.BoolValue(value=True),
+        merge_slashes=True,
+        path_with_escaped_slashes_action=_Manager.REJECT_REQUEST,
+        max_request_headers_kb=wrappers_pb2.UInt32Value(value=64),
+        request_headers_timeout=seconds(settings.idle_timeout),
+        stream_idle_timeout=seconds(settings.idle_timeout),
+        stream_flush_timeout=seconds(max(settings.idle_timeout, 300.0)),
+        drain_timeout=seconds(min(settings.drain_timeout, 1.0)),
+        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(
+            idle_timeout=seconds(3600),
+            max_headers_count=wrappers_pb2.UInt32Value(value=200),
+        ),
+        http2_protocol_options=_http2_options(settings.max_message_size),
+        local_reply_config=local_reply_config(settings.max_message_size, OWN_PATHS),
+    )
+    manager.internal_address_config.SetInParent()
+    manager.rds.route_config_name = ROUTES
+    manager.rds.config_source.CopyFrom(from_controller(initial_fetch_timeout=0))
+    script = lua_pb2.Lua()
+    script.default_source_code.inline_string = routing_script(
+        settings.routings, settings.max_message_size
+    )
+    for name, message in (
+        ("envoy.filters.http.lua", script),
+        ("envoy.filters.http.router", router_pb2.Router(suppress_envoy_headers=True)),
+    ):
+        manager.http_filters.add(name=name).typed_config.CopyFrom(packed(message))
+    if settings.access_log is not None:
+        manager.access_log.append(_access_log(settings.access_log))
+    return manager
+
+
+def _http2_options(max_message_size: int) -> protocol_pb2.Http2ProtocolOptions:
+    """Return windows that hold one whole message: they are what bounds a buffered upload."""
+    stream = max_message_size + MESSAGE_ROOM
+    options = protocol_pb2.Http2ProtocolOptions(
+        max_concurrent_streams=wrappers_pb2.UInt32Value(value=16384),
+        initial_stream_window_size=wrappers_pb2.UInt32Value(value=stream),
+        initial_connection_window_size=wrappers_pb2.UInt32Value(
+            value=min(2 * stream, _MAX_WINDOW)
+        ),
+    )
+    # A client that vanished without a word must not keep a model busy.
+    options.connection_keepalive.interval.CopyFrom(seconds(60))
+    options.connection_keepalive.timeout.CopyFrom(seconds(20))
+    return options
+
+
+def _access_log(path: Path) -> accesslog_pb2.AccessLog:
+    fields = struct_pb2.Struct()
+    fields.update(_LOG_FIELDS)
+    log = file_pb2.FileAccessLog(path=str(path))
+    log.log_format.json_format.CopyFrom(fields)
+    return accesslog_pb2.AccessLog(name="envoy.access_loggers.file", typed_config=packed(log))

@@ -1,0 +1,174 @@
+"""The replies that Envoy makes itself: their codes and their words.
+
+Envoy's own mapping gives a gRPC client UNKNOWN or UNIMPLEMENTED for most of them, and a REST
+client plain text. The rows below are the one place that says otherwise; the codes are those of
+:mod:`tidegate.protocols.statuses`.
+
+Source: https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/local_reply
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from envoy.config.accesslog.v3 import accesslog_pb2
+from envoy.config.core.v3 import base_pb2, substitution_format_string_pb2
+from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import (
+    http_connection_manager_pb2 as hcm_pb2,
+)
+from envoy.type.matcher.v3 import string_pb2
+from google.protobuf import struct_pb2
+
+from tidegate import errors
+from tidegate.edge.names import TARGET_HEADER
+from tidegate.protocols.statuses import GrpcCode, status_of
+
+_TARGET = f"%REQ({TARGET_HEADER})%"
+_BODY = "%LOCAL_REPLY_BODY%"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Replies with one of the flags, or with the HTTP status, get the code and the text.
+
+    Flags: https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage
+    """
+
+    grpc: GrpcCode
+    text: str = _BODY
+    flags: tuple[str, ...] = ()
+    status: int = 0
+    http: int = 0
+    """The HTTP status to answer with instead of Envoy's."""
+
+
+def _row(error: errors.RequestError, *flags: str, replace_status: bool = False) -> _Row:
+    status = status_of(error)
+    return _Row(
+        status.grpc, str(error), flags, 0 if flags else status.http, status.http * replace_status
+    )
+
+
+def _rows(max_message_size: int) -> Iterator[_Row]:
+    # What happened, as Envoy flags it. The first row that fits wins.
+    yield _row(errors.ModelNotFound(f"{_TARGET} is not served here"), "NC")
+    yield _row(
+        errors.DeadlineExceeded(
+            "no answer in the time that the caller gave (grpc-timeout: %REQ(grpc-timeout)%)"
+        ),
+        "DT",
+    )
+    yield _row(errors.DeadlineExceeded("the rest of the request did not come in time"), "SI")
+    yield _row(errors.DeadlineExceeded(f"no answer of {_TARGET} in time"), "UT")
+    yield _row(errors.ModelNotReady(f"no replica of {_TARGET} can answer now; try again"), "UH")
+    yield _row(
+        errors.ModelNotReady(f"{_TARGET} cannot be reached now; try again"), "UF", "UO", "URX"
+    )
+    yield _row(
+        errors.ModelNotReady(f"{_TARGET} broke off before it answered; try again"),
+        "UC", "UR", "LR",
+    )  # fmt: skip
+    yield _row(
+        errors.ModelNotReady(f"{_TARGET} answered what is not HTTP"), "UPE", replace_status=True
+    )
+    yield _row(errors.ModelNotReady("the edge is short of memory; try again"), "OM")
+    # What the status says, when nothing is flagged.
+    yield _row(
+        errors.MessageTooLarge(f"the message is larger than the limit of {max_message_size} bytes")
+    )
+    yield _Row(GrpcCode.UNAUTHENTICATED, status=401)
+    yield _Row(GrpcCode.PERMISSION_DENIED, status=403)
+    yield _Row(status_of(errors.MethodNotFound()).grpc, status=404)
+    yield _Row(GrpcCode.DEADLINE_EXCEEDED, status=408)
+    yield _Row(status_of(errors.QueueFull("")).grpc, status=429)
+    yield _Row(GrpcCode.RESOURCE_EXHAUSTED, "the headers of the request are too large", status=431)
+    for kind in (errors.Unsupported, errors.ModelNotReady, errors.DeadlineExceeded):
+        status = status_of(kind())
+        yield _Row(status.grpc, status=status.http)
+    yield _Row(GrpcCode.UNAVAILABLE, status=502)
+
+
+def local_reply_config(
+    max_message_size: int, own_paths: tuple[str, ...]
+) -> hcm_pb2.LocalReplyConfig:
+    """Return the mappers for gRPC and REST; replies to ``own_paths`` stay as they are."""
+    config = hcm_pb2.LocalReplyConfig()
+    for path in own_paths:
+        config.mappers.add(filter=_header_filter(":path", exact=path))
+    for row in _rows(max_message_size):
+        _add(config, row, _flag_filter(row.flags) if row.flags else _status_filter(row.status))
+    # Whatever is left: a fault of ours from 500, else the caller's.
+    _add(config, _Row(GrpcCode.INTERNAL), _status_filter(500, at_least=True))
+    _add(config, _Row(GrpcCode.INVALID_ARGUMENT), _status_filter(400, at_least=True))
+    return config
+
+
+def _add(
+    config: hcm_pb2.LocalReplyConfig, row: _Row, matches: accesslog_pb2.AccessLogFilter
+) -> None:
+    grpc = config.mappers.add(filter=_both(_IS_GRPC, matches))
+    # A status that is there was set by the routing script, which knows better.
+    grpc.headers_to_add.add(
+        header=base_pb2.HeaderValue(key="grpc-status", value=str(int(row.grpc))),
+        append_action=base_pb2.HeaderValueOption.ADD_IF_ABSENT,
+    )
+    grpc.body_format_override.CopyFrom(_text(row.text))
+    rest = config.mappers.add(filter=matches)
+    rest.body_format_override.CopyFrom(_json(row.text))
+    if row.http:
+        rest.status_code.value = row.http
+
+
+def _text(text: str) -> substitution_format_string_pb2.SubstitutionFormatString:
+    return substitution_format_string_pb2.SubstitutionFormatString(
+        text_format_source=base_pb2.DataSource(inline_string=text), content_type="application/grpc"
+    )
+
+
+def _json(text: str) -> substitution_format_string_pb2.SubstitutionFormatString:
+    body = struct_pb2.Struct()
+    body["error"] = text
+    return substitution_format_string_pb2.SubstitutionFormatString(
+        json_format=body, content_type="application/json"
+    )
+
+
+def _header_filter(
+    name: str, exact: str | None = None, prefix: str | None = None
+) -> accesslog_pb2.AccessLogFilter:
+    return accesslog_pb2.AccessLogFilter(
+        header_filter=accesslog_pb2.HeaderFilter(
+            header=route_components_pb2.HeaderMatcher(
+                name=name, string_match=string_pb2.StringMatcher(exact=exact, prefix=prefix)
+            )
+        )
+    )
+
+
+_IS_GRPC = _header_filter("content-type", prefix="application/grpc")
+
+
+def _flag_filter(flags: tuple[str, ...]) -> accesslog_pb2.AccessLogFilter:
+    return accesslog_pb2.AccessLogFilter(
+        response_flag_filter=accesslog_pb2.ResponseFlagFilter(flags=flags)
+    )
+
+
+def _status_filter(status: int, at_least: bool = False) -> accesslog_pb2.AccessLogFilter:
+    comparison = accesslog_pb2.ComparisonFilter
+    return accesslog_pb2.AccessLogFilter(
+        status_code_filter=accesslog_pb2.StatusCodeFilter(
+            comparison=comparison(
+                op=comparison.GE if at_least else comparison.EQ,
+                value=base_pb2.RuntimeUInt32(default_value=status, runtime_key="tidegate.unused"),
+            )
+        )
+    )
+
+
+def _both(
+    one: accesslog_pb2.AccessLogFilter, other: accesslog_pb2.AccessLogFilter
+) -> accesslog_pb2.AccessLogFilter:
+    return accesslog_pb2.AccessLogFilter(and_filter=accesslog_pb2.AndFilter(filters=[one, other]))

