@@ -10,6 +10,8 @@ A generation is *live* once it gets traffic. The rules:
   live one that used to be desired.
 - A live generation that is no longer desired stays as long as one that should replace it
   is not live: a broken new version leaves the old one serving.
+- While none of a model's versions can be read (a slip in ``model.yaml``, say), what was
+  live stays, as long as its files are there.
 - A model that is known, but has no ready replica, is answered by the controller, which
   knows the reason.
 """
@@ -17,10 +19,11 @@ A generation is *live* once it gets traffic. The rules:
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tidegate.config.model import ModelConfig
 from tidegate.replica.spec import Ready, ReplicaSpec
 from tidegate.repository.layout import ModelEntry, Repository, VersionEntry
 
@@ -52,7 +55,7 @@ class Generation:
 
     model: str
     entry: VersionEntry
-    count: int
+    config: ModelConfig
     replicas: dict[int, Replica] = field(default_factory=dict)
     live: bool = False
     desired: bool = True
@@ -65,6 +68,11 @@ class Generation:
     def version(self) -> int:
         """The number of the version."""
         return self.entry.version
+
+    @property
+    def count(self) -> int:
+        """How many replicas it should have."""
+        return self.config.replicas
 
     @property
     def ready(self) -> list[Replica]:
@@ -85,7 +93,8 @@ class Generation:
 class Fleet:
     """The generations of every model, and what follows from their states."""
 
-    def __init__(self) -> None:
+    def __init__(self, exists: Callable[[Path], bool] = Path.exists) -> None:
+        self._exists = exists
         self.models: dict[str, ModelEntry] = {}
         self._generations: dict[str, list[Generation]] = {}
 
@@ -101,7 +110,7 @@ class Fleet:
         """Take over a replica that was started by an earlier controller and is ready."""
         generation = self._find(spec.model, spec.version, spec.fingerprint)
         if generation is None:
-            generation = Generation(spec.model, entry, spec.config.replicas, desired=False)
+            generation = Generation(spec.model, entry, spec.config, desired=False)
             self._generations.setdefault(spec.model, []).append(generation)
         generation.live = True
         generation.replicas[spec.index] = Replica(
@@ -120,16 +129,19 @@ class Fleet:
         self.models = dict(repository.models)
         for generation in self.generations():
             generation.desired = False
-        started = []
+        started: list[Generation] = []
         for name, entry in self.models.items():
             for version in entry.config.versions.select(list(entry.versions)):
                 found = entry.versions[version]
-                generation = self._find(name, version, found.fingerprint)
-                if generation is None:
-                    generation = Generation(name, found, entry.config.replicas)
-                    self._generations.setdefault(name, []).append(generation)
-                    started.append(generation)
-                generation.desired = True
+                known = self._find(name, version, found.fingerprint)
+                if known is None:
+                    known = Generation(name, found, entry.config)
+                    self._generations.setdefault(name, []).append(known)
+                    started.append(known)
+                known.desired = True
+            if not entry.versions:
+                for old in self.generations(name):
+                    old.desired = old.live and self._exists(old.entry.path)
         return started
 
     def make_live(self) -> None:
@@ -149,9 +161,7 @@ class Fleet:
         if model not in self.models:
             return generations
         awaited = sum(1 for g in generations if g.desired and not g.live)
-        old = sorted(
-            (g for g in generations if not g.desired), key=lambda g: (g.live, g.version)
-        )
+        old = sorted((g for g in generations if not g.desired), key=lambda g: (g.live, g.version))
         kept = [g for g in old if g.live][-awaited:] if awaited else []
         return [g for g in old if g not in kept]
 
@@ -206,8 +216,3 @@ class Fleet:
         if not generations and entry.problems:
             return "; ".join(problem.reason for problem in entry.problems)
         return "no version of it is selected" if not generations else "it is being loaded"
-
-
-def socket_path(directory: Path, replica_id: int) -> Path:
-    """Return the socket of a replica; short, since a Unix socket's path has 107 bytes at most."""
-    return directory / f"{replica_id}.sock"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
 import logging
 import os
 import resource
@@ -26,6 +25,7 @@ from tidegate.replica.binding import Binder, Bound
 from tidegate.replica.engine import Answer, Engine
 from tidegate.replica.flight import FlightRecorder
 from tidegate.replica.http import Server
+from tidegate.replica.notices import Notices
 from tidegate.replica.service import Served, Service
 from tidegate.replica.spec import Failed, Ready, ReplicaSpec
 from tidegate.replica.warmup import can_batch, warm_up
@@ -139,45 +139,39 @@ async def _serve(
     runner = BatchRunner(model, clock.now)
     engine = Engine(runner, batcher, latency, clock, FlightRecorder(spec.flight))
     served = Served(
-        metadata=ModelMetadata(
-            spec.model, tuple(map(str, spec.versions)), model.platform, model.signature
-        ),
+        metadata=ModelMetadata(spec.model, (str(spec.version),), model.platform, model.signature),
         version=str(spec.version),
         binder=Binder(model.signature, batched=batched),
         timeout=spec.config.limits.timeout,
         max_message_size=spec.max_message_size,
     )
-    service = Service(served, engine, clock)
-    _read_quarantine(service, spec)
+    ready = Ready(
+        pid=os.getpid(),
+        platform=model.platform,
+        device=model.device,
+        batching=batched,
+        max_batch_size=limits.max_batch_size,
+        seconds=clock.now() - started,
+    )
+    service = Service(served, engine, clock, ready)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _read_quarantine, service, spec)
-    async with (
-        engine,
-        Server(spec.socket, service.handle, spec.max_message_size + _FRAMING) as server,
-    ):
+    loop.add_signal_handler(signal.SIGHUP, _read_notices, service, spec)
+    _read_notices(service, spec)
+    limit = spec.max_message_size + _FRAMING
+    async with engine, Server(spec.socket, service.handle, limit) as server:
         log.info("ready: batches of up to %d rows on %s", limits.max_batch_size, model.device)
-        _report(
-            status_fd,
-            Ready(
-                pid=os.getpid(),
-                platform=model.platform,
-                device=model.device,
-                batching=batched,
-                max_batch_size=limits.max_batch_size,
-                seconds=clock.now() - started,
-            ),
-        )
+        _report(status_fd, ready)
         await stop.wait()
         log.info("draining")
         await server.drain(spec.drain_timeout)
     log.info("ended")
 
 
-def _read_quarantine(service: Service, spec: ReplicaSpec) -> None:
-    if not spec.quarantine.exists():
-        return
-    digests = json.loads(spec.quarantine.read_bytes())
-    log.warning("%d quarantined requests are refused", len(digests))
-    service.quarantine(frozenset(map(bytes.fromhex, digests)))
+def _read_notices(service: Service, spec: ReplicaSpec) -> None:
+    notices = Notices.read(spec.notices)
+    service.notice(
+        notices.versions.get(spec.model, (spec.version,)),
+        frozenset(map(bytes.fromhex, notices.quarantined)),
+    )

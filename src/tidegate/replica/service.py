@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from tidegate.clock import Clock
@@ -26,10 +26,13 @@ from tidegate.replica.binding import Binder
 from tidegate.replica.engine import Engine, RequestSlot
 from tidegate.replica.flight import tag
 from tidegate.replica.http import Exchange
+from tidegate.replica.spec import Ready
 from tidegate.scheduling.slot import NO_DEADLINE
 from tidegate.types import InferRequest, InferResponse, ModelMetadata, Tensor, TensorSpec
 
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z]+))?")
+STATUS_PATH = "/replica"
+"""Where a replica says what it is. Its socket answers it; the edge routes nobody there."""
 _HEADER_LENGTH = b"inference-header-content-length"
 
 
@@ -51,8 +54,10 @@ Encode = Callable[[Exchange, InferRequest, InferResponse], None]
 class Service:
     """Answers the calls of one model version."""
 
-    def __init__(self, served: Served, engine: Engine, clock: Clock) -> None:
+    def __init__(self, served: Served, engine: Engine, clock: Clock, ready: Ready) -> None:
         self._served = served
+        self._ready = ready
+        self._metadata = served.metadata
         self._name = served.metadata.name
         self._engine = engine
         self._clock = clock
@@ -64,9 +69,10 @@ class Service:
             open_inference.MODEL_METADATA: self._metadata_grpc,
         }
 
-    def quarantine(self, digests: frozenset[bytes]) -> None:
-        """Refuse requests of these digests from now on."""
-        self._quarantined = digests
+    def notice(self, versions: Sequence[int], quarantined: frozenset[bytes]) -> None:
+        """Name these versions in the metadata, and refuse requests of these digests."""
+        self._metadata = replace(self._metadata, versions=tuple(map(str, versions)))
+        self._quarantined = quarantined
 
     def handle(self, exchange: Exchange) -> None:
         """Answer ``exchange``, now or when the model has run; any error becomes its answer."""
@@ -86,6 +92,9 @@ class Service:
             exchange.fail(failed)
 
     def _rest(self, exchange: Exchange) -> None:
+        if exchange.path == STATUS_PATH:
+            exchange.reply([self._ready.model_dump_json().encode()])
+            return
         match = _MODEL_PATH.fullmatch(exchange.path)
         if match is None:
             raise MethodNotFound(f"there is no path {exchange.path}: see /v2/models/{self._name}")
@@ -99,7 +108,7 @@ class Service:
             exchange.reply([v2_rest.encode_ready(model, True)])
         elif verb == "":
             self._expect(exchange, "GET")
-            exchange.reply([v2_rest.encode_metadata(self._served.metadata)])
+            exchange.reply([v2_rest.encode_metadata(self._metadata)])
         else:
             raise MethodNotFound(f"a model has no {verb!r}: it has infer, ready and its metadata")
 
@@ -132,7 +141,7 @@ class Service:
 
     def _metadata_grpc(self, exchange: Exchange) -> None:
         self._check_model(*v2_grpc.decode_model(self._message(exchange)))
-        exchange.reply_grpc(v2_grpc.encode_model_metadata(self._served.metadata))
+        exchange.reply_grpc(v2_grpc.encode_model_metadata(self._metadata))
 
     def _infer_grpc(self, exchange: Exchange) -> None:
         request = v2_grpc.decode_infer(self._message(exchange))

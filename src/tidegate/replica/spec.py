@@ -23,8 +23,6 @@ class ReplicaSpec(BaseModel):
     """The content of the model's files that it serves."""
     model: str
     version: int
-    versions: tuple[int, ...]
-    """The versions of the model that are served, for its metadata."""
     path: Path
     runtime: str
     config: ModelConfig
@@ -34,9 +32,8 @@ class ReplicaSpec(BaseModel):
     threads: int
     max_message_size: int
     drain_timeout: float
-    quarantine: Path
-    """A JSON list of the digests, in hexadecimal, of requests to refuse; read at the start
-    and on SIGHUP."""
+    notices: Path
+    """See :class:`tidegate.replica.notices.Notices`."""
 
     @property
     def flight(self) -> Path:

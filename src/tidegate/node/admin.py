@@ -1,0 +1,115 @@
+"""The admin API, on loopback: what runs on this node, in JSON."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import psutil
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from tidegate import __version__
+from tidegate.node.controller import Controller
+from tidegate.node.fleet import Generation, Replica
+
+
+def status_of(controller: Controller) -> dict[str, Any]:
+    """Return the state of the node, its models, their versions and replicas."""
+    config = controller.config
+    return {
+        "version": __version__,
+        "repository": str(controller.repository),
+        "address": f"{config.host}:{config.port}",
+        "admin_port": config.admin_port,
+        "run_dir": str(controller.directory.path),
+        "ready": controller.ready,
+        "edge": {"pid": controller.edge.pid},
+        "models": [_model(controller, name) for name in sorted(controller.fleet.models)],
+        "problems": [str(problem) for problem in controller.found.problems],
+    }
+
+
+def _model(controller: Controller, name: str) -> dict[str, Any]:
+    fleet = controller.fleet
+    default = fleet.default(name)
+    serving = default is not None and bool(default.ready)
+    return {
+        "name": name,
+        "state": "ready" if serving else "not ready",
+        "default_version": default.version if default is not None else None,
+        "reason": None if serving else fleet.reason(name),
+        "versions": [
+            _version(generation)
+            for generation in sorted(fleet.generations(name), key=lambda g: g.version)
+        ],
+        "problems": [str(problem) for problem in fleet.models[name].problems],
+    }
+
+
+def _version(generation: Generation) -> dict[str, Any]:
+    state = "ready" if generation.ready and generation.live else "loading"
+    if generation.failure is not None:
+        state = "failed"
+    elif generation.live and not generation.desired:
+        state = "being replaced"
+    return {
+        "version": generation.version,
+        "state": state,
+        "reason": generation.failure,
+        "runtime": generation.entry.runtime,
+        "path": str(generation.entry.path),
+        "replicas": [_replica(r) for r in generation.replicas.values()],
+    }
+
+
+def _replica(replica: Replica) -> dict[str, Any]:
+    memory = None
+    if replica.pid is not None:
+        with contextlib.suppress(psutil.Error):
+            memory = psutil.Process(replica.pid).memory_info().rss
+    return {
+        "index": replica.index,
+        "state": replica.state.value,
+        "pid": replica.pid,
+        "restarts": replica.restarts,
+        "memory_bytes": memory,
+        "device": replica.ready.device if replica.ready is not None else None,
+        "max_batch_size": replica.ready.max_batch_size if replica.ready is not None else None,
+    }
+
+
+def application(controller: Controller) -> Starlette:
+    """Return the admin API of a node."""
+
+    async def status(request: Request) -> JSONResponse:
+        return JSONResponse(status_of(controller))
+
+    async def live(request: Request) -> JSONResponse:
+        return JSONResponse({"live": True})
+
+    return Starlette(routes=[Route("/status", status), Route("/live", live)])
+
+
+class AdminServer(uvicorn.Server):
+    """The admin API's server; signals are the controller's business."""
+
+    def __init__(self, controller: Controller) -> None:
+        super().__init__(
+            uvicorn.Config(
+                application(controller),
+                host="127.0.0.1",
+                port=controller.config.admin_port,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        """Leave the signals alone."""
+        yield

@@ -1,0 +1,292 @@
+"""The controller of a node: watches the repository, keeps replicas, tells the edge.
+
+It is never on the path of an inference. When it dies, the edge and the replicas go on; the
+next controller of the same port adopts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tidegate.clock import Clock, MonotonicClock
+from tidegate.config.node import NodeConfig
+from tidegate.edge.control import ControlServer
+from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.topology import Endpoint, Topology
+from tidegate.errors import AddressInUse, ConfigurationError, EdgeFailed
+from tidegate.node.api import ControllerApi, server_metadata
+from tidegate.node.edge_keeper import EdgeKeeper
+from tidegate.node.fleet import Fleet
+from tidegate.node.launcher import ProcessLauncher
+from tidegate.node.machine import holder_of
+from tidegate.node.quarantine import Quarantine
+from tidegate.node.replicas import Replicas
+from tidegate.node.run_directory import NodeRecord, RunDirectory, write_whole
+from tidegate.replica import lifeline
+from tidegate.replica.flight import read_suspects
+from tidegate.replica.http import Server
+from tidegate.replica.notices import Notices
+from tidegate.replica.spec import ReplicaSpec
+from tidegate.repository import watching
+from tidegate.repository.layout import Repository, scan
+
+log = logging.getLogger(__name__)
+
+_RETRY_PUBLISH = 2.0
+
+
+class Controller:
+    """Runs a node; ``async with`` starts or adopts it, and stops edge and replicas at the end."""
+
+    def __init__(
+        self,
+        repository: Path,
+        config: NodeConfig,
+        directory: RunDirectory,
+        announce: Callable[[str], None],
+        clock: Clock | None = None,
+    ) -> None:
+        self.repository = repository
+        self.config = config
+        self.directory = directory
+        self.announce = announce
+        self.fleet = Fleet()
+        self.found = Repository({})
+        """The repository as it was last seen."""
+        self._clock = clock or MonotonicClock()
+        self._settling = watching.Settling()
+        self._quarantine = Quarantine()
+        self._notices = Notices()
+        self._changed = asyncio.Event()
+        self._settled = False
+        self._draining = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stack = contextlib.AsyncExitStack()
+        self._settings = EdgeSettings(
+            host=config.host,
+            port=config.port,
+            controller_socket=str(directory.api_socket),
+            max_message_size=config.max_message_size,
+            access_log=directory.logs / "access.log" if config.access_log else None,
+            drain_timeout=config.drain_timeout,
+            threads=config.envoy_threads or max(1, (os.cpu_count() or 1) // 2),
+            envoy=config.envoy,
+        )
+        self.edge = EdgeKeeper(self._settings, directory, announce)
+        self.replicas = Replicas(
+            self.fleet,
+            directory,
+            config,
+            ProcessLauncher(),
+            self._clock,
+            changed=self._changed.set,
+            announce=announce,
+            crashed=self._crashed,
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model that can be loaded was ready, and nothing is being stopped."""
+        return self._settled and not self._draining
+
+    async def __aenter__(self) -> Controller:
+        """Start what does not run yet.
+
+        Raises:
+            AddressInUse: a live controller or somebody else has the port.
+            EdgeFailed: Envoy cannot be started, or refuses its configuration.
+            ConfigurationError: the repository or the run directory cannot be used.
+        """
+        self.directory.create()
+        self.directory.lock()
+        self._stack.callback(self.directory.unlock)
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _start(self) -> None:
+        self._stack.callback(os.close, lifeline.hold(self.directory.lifeline))
+        record = self.directory.load()
+        adopted = self.edge.adopt(record.edge if record is not None else None)
+        if not adopted:
+            _check_free(self.config.host, self.config.port)
+        elif record is not None and record.repository != self.repository:
+            raise AddressInUse(
+                f"port {self.config.port} is taken: an edge that serves {record.repository} runs "
+                f"there without a controller; stop it with 'tidegate stop --port "
+                f"{self.config.port}', or serve that repository again"
+            )
+        api = ControllerApi(self.fleet, lambda: self.ready)
+        limit = self.config.max_message_size
+        await self._stack.enter_async_context(Server(self.directory.api_socket, api.handle, limit))
+        self._control = await self._stack.enter_async_context(
+            ControlServer(self.directory.ads_socket, self._rejected)
+        )
+        self._notices = Notices.read(self.directory.notices)
+        self._quarantine = Quarantine(self._notices.quarantined)
+        count = await self.replicas.adopt()
+        if adopted:
+            self.announce(f"adopted the running edge and {count} replicas")
+            self._settled = True
+        self._look()
+        # Silent until here: an early, incomplete answer would take traffic from what runs.
+        await self._control.publish(self._topology(), self._settings)
+        await self.edge.start()
+        await self._control.wait_acknowledged()
+        self._save()
+        self._tasks = [
+            asyncio.create_task(self._apply_changes(), name="apply changes"),
+            asyncio.create_task(self._watch(), name="watch the repository"),
+            asyncio.create_task(self.edge.keep(self._save), name="keep the edge"),
+        ]
+        self._changed.set()
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Drain the edge, then end the replicas; nothing is left but the logs."""
+        self._draining = True
+        for task in self._tasks[:2]:
+            task.cancel()
+        try:
+            with contextlib.suppress(EdgeFailed):
+                await self._control.publish(self._topology(), self._settings, timeout=1.0)
+            await self.edge.stop()
+            await self.replicas.end()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._stack.aclose()
+            self.directory.remove()
+
+    def _save(self) -> None:
+        self.directory.save(
+            NodeRecord(repository=self.repository, config=self.config, edge=self.edge.record())
+        )
+
+    def _rejected(self, words: str) -> None:
+        self.announce(f"Envoy refused its configuration: {words}")
+
+    def _crashed(self, spec: ReplicaSpec) -> None:
+        suspects = read_suspects(spec.flight)
+        if self._quarantine.died(suspects):
+            self.announce(
+                f"a request to {spec.model} was being run when two replicas died: it is "
+                "quarantined"
+            )
+            self._changed.set()
+
+    async def _watch(self) -> None:
+        """Follow the repository; what is still being copied waits until it has settled."""
+        async for _ in watching.changes(self.repository):
+            while True:
+                try:
+                    again = self._look()
+                except ConfigurationError as error:
+                    self.announce(f"{error}; what is served stays")
+                    break
+                if again is None:
+                    break
+                await asyncio.sleep(again)
+
+    def _look(self) -> float | None:
+        found = scan(self.repository)
+        settled, again = self._settling.look(found, self._clock.now(), time.time())
+        if settled.problems != self.found.problems or settled.models != self.found.models:
+            self._tell_problems(settled)
+            self.found = settled
+            for generation in self.fleet.update(settled):
+                self.replicas.start(generation)
+            for generation in self.fleet.generations():
+                if generation.desired and not generation.final:
+                    self.replicas.start(generation)
+            self._changed.set()
+        return again
+
+    def _tell_problems(self, repository: Repository) -> None:
+        known = {str(p) for p in self.found.problems}
+        known.update(str(p) for m in self.found.models.values() for p in m.problems)
+        for problem in repository.problems:
+            if str(problem) not in known:
+                self.announce(f"{problem.kind}: {problem}")
+        for name, entry in repository.models.items():
+            for problem in entry.problems:
+                if str(problem) not in known:
+                    self.announce(f"{name} {problem.kind}: {problem}")
+
+    async def _apply_changes(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self._apply()
+            except EdgeFailed as error:
+                self.announce(str(error))
+                asyncio.get_running_loop().call_later(_RETRY_PUBLISH, self._changed.set)
+
+    async def _apply(self) -> None:
+        """Bring the edge to what the fleet says; then, and only then, let the retired go."""
+        self.fleet.make_live()
+        if not self._settled and self.fleet.settled:
+            self._settled = True
+            self.announce("ready")
+        retired = self.fleet.retired()
+        await self._control.publish(self._topology(), self._settings)
+        if not self.edge.serving:
+            return
+        for generation in retired:
+            self.announce(f"{generation.model}:{generation.version} draining")
+            self.fleet.forget(generation)
+            self.replicas.retire(generation)
+        self._tell_replicas()
+
+    def _topology(self) -> Topology:
+        explains = (Endpoint(str(self.directory.api_socket)),)
+        clusters = {}
+        for key, replicas in self.fleet.clusters().items():
+            endpoints = tuple(Endpoint(str(r.spec.socket)) for r in replicas if r.spec)
+            clusters[key] = endpoints or explains
+        return Topology(clusters, self.ready, server_metadata())
+
+    def _tell_replicas(self) -> None:
+        """Give the replicas the versions for their metadata, and the digests to refuse."""
+        versions: dict[str, tuple[int, ...]] = {}
+        for generation in self.fleet.generations():
+            if generation.live:
+                known = {*versions.get(generation.model, ()), generation.version}
+                versions[generation.model] = tuple(sorted(known))
+        notices = Notices(versions=versions, quarantined=self._quarantine.digests)
+        if notices == self._notices:
+            return
+        self._notices = notices
+        write_whole(self.directory.notices, notices.model_dump_json().encode())
+        for generation in self.fleet.generations():
+            for replica in generation.ready:
+                if replica.pid is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(replica.pid, signal.SIGHUP)
+
+
+def _check_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            holder = holder_of(port)
+            by = f" by {holder}" if holder is not None else ""
+            raise AddressInUse(
+                f"{host}:{port} cannot be listened on: it is taken{by} ({error.strerror}); "
+                "choose another --host or --port"
+            ) from error

@@ -1,0 +1,113 @@
+"""Keeps the edge of a node running: adopts or starts it, starts it again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tidegate.edge.process import EnvoyProcess
+from tidegate.edge.settings import EdgeSettings
+from tidegate.errors import EdgeFailed
+from tidegate.node.back_off import BackOff
+from tidegate.node.run_directory import RunDirectory
+from tidegate.replica import lifeline
+
+_CALM = 10.0
+
+
+class EdgeKeeper:
+    """Owns the one Envoy of a node."""
+
+    def __init__(
+        self, settings: EdgeSettings, directory: RunDirectory, announce: Callable[[str], None]
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._announce = announce
+        self._process: EnvoyProcess | None = None
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of the running Envoy."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def serving(self) -> bool:
+        """Whether there is an Envoy that could hold the published configuration."""
+        return self._process is not None
+
+    def record(self) -> dict[str, Any] | None:
+        """Return what :meth:`adopt` needs."""
+        return None if self._process is None else self._process.record()
+
+    def adopt(self, record: Mapping[str, Any] | None) -> bool:
+        """Take over the Envoy of an earlier controller; return whether it still runs."""
+        if record is not None:
+            self._process = EnvoyProcess.adopt(record)
+        return self._process is not None
+
+    async def start(self) -> None:
+        """Start Envoy; an adopted one is replaced by a hot restart if it must be another.
+
+        Raises:
+            EdgeFailed: it cannot be started.
+        """
+        with _Lifeline(self._directory) as descriptor:
+            if self._process is None:
+                self._process = await EnvoyProcess.start(
+                    self._directory.path, self._settings, pass_fds=[descriptor]
+                )
+            elif not self._process.started_as(self._settings):
+                self._announce("the edge's settings differ: replacing it by a hot restart")
+                self._process = await self._process.hot_restart(
+                    self._settings, pass_fds=[descriptor]
+                )
+
+    async def keep(self, on_change: Callable[[], None]) -> None:
+        """Start Envoy again whenever it ends; ``on_change`` is called when there is a new one."""
+        back_off = BackOff(calm=_CALM)
+        loop = asyncio.get_running_loop()
+        while (process := self._process) is not None:
+            began = loop.time()
+            status = await process.wait()
+            if self._stopping:
+                return
+            self._announce(
+                f"the edge ended (status {status}), starting it again: {process.last_words()}"
+            )
+            self._process = None
+            while not self.serving:
+                await asyncio.sleep(back_off.crashed(loop.time() - began))
+                try:
+                    await self.start()
+                except EdgeFailed as error:
+                    self._announce(str(error))
+            on_change()
+
+    async def stop(self) -> None:
+        """Drain Envoy and end it."""
+        self._stopping = True
+        if self._process is not None:
+            drained = await self._process.drain_and_stop(self._settings.drain_timeout)
+            if not drained:
+                self._announce(
+                    f"requests were still running after {self._settings.drain_timeout:g} s "
+                    "(drain_timeout) and were cut"
+                )
+
+
+class _Lifeline:
+    """The lifeline's descriptor for as long as it takes to hand it to a process."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> int:
+        self._descriptor = lifeline.hold(self._directory.lifeline)
+        return self._descriptor
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._descriptor)

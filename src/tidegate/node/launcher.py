@@ -1,0 +1,172 @@
+"""The launching seam: how a replica's process comes to be, here as a plain process.
+
+Another interpreter or a container are other launchers; nothing else of the node knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+from pydantic import TypeAdapter
+
+from tidegate.edge.exit import ExitWatch
+from tidegate.node.run_directory import write_whole
+from tidegate.replica.spec import Failed, Ready, ReplicaSpec
+
+_EVENT: TypeAdapter[Ready | Failed] = TypeAdapter(Ready | Failed)
+_LOG_LIMIT = 10 * 2**20
+_TAIL = 4096
+
+
+class ReplicaProcess(Protocol):
+    """A replica's process, just launched or adopted."""
+
+    @property
+    def pid(self) -> int:
+        """Its pid."""
+
+    async def started(self, timeout: float) -> Ready | Failed | None:
+        """Wait for it to be ready, or to say why not; ``None``: it died without a word.
+
+        Raises:
+            TimeoutError: nothing was heard in ``timeout`` seconds.
+        """
+
+    async def wait(self) -> int | None:
+        """Wait for its end; return its exit status, or minus the signal, where known."""
+
+    async def end(self, timeout: float) -> None:
+        """Let it drain and end; kill it after ``timeout`` seconds."""
+
+
+class Launcher(Protocol):
+    """Starts replicas, and finds those that an earlier controller started."""
+
+    async def launch(self, spec: ReplicaSpec, spec_file: Path, log: Path) -> ReplicaProcess:
+        """Start a replica of ``spec``."""
+
+    def find(self, directory: Path) -> list[tuple[ReplicaSpec, ReplicaProcess]]:
+        """Find the running replicas whose spec files lie in ``directory``."""
+
+
+class LocalProcess:
+    """A replica as a process of this machine."""
+
+    def __init__(
+        self,
+        pid: int,
+        child: subprocess.Popen[bytes] | None = None,
+        status: int | None = None,
+    ) -> None:
+        self._pid = pid
+        self._exit = ExitWatch(pid, child)
+        self._status = status
+
+    @property
+    def pid(self) -> int:
+        """Its pid."""
+        return self._pid
+
+    async def started(self, timeout: float) -> Ready | Failed | None:
+        """Wait for the line that it writes to its status pipe."""
+        assert self._status is not None
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        pipe = os.fdopen(self._status, "rb", buffering=0)
+        self._status = None
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
+        try:
+            line = await asyncio.wait_for(reader.readline(), timeout)
+        finally:
+            transport.close()
+        return _EVENT.validate_json(line) if line.strip() else None
+
+    async def wait(self) -> int | None:
+        """Wait for its end; an adopted process does not tell its status."""
+        return await self._exit.wait()
+
+    async def end(self, timeout: float) -> None:
+        """SIGTERM, then SIGKILL after ``timeout`` seconds."""
+        self._exit.terminate()
+        try:
+            await asyncio.wait_for(self._exit.wait(), timeout)
+        except TimeoutError:
+            self._exit.kill()
+            await self._exit.wait()
+
+
+class ProcessLauncher:
+    """Starts replicas with the interpreter that runs this."""
+
+    async def launch(self, spec: ReplicaSpec, spec_file: Path, log: Path) -> LocalProcess:
+        """Start ``python -m tidegate.replica MODEL VERSION``, in a session of its own."""
+        return self._spawn(spec, spec_file, log)
+
+    def _spawn(self, spec: ReplicaSpec, spec_file: Path, log: Path) -> LocalProcess:
+        write_whole(spec_file, spec.model_dump_json(indent=1).encode())
+        if log.exists() and log.stat().st_size > _LOG_LIMIT:
+            log.replace(log.with_name(log.name + ".1"))
+        reading, writing = os.pipe()
+        command = [
+            sys.executable, "-m", "tidegate.replica", spec.model, str(spec.version),
+            "--spec", str(spec_file), "--status-fd", str(writing),
+        ]  # fmt: skip
+        try:
+            with log.open("ab") as output:
+                child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=[writing],
+                    start_new_session=True,
+                    env=_environment(spec),
+                )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        return LocalProcess(child.pid, child, reading)
+
+    def find(self, directory: Path) -> list[tuple[ReplicaSpec, ReplicaProcess]]:
+        """Find replicas by their command lines, which name their spec files."""
+        found: list[tuple[ReplicaSpec, ReplicaProcess]] = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            line = process.info["cmdline"] or []
+            if "tidegate.replica" not in line or process.info["status"] == psutil.STATUS_ZOMBIE:
+                continue
+            spec_file = Path(line[line.index("--spec") + 1])
+            if spec_file.parent != directory or not spec_file.exists():
+                continue
+            spec = ReplicaSpec.model_validate_json(spec_file.read_bytes())
+            found.append((spec, LocalProcess(process.pid)))
+        return found
+
+
+def _environment(spec: ReplicaSpec) -> dict[str, str]:
+    environment = dict(os.environ)
+    environment["PYTHONUNBUFFERED"] = "1"
+    # Frameworks read these at import; a thread per core in every replica helps nobody.
+    environment.setdefault("OMP_NUM_THREADS", str(spec.threads))
+    return environment
+
+
+def log_tail(log: Path, lines: int = 5) -> str:
+    """Return the last lines of a replica's log, for a message."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return " | ".join(line.strip() for line in text.strip().splitlines()[-lines:])

@@ -1,0 +1,173 @@
+"""The run directory of a node: sockets, logs, and what a later controller needs to know.
+
+::
+
+    tidegate/8000/              one node, named by its port
+        controller.lock         locked by the live controller; holds its pid
+        lifeline                locked by the controller and by the edge
+        node.json               settings and the edge's record
+        notices.json            what running replicas are told
+        ads.sock  api.sock      the controller: for Envoy's configuration, and behind it
+        envoy.log, admin-0.sock, bootstrap-0.json, base-id
+                                the edge's
+        r/7.sock  r/7.json      a replica's socket, and what it was told
+        logs/                   one file for the edge, one for each replica's place
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from tidegate.config.node import NodeConfig
+from tidegate.errors import AddressInUse, ConfigurationError
+
+_SOCKET_PATH_LIMIT = 107
+_LONGEST_SOCKET = len("/65535/admin-9999.sock")
+
+
+def base_directory(configured: Path | None) -> Path:
+    """Return where the run directories of this user's nodes lie."""
+    if configured is not None:
+        return configured.absolute()
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.access(runtime, os.W_OK):
+        return Path(runtime) / "tidegate"
+    return Path(tempfile.gettempdir()) / f"tidegate-{os.getuid()}"
+
+
+class NodeRecord(BaseModel):
+    """What ``node.json`` holds."""
+
+    repository: Path
+    config: NodeConfig
+    edge: dict[str, Any] | None = None
+    """As :meth:`tidegate.edge.process.EnvoyProcess.record` gave it."""
+
+
+class RunDirectory:
+    """The files of one node."""
+
+    def __init__(self, base: Path, port: int) -> None:
+        self.base = base
+        self.port = port
+        self.path = base / str(port)
+        self.lifeline = self.path / "lifeline"
+        self.ads_socket = self.path / "ads.sock"
+        self.api_socket = self.path / "api.sock"
+        self.replicas = self.path / "r"
+        self.logs = self.path / "logs"
+        self.notices = self.path / "notices.json"
+        self._lock = self.path / "controller.lock"
+        self._record = self.path / "node.json"
+        self._lock_descriptor: int | None = None
+
+    def create(self) -> None:
+        """Make the folders, readable by this user alone.
+
+        Raises:
+            ConfigurationError: the path is too long for sockets, cannot be made, or is
+                somebody else's.
+        """
+        longest = len(os.fsencode(self.base)) + _LONGEST_SOCKET
+        if longest > _SOCKET_PATH_LIMIT:
+            raise ConfigurationError(
+                f"the run directory {self.base} is too long: a Unix socket's path has "
+                f"{_SOCKET_PATH_LIMIT} bytes at most; give a shorter one with --run-dir"
+            )
+        try:
+            for folder in (self.base, self.path, self.replicas, self.logs):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the run directory {self.path} cannot be made: {error.strerror}; "
+                "give another one with --run-dir"
+            ) from error
+        if self.base.stat().st_uid != os.getuid():
+            raise ConfigurationError(
+                f"the run directory {self.base} belongs to another user: "
+                "give another one with --run-dir"
+            )
+
+    def lock(self) -> None:
+        """Become the controller of this node.
+
+        Raises:
+            AddressInUse: another controller lives.
+        """
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            record = self.load()
+            serves = "" if record is None else f" and serves {record.repository}"
+            raise AddressInUse(
+                f"port {self.port} is taken: the Tidegate controller with pid "
+                f"{self.controller_pid()} runs there{serves}; stop it with 'tidegate stop "
+                f"--port {self.port}' or choose another --port"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        self._lock_descriptor = descriptor
+
+    def unlock(self) -> None:
+        """Stop being the controller of this node."""
+        if self._lock_descriptor is not None:
+            os.close(self._lock_descriptor)
+            self._lock_descriptor = None
+
+    def controller_pid(self) -> int | None:
+        """Return the pid of the live controller, if there is one."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDWR)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(os.read(descriptor, 32) or b"0") or None
+        finally:
+            os.close(descriptor)
+        return None
+
+    def load(self) -> NodeRecord | None:
+        """Return what an earlier controller recorded, if it can be read."""
+        try:
+            return NodeRecord.model_validate_json(self._record.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def save(self, record: NodeRecord) -> None:
+        """Record the state; a reader sees the old or the new, never a part."""
+        write_whole(self._record, record.model_dump_json(indent=1).encode())
+
+    def remove(self) -> None:
+        """Remove what a stopped node left, but for its logs."""
+        for file in self.replicas.iterdir():
+            file.unlink(missing_ok=True)
+        for file in self.path.iterdir():
+            if (file.is_file() or file.is_socket()) and file.suffix != ".log":
+                file.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace ``path`` by a file of this content at once."""
+    partial = path.with_name(path.name + ".new")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def find_nodes(base: Path) -> Iterator[RunDirectory]:
+    """Find the nodes that have a record below ``base``, by port."""
+    if not base.is_dir():
+        return
+    for folder in sorted(base.iterdir(), key=lambda f: f.name):
+        if folder.name.isdigit() and (folder / "node.json").exists():
+            yield RunDirectory(base, int(folder.name))

@@ -1,0 +1,81 @@
+"""``tidegate serve``: one controller in the foreground, until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from tidegate.config.node import NodeConfig
+from tidegate.errors import AddressInUse
+from tidegate.node.admin import AdminServer
+from tidegate.node.controller import Controller
+from tidegate.node.machine import holder_of
+from tidegate.node.run_directory import RunDirectory, base_directory
+
+LOOPBACK = "127.0.0.1"
+
+
+def serve(repository: Path, config: NodeConfig, announce: Callable[[str], None]) -> None:
+    """Serve ``repository`` until SIGTERM or SIGINT; then drain and end every process.
+
+    Args:
+        repository: The folder of models.
+        config: The node's settings; port 0 becomes a free port.
+        announce: Is told, in lines, what happens.
+
+    Raises:
+        TidegateError: the node cannot start; nothing of it is left running.
+    """
+    if config.port == 0:
+        config = config.model_copy(update={"port": _free_port(config.host)})
+    if config.admin_port == 0:
+        config = config.model_copy(update={"admin_port": _free_port(LOOPBACK)})
+    directory = RunDirectory(base_directory(config.run_dir), config.port)
+    asyncio.run(_serve(Controller(repository.resolve(), config, directory, announce)))
+
+
+async def _serve(controller: Controller) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    config = controller.config
+    admin_socket = _listen(config.admin_port)
+    with contextlib.closing(admin_socket):
+        async with controller:
+            admin = AdminServer(controller)
+            serving = asyncio.create_task(admin.serve([admin_socket]))
+            controller.announce(
+                f"serving {controller.repository} on {config.host}:{config.port}, "
+                f"admin on {LOOPBACK}:{config.admin_port}"
+            )
+            await stop.wait()
+            controller.announce("draining")
+            admin.should_exit = True
+            await serving
+    controller.announce("stopped")
+
+
+def _listen(port: int) -> socket.socket:
+    """Listen for the admin API before anything else is started."""
+    try:
+        return socket.create_server((LOOPBACK, port))
+    except OSError as error:
+        holder = holder_of(port)
+        by = f" by {holder}" if holder is not None else ""
+        raise AddressInUse(
+            f"the admin port {LOOPBACK}:{port} is taken{by} ({error.strerror}); choose another "
+            "--admin-port (0: any free one)"
+        ) from error
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
