@@ -32,7 +32,7 @@ ELEMENT = {
     DType.FP64: TensorProto.DOUBLE,
     DType.BYTES: TensorProto.STRING,
 }
-Shape = Sequence[int | str | None]
+Shape = Sequence[int | str | None] | None
 Writer = Callable[[Path], Path]
 
 
@@ -156,6 +156,22 @@ def mixes_rows(path: Path) -> Path:
     )
 
 
+def cast_weights(path: Path, dtype: DType) -> Path:
+    """``y = x * [1, 2, 3, 4]`` as ``dtype``; ``x`` is FP32 ``[batch, 4]``; external weights."""
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["product"]),
+        helper.make_node("Cast", ["product"], ["y"], to=ELEMENT[dtype]),
+    ]
+    return _write(
+        path,
+        nodes,
+        [_value("x", DType.FP32, ("batch", 4))],
+        [_value("y", dtype, ("batch", 4))],
+        {"w": np.arange(1, 5, dtype=np.float32)},
+        external=True,
+    )
+
+
 def sequence(path: Path) -> Path:
     """A model whose output is a sequence, which no tensor protocol can carry."""
     output = helper.make_tensor_sequence_value_info("ys", TensorProto.FLOAT, None)
@@ -214,7 +230,9 @@ def _seconds(path: Path, value: float) -> float:
 
 
 def _value(name: str, dtype: DType, shape: Shape) -> Any:
-    return helper.make_tensor_value_info(name, ELEMENT[dtype], list(shape))
+    return helper.make_tensor_value_info(
+        name, ELEMENT[dtype], None if shape is None else list(shape)
+    )
 
 
 def _write(

@@ -183,10 +183,11 @@ def _by_wire(path: Path, head: bytes) -> str | None:
     ir_version = 0
     cut = False
     try:
-        for number, kind, value in fields_of(path):
-            kinds.setdefault(number, kind)
-            if number == 1 and kind == 0:
-                ir_version = value
+        with path.open("rb") as file:
+            for field in fields_of(file, 0, path.stat().st_size):
+                kinds.setdefault(field.number, field.kind)
+                if field.number == 1 and field.kind == 0:
+                    ir_version = field.value
     except TruncatedError:
         cut = True
     except ValueError:

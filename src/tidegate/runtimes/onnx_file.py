@@ -1,0 +1,90 @@
+"""What onnxruntime does not tell of an ONNX file, read from the file itself.
+
+Source of the field numbers: ``onnx.proto``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from tidegate.repository.wire import Field, fields_of
+
+_GRAPH, _INPUT, _OUTPUT = 7, 11, 12
+_NAME, _TYPE, _TENSOR_TYPE, _SHAPE = 1, 2, 1, 2
+_FLOAT, _INT = 1, 2
+"""``TensorProto.FLOAT`` and ``AttributeProto.INT``."""
+
+
+def without_rank(path: Path) -> frozenset[str]:
+    """Return the inputs and outputs of a model for which the file gives no shape at all.
+
+    onnxruntime shows them as it shows scalars.
+
+    Raises:
+        ValueError: it is not a protobuf message.
+    """
+    found: set[str] = set()
+    with path.open("rb") as file:
+        for graph in _inside(file, 0, path.stat().st_size, _GRAPH):
+            for value in _inside(file, graph.start, graph.stop, _INPUT, _OUTPUT):
+                if not _has_shape(file, value):
+                    found.update(
+                        _text(file, name) for name in _inside(file, value.start, value.stop, _NAME)
+                    )
+    return frozenset(found)
+
+
+def cast_outputs(names: Iterable[str]) -> dict[str, bytes]:
+    """Make FP32 twins of outputs whose type numpy lacks.
+
+    Returns:
+        By the name of each twin, what to append to the bytes of the model: two serialised
+        messages in a row are one whose repeated fields are joined and whose messages are
+        merged, so a fragment with one node and one output adds both to the graph. See
+        https://protobuf.dev/programming-guides/encoding/#last-one-wins.
+    """
+    fragments = {}
+    for name in names:
+        twin = f"{name}/tidegate.FP32"
+        to = _bytes(1, b"to") + _number(3, _FLOAT) + _number(20, _INT)
+        node = _bytes(1, name.encode()) + _bytes(2, twin.encode())
+        node += _bytes(4, b"Cast") + _bytes(5, to)
+        value = _bytes(_NAME, twin.encode()) + _bytes(_TYPE, _bytes(1, _number(1, _FLOAT)))
+        fragments[twin] = _bytes(_GRAPH, _bytes(1, node) + _bytes(_OUTPUT, value))
+    return fragments
+
+
+def _has_shape(file: BinaryIO, value: Field) -> bool:
+    return any(
+        True
+        for kind in _inside(file, value.start, value.stop, _TYPE)
+        for tensor in _inside(file, kind.start, kind.stop, _TENSOR_TYPE)
+        for _ in _inside(file, tensor.start, tensor.stop, _SHAPE)
+    )
+
+
+def _inside(file: BinaryIO, start: int, stop: int, *numbers: int) -> Iterator[Field]:
+    return (f for f in fields_of(file, start, stop) if f.number in numbers and f.kind == 2)
+
+
+def _text(file: BinaryIO, field: Field) -> str:
+    file.seek(field.start)
+    return file.read(field.value).decode("utf-8", "replace")
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def _bytes(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _number(number: int, value: int) -> bytes:
+    return _varint(number << 3) + _varint(value)
