@@ -88,7 +88,8 @@ def to_json(tensor: Tensor) -> Any:
                 '("parameters": {"binary_data": true} in the requested output)'
             ) from error
     if tensor.dtype is DType.BF16:
-        return flat.astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            return flat.astype(np.float32)
     return np.ascontiguousarray(flat)
 
 
@@ -98,7 +99,11 @@ def refuse_infinite(tensor: Tensor) -> None:
     Raises:
         InvalidInput: it has.
     """
-    if tensor.dtype.numpy.kind not in "fV" or not np.isinf(tensor.data).any():
+    if tensor.dtype.numpy.kind not in "fV":
+        return
+    with np.errstate(invalid="ignore"):  # ml_dtypes complains of signalling NaN
+        infinite = np.isinf(tensor.data).any()
+    if not infinite:
         return
     raise InvalidInput(
         f"output {tensor.name!r} has an infinite element, which JSON has no number for; "

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import subprocess
+import warnings
+from pathlib import Path
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+
+from tidegate.protocols.open_inference import messages
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "src/tidegate/protocols/open_inference"
+
+
+def test_the_shipped_descriptors_are_those_of_the_proto_file(tmp_path: Path) -> None:
+    import sys
+
+    subprocess.run(
+        [ROOT / "scripts/protos", tmp_path],
+        check=True,
+        timeout=60,
+        env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
+    )
+
+    def parsed(folder: Path) -> descriptor_pb2.FileDescriptorSet:
+        data = (folder / "open_inference.binpb").read_bytes()
+        return descriptor_pb2.FileDescriptorSet.FromString(data)
+
+    assert parsed(FOLDER) == parsed(tmp_path), "run scripts/protos and commit what it writes"
+
+
+def test_they_live_in_a_pool_of_their_own() -> None:
+    pool = messages.ModelInferRequest.DESCRIPTOR.file.pool
+    assert pool is not descriptor_pool.Default()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ModelInferRequest",
+        "ModelInferResponse",
+        "ModelReadyRequest",
+        "ModelMetadataResponse",
+        "ServerMetadataResponse",
+    ],
+)
+def test_fields_have_the_numbers_and_types_that_triton_gives_them(name: str) -> None:
+    from tritonclient.grpc import service_pb2
+
+    def facts(descriptor: object, into: dict[str, object]) -> dict[str, object]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fields = descriptor.fields  # type: ignore[attr-defined]
+            name = descriptor.full_name  # type: ignore[attr-defined]
+            into[name] = {(f.name, f.number, f.type, f.label) for f in fields}
+        for field in fields:
+            if field.message_type is not None and field.message_type.full_name not in into:
+                facts(field.message_type, into)
+        return into
+
+    ours = facts(getattr(messages, name).DESCRIPTOR, {})
+    assert ours == facts(getattr(service_pb2, name).DESCRIPTOR, {})
