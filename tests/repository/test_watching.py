@@ -79,6 +79,7 @@ def test_what_never_settled_and_went_is_forgotten() -> None:
 
 async def test_a_change_is_told(tmp_path: Path) -> None:
     watching = changes(tmp_path, tick=60)
+    await anext(watching)
     told = asyncio.ensure_future(anext(watching))
     try:
         async with asyncio.timeout(20):
@@ -98,6 +99,7 @@ async def test_the_tick_comes_without_a_change(tmp_path: Path) -> None:
     async with asyncio.timeout(20):
         await anext(watching)
         await anext(watching)
+        await anext(watching)
     await watching.aclose()
 
 
@@ -105,6 +107,7 @@ async def test_a_root_that_goes_and_comes_back(tmp_path: Path) -> None:
     root = tmp_path / "models"
     watching = changes(root, tick=0.1)
     async with asyncio.timeout(20):
+        await anext(watching)
         await anext(watching)
         root.mkdir()
         await anext(watching)
@@ -126,5 +129,6 @@ async def test_polls_when_the_system_gives_no_notifications(
     monkeypatch.setattr(watchfiles, "awatch", limited)
     watching = changes(tmp_path, tick=0.2)
     async with asyncio.timeout(20):
+        await anext(watching)
         await anext(watching)
     await watching.aclose()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import threading
@@ -259,20 +258,22 @@ def test_the_fast_path_adds_little(tmp_path: Path) -> None:
     path = models.tiny_mlp(tmp_path / "m.onnx")
     model = load(path, CPU)
     x = {"x": np.zeros((1, 16), np.float32)}
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
 
     def pace(call: Callable[[], object]) -> float:
         began = time.perf_counter()
-        for _ in range(500):
+        for _ in range(100):
             call()
-        return (time.perf_counter() - began) / 500
+        return (time.perf_counter() - began) / 100
 
-    added = statistics.median(
-        pace(lambda: model.run(x, ("probabilities",)))
-        - pace(lambda: session.run(["probabilities"], x))
-        for _ in range(9)
-    )
-    assert added < 10e-6
+    # The best of many short rounds: the machine may be busy with something else.
+    ours, theirs = [], []
+    for _ in range(50):
+        ours.append(pace(lambda: model.run(x, ("probabilities",))))
+        theirs.append(pace(lambda: session.run(["probabilities"], x)))
+    assert min(ours) - min(theirs) < 10e-6
 
 
 def test_close_frees_the_session(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -94,6 +95,14 @@ class Files:
             except OSError as error:
                 digest.update(f"{error.errno}\0".encode())
         return digest.hexdigest()[:32], changed
+
+    def size(self, paths: Iterable[Path]) -> int:
+        """Return the bytes of the files among ``paths``."""
+        total = 0
+        for path in set(paths):
+            with contextlib.suppress(OSError):
+                total += 0 if path.is_dir() else path.stat().st_size
+        return total
 
     def _leaves(self, path: Path) -> str | None:
         try:

@@ -56,6 +56,8 @@ class VersionEntry:
     runtime: str
     fingerprint: str
     """Changes whenever a file of the version or ``model.yaml`` does."""
+    size: int = 0
+    """Bytes of its files, weights beside the model included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +380,7 @@ def _add_version(model: _Model, version: int, path: Path, own: list[Path]) -> No
         )
     else:
         model.versions[version] = VersionEntry(
-            version, path, found.name, found.runtime, fingerprint
+            version, path, found.name, found.runtime, fingerprint, model.files.size(own)
         )
 
 

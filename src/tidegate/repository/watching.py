@@ -16,12 +16,15 @@ _STEP_MS = 200
 
 
 async def changes(root: Path, *, tick: float = 10.0) -> AsyncGenerator[None, None]:
-    """Yield once at least after each burst of changes below ``root``, and every ``tick`` seconds.
+    """Yield at once, after each burst of changes below ``root``, and every ``tick`` seconds.
+
+    The first tells what changed between an earlier scan and this call.
 
     The tick sees what no notification tells: a network file system, the target of a link,
     a root that was away. Where the system gives no more notifications, the folder is
     polled.
     """
+    yield
     poll = False
     while True:
         try:
