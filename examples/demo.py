@@ -347,19 +347,20 @@ def show_next(node: Node, data: Handwriting, kept: bool, console: Console) -> No
         f"\n[bold]{'Serving' if kept else 'It was serving'}[/] REST and gRPC on {node.address}, "
         f"the admin API on {HOST}:{node.admin_port}."
     )
-    if not kept:
-        console.print("[bold]scripts/demo --keep[/] leaves it running. Then, in another terminal:")
+    if kept:
+        console.print("Try, in another terminal, in this folder:")
     else:
-        console.print("Try, in another terminal:")
-    for line in (
-        f"curl {url}",
-        f"curl {url}/infer -d '{json_body(data.images[:1])}'",
-        f".venv/bin/tidegate status --port {node.port}",
-        f".venv/bin/tidegate inspect {model}/2/model.onnx",
-        f"cp -r {model}/1 {model}/3   # a new version: loaded, warmed and switched to",
-        f"rm -r {model}/3            # and back",
+        console.print("[bold]scripts/demo --keep[/] leaves it running. Then, in another terminal:")
+    for purpose, line in (
+        ("what the model takes and gives", f"curl {url}"),
+        ("one digit", f"curl {url}/infer -d '{json_body(data.images[:1])}'"),
+        ("what runs", f".venv/bin/tidegate status --port {node.port}"),
+        ("a model file, without a server", f".venv/bin/tidegate inspect {model}/2/model.onnx"),
+        ("a new version: loaded, warmed and switched to", f"cp -r {model}/1 {model}/3"),
+        ("and back", f"rm -r {model}/3"),
     ):
-        console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"  [dim]{purpose}[/]")
+        console.print(f"    {line}", soft_wrap=True, highlight=False, markup=False)
 
 
 def demonstrate(keep: bool, console: Console) -> None:
