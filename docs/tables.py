@@ -1,11 +1,12 @@
-"""Writes the tables of keys in the documentation from the configuration schema.
+"""Writes the tables of keys, commands and options into the documentation, from the code.
 
 ``python docs/tables.py`` renews every part of a page between ``<!-- table: NAME -->`` and
-``<!-- end -->``; a test fails when a page is behind the schema.
+``<!-- end -->``; a test fails when a page is behind the code.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 import types
 import typing
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import annotated_types
+import click
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
+from tidegate.cli.main import cli
 from tidegate.config.model import ModelConfig, Section
 from tidegate.config.node import NodeConfig
 from tidegate.config.units import parse_duration, parse_size
@@ -124,7 +127,34 @@ def node_table() -> str:
     return table("| key | option | variable | accepts | default | meaning |", rows)
 
 
-TABLES = {"model": model_table, "node": node_table}
+def commands() -> str:
+    """Return a section for each command, with its arguments and options."""
+    context = click.Context(cli, info_name="tidegate")
+    sections = []
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        usage = command.collect_usage_pieces(click.Context(command, info_name=name))
+        text = f"## tidegate {name}\n\n```text\ntidegate {name} {' '.join(usage)}\n```\n\n"
+        text += f"{inspect.cleandoc(command.help or '')}\n"
+        rows = [
+            f"| {', '.join(f'`{o}`' for o in (*option.opts, *option.secondary_opts))} "
+            f"| {plain(option.help or '')} |"
+            for option in command.params
+            if isinstance(option, click.Option)
+        ]
+        if rows:
+            text += "\n" + table("| option | meaning |", rows)
+        sections.append(text)
+    return "\n".join(sections)
+
+
+def plain(text: str) -> str:
+    """Return the help of an option as Markdown takes it."""
+    return text.replace("  [", " [").replace("[", "\\[").replace("|", "\\|")
+
+
+TABLES = {"model": model_table, "node": node_table, "commands": commands}
 
 
 def renewed(page: str) -> str:
