@@ -42,7 +42,11 @@ class Problem:
     hint: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.reason}" + (f"; {self.hint}" if self.hint else "")
+        folder, slash, name = self.file.rpartition("/")
+        # Some reasons begin with the file's name, which need not be said twice.
+        said = self.reason.startswith(f"{name} ")
+        place = f"{folder}{slash}" if said else f"{self.file}: "
+        return place + self.reason + (f"; {self.hint}" if self.hint else "")
 
 
 @dataclass(frozen=True, slots=True)

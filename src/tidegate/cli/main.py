@@ -1,0 +1,141 @@
+"""``tidegate``: the commands, and how errors are told.
+
+Frameworks and the serving parts are imported by the commands that need them, so that
+``tidegate version`` is quick and a bare install has a working command line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tidegate import __version__
+from tidegate.cli.options import node_options
+from tidegate.errors import TidegateError
+from tidegate.protocols.statuses import status_of
+
+_INTERRUPTED = 130
+_DEBUG = "TIDEGATE_DEBUG"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--debug", is_flag=True, help=f"show tracebacks and log more  [{_DEBUG}]")
+@click.version_option(__version__, prog_name="tidegate")
+def cli(debug: bool) -> None:
+    """Drop models into a folder, run one command, call them with the clients you have."""
+    if debug:
+        os.environ[_DEBUG] = "1"
+
+
+@cli.command()
+@click.argument("repository", type=click.Path(path_type=Path))
+@node_options()
+def serve(repository: Path, **options: object) -> int:
+    """Serve the models in the folder REPOSITORY until Ctrl-C or SIGTERM.
+
+    Each option can also be set by a variable (in brackets) or in REPOSITORY/tidegate.yaml;
+    the command line counts most, then the variable, then the file.
+    """
+    from tidegate.cli.serving import serve as run
+
+    return run(repository, options)
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@click.option("--no-load", is_flag=True, help="do not load models to read their signatures")
+def inspect(path: Path, as_json: bool, no_load: bool) -> int:
+    """Show what PATH is: a model file, a model's folder or a repository.
+
+    The exit status is 65 when something there is invalid.
+    """
+    from tidegate.cli.inspection import inspect as run
+
+    return run(path, as_json=as_json, load=not no_load)
+
+
+@cli.command()
+@node_options(["port", "run_dir"])
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def status(port: str | None, run_dir: str | None, as_json: bool) -> int:
+    """Show the nodes of this user: models, versions, replicas.
+
+    With --port, that node alone.
+    """
+    from tidegate.cli.nodes import status as run
+
+    return run(port, run_dir, as_json=as_json)
+
+
+@cli.command()
+@node_options(["port", "run_dir"])
+@click.option("--all", "every", is_flag=True, help="stop every node of this user")
+def stop(port: str | None, run_dir: str | None, every: bool) -> int:
+    """Stop a node: running requests are answered first.
+
+    Without --port, the only one that runs.
+    """
+    from tidegate.cli.nodes import stop as run
+
+    return run(port, run_dir, every=every)
+
+
+@cli.command()
+@node_options(["host", "port", "admin_port", "envoy", "run_dir"])
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def doctor(as_json: bool, **options: object) -> int:
+    """Check what serving needs: Envoy, runtimes, GPUs, ports, limits, proxies.
+
+    The exit status is 1 when something would keep 'tidegate serve' from working.
+    """
+    from tidegate.cli.doctor import doctor as run
+
+    return run(options, as_json=as_json)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def version(as_json: bool) -> int:
+    """Print the versions of Tidegate, Python, Envoy and the runtimes."""
+    from tidegate.cli.versions import print_versions
+
+    return print_versions(as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; return the exit status. Errors become one line on stderr."""
+    try:
+        done: Any = cli.main(arguments, prog_name="tidegate", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `| head` does; nothing may be written any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except TidegateError as error:
+        return _tell(error, str(error))
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        return _tell(error, f"{what} (a fault of Tidegate; {_DEBUG}=1 shows where)")
+    return done if isinstance(done, int) else 0
+
+
+def _tell(error: Exception, message: str) -> int:
+    if os.environ.get(_DEBUG):
+        traceback.print_exception(error)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    return status_of(error).exit

@@ -1,0 +1,203 @@
+"""``tidegate status`` and ``tidegate stop``: the nodes of this user."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tidegate.cli.options import size_text
+from tidegate.cli.serving import announce, check_serving_parts
+from tidegate.config.loading import load_node_config
+from tidegate.errors import ConfigurationError, NodeError, NodeNotFound
+from tidegate.node.run_directory import RunDirectory, base_directory, find_nodes
+
+_ANSWER_TIMEOUT = 5.0
+_STOP_MARGIN = 30.0
+_LOOK_EVERY = 0.05
+# Proxy variables never apply to loopback.
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def status(port: str | None, run_dir: str | None, *, as_json: bool) -> int:
+    """Print the state of the chosen nodes; return 0 when all are ready, else 69.
+
+    Raises:
+        NodeNotFound: there is none.
+    """
+    states = [_state(directory) for directory in _chosen(port, run_dir)]
+    if as_json:
+        click.echo(orjson.dumps(states, option=orjson.OPT_INDENT_2))
+    else:
+        console = Console()
+        for state in states:
+            _print(console, state)
+    return 0 if all(state.get("ready") for state in states) else os.EX_UNAVAILABLE
+
+
+def stop(port: str | None, run_dir: str | None, *, every: bool) -> int:
+    """Stop one node, or every node; return when nothing of it runs.
+
+    Raises:
+        NodeNotFound: there is none.
+        ConfigurationError: there are several, and none was named.
+    """
+    nodes = _chosen(port, run_dir)
+    if len(nodes) > 1 and not every:
+        ports = ", ".join(str(node.port) for node in nodes)
+        raise ConfigurationError(
+            f"several nodes run, on the ports {ports}; name one with --port, or use --all"
+        )
+    for node in nodes:
+        _stop(node)
+        announce(f"the node on port {node.port} has stopped")
+    return 0
+
+
+def _chosen(port: str | None, run_dir: str | None) -> list[RunDirectory]:
+    config, origins = load_node_config(Path(), _relevant(), {"port": port, "run_dir": run_dir})
+    base = base_directory(config.run_dir)
+    nodes = list(find_nodes(base))
+    if origins["port"] == "default":
+        if not nodes:
+            raise NodeNotFound(
+                f"no node of yours runs (none is recorded in {base}); start one with "
+                "'tidegate serve REPOSITORY'"
+            )
+        return nodes
+    chosen = [node for node in nodes if node.port == config.port]
+    if not chosen:
+        others = ", ".join(str(node.port) for node in nodes)
+        hint = f"there are nodes on the ports {others}" if nodes else "none of yours runs"
+        raise NodeNotFound(f"no node of yours runs on port {config.port} ({base}); {hint}")
+    return chosen
+
+
+def _relevant() -> dict[str, str]:
+    names = ("TIDEGATE_PORT", "TIDEGATE_RUN_DIR")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _state(node: RunDirectory) -> dict[str, Any]:
+    """Ask the controller; when it is away, tell what its record says."""
+    record = node.load()
+    away: dict[str, Any] = {
+        "port": node.port,
+        "ready": False,
+        "controller": node.controller_pid(),
+        "run_dir": str(node.path),
+        "repository": None if record is None else str(record.repository),
+    }
+    if record is None or away["controller"] is None:
+        return away | {"error": "its controller is not running; 'tidegate serve' brings it back"}
+    url = f"http://127.0.0.1:{record.config.admin_port}/status"
+    try:
+        with _direct.open(url, timeout=_ANSWER_TIMEOUT) as answer:
+            told: dict[str, Any] = json.load(answer)
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        return away | {"error": f"its controller does not answer at {url}: {error}"}
+    return away | told
+
+
+def _print(console: Console, state: dict[str, Any]) -> None:
+    address = state.get("address", f"port {state['port']}")
+    ready = "[green]ready[/green]" if state["ready"] else "[yellow]not ready[/yellow]"
+    console.print(f"[bold]{escape(str(address))}[/bold]  {ready}", highlight=False)
+    controller = state["controller"] or "none"
+    pid = state.get("edge", {}).get("pid")
+    edge = f", edge {pid}" if pid else ""
+    for label, value in (
+        ("repository", state["repository"]),
+        ("processes", f"controller {controller}{edge}"),
+        ("files", state["run_dir"]),
+        ("error", state.get("error")),
+    ):
+        if value is not None:
+            text = f"  {label:<11} {escape(str(value))}"
+            console.print(text, highlight=False, soft_wrap=True)
+    if state.get("models"):
+        console.print(_table(state["models"]))
+    for model in state.get("models", []):
+        for reason in filter(None, [model.get("reason"), *model.get("problems", [])]):
+            text = f"[yellow]{escape(model['name'])}[/yellow]  {escape(reason)}"
+            console.print(text, highlight=False, soft_wrap=True)
+    for problem in state.get("problems", []):
+        console.print(f"[yellow]{escape(problem)}[/yellow]", highlight=False, soft_wrap=True)
+
+
+def _table(models: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for column in ("model", "version", "state", "replicas", "device", "memory", "restarts"):
+        right = column in ("version", "memory", "restarts")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for model in models:
+        if not model["versions"]:
+            table.add_row(escape(model["name"]), "", model["state"])
+        for version in model["versions"]:
+            replicas = version["replicas"]
+            ready = sum(replica["state"] == "ready" for replica in replicas)
+            memory = sum(replica["memory_bytes"] or 0 for replica in replicas)
+            devices = sorted({replica["device"] for replica in replicas if replica["device"]})
+            table.add_row(
+                escape(model["name"]),
+                str(version["version"]) + ("*" if _is_default(model, version) else ""),
+                version["state"],
+                f"{ready} of {len(replicas)} ready",
+                ", ".join(devices),
+                size_text(memory) if memory else "",
+                str(sum(replica["restarts"] for replica in replicas)),
+            )
+    return table
+
+
+def _is_default(model: dict[str, Any], version: dict[str, Any]) -> bool:
+    return len(model["versions"]) > 1 and version["version"] == model["default_version"]
+
+
+def _stop(node: RunDirectory) -> None:
+    record = node.load()
+    pid = node.controller_pid()
+    if pid is None:
+        if record is not None:
+            _stop_without_controller(node)
+        return
+    drain = 30.0 if record is None else record.config.drain_timeout
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    deadline = time.monotonic() + drain + _STOP_MARGIN
+    while node.controller_pid() == pid:
+        if time.monotonic() > deadline:
+            raise NodeError(
+                f"the node on port {node.port} (pid {pid}) has not stopped within "
+                f"{drain + _STOP_MARGIN:g} s; look into {node.logs}, or end it with kill -9 {pid}"
+            )
+        time.sleep(_LOOK_EVERY)
+
+
+def _stop_without_controller(node: RunDirectory) -> None:
+    """Become the controller of what a killed one left, and leave in order."""
+    check_serving_parts()
+    from tidegate.node.controller import Controller
+
+    record = node.load()
+    assert record is not None
+
+    async def adopt_and_leave() -> None:
+        async with Controller(record.repository, record.config, node, announce):
+            pass
+
+    asyncio.run(adopt_and_leave())

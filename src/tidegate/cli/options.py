@@ -1,0 +1,74 @@
+"""Command-line options made from the configuration schema, so that the two cannot drift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+from pydantic.fields import FieldInfo
+
+from tidegate.config.loading import PREFIX
+from tidegate.config.node import NodeConfig
+from tidegate.config.units import parse_duration, parse_size
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def node_options(only: Iterable[str] | None = None) -> Callable[[_F], _F]:
+    """Add one option for each setting of a node, or for those in ``only``.
+
+    The options hand over what was typed: the schema checks it, as it checks a file.
+    """
+    names = list(NodeConfig.model_fields) if only is None else list(only)
+
+    def decorate(command: _F) -> _F:
+        for name in reversed(names):
+            command = _option(name, NodeConfig.model_fields[name])(command)
+        return command
+
+    return decorate
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[_F], _F]:
+    option = "--" + name.replace("_", "-")
+    shown = "" if field.default is None else f"default: {_text(field)}; "
+    note = f"{field.description}  [{shown}{PREFIX}{name.upper()}]"
+    if field.annotation is bool:
+        return click.option(f"{option}/--no-{option[2:]}", name, default=None, help=note)
+    return click.option(option, name, default=None, metavar=_metavar(field), help=note)
+
+
+def _metavar(field: FieldInfo) -> str:
+    if _reads(field, parse_size):
+        return "SIZE"
+    if _reads(field, parse_duration):
+        return "TIME"
+    annotation = str(field.annotation)
+    if "Path" in annotation:
+        return "PATH"
+    return "N" if "int" in annotation else "TEXT"
+
+
+def _text(field: FieldInfo) -> str:
+    if _reads(field, parse_size):
+        return size_text(field.default)
+    if _reads(field, parse_duration):
+        return f"{field.default:g}s"
+    if field.annotation is bool:
+        return "on" if field.default else "off"
+    return str(field.default)
+
+
+def _reads(field: FieldInfo, parser: Callable[[object], object]) -> bool:
+    return any(getattr(item, "func", None) is parser for item in field.metadata)
+
+
+def size_text(size: int) -> str:
+    """Write a number of bytes as people do: ``64MiB``, ``1.5GiB``, ``12B``."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.3g}{unit}" if value < 999.5 else f"{value:.0f}{unit}"
+        value /= 1024
+    return f"{value:.3g}TiB"
