@@ -119,9 +119,7 @@ class Rest:
             await self.close()
         return parser.answer
 
-    async def call(
-        self, method: str, path: str, body: bytes = b"", **headers: str
-    ) -> Answer:
+    async def call(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
         lines = [f"{method} {path} HTTP/1.1", "host: test"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         if body or method == "POST":
@@ -178,7 +176,7 @@ async def failure(awaitable: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
 
 async def until(condition: Callable[[], Awaitable[bool]], timeout: float = 10) -> None:
     async with asyncio.timeout(timeout):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - the condition is in another process
             await asyncio.sleep(0.02)
 
 
@@ -309,10 +307,14 @@ class Load:
             await each.close()
 
 
-@contextlib.asynccontextmanager
-async def running_edge(run_dir: Path, **settings: Any) -> AsyncIterator[Edge]:
+def edge_settings(run_dir: Path, **changes: Any) -> EdgeSettings:
     base = EdgeSettings(
         "127.0.0.1", free_port(), str(run_dir / "controller.sock"), drain_timeout=5.0
     )
-    async with Edge(run_dir, replace(base, **settings)) as edge:
+    return replace(base, **changes)
+
+
+@contextlib.asynccontextmanager
+async def running_edge(run_dir: Path, **settings: Any) -> AsyncIterator[Edge]:
+    async with Edge(run_dir, edge_settings(run_dir, **settings)) as edge:
         yield edge

@@ -14,6 +14,9 @@ from envoy.config.core.v3 import (
     protocol_pb2,
 )
 from envoy.config.overload.v3 import overload_pb2
+from envoy.extensions.resource_monitors.downstream_connections.v3 import (
+    downstream_connections_pb2,
+)
 from envoy.extensions.resource_monitors.fixed_heap.v3 import fixed_heap_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import json_format
@@ -26,6 +29,7 @@ from tidegate.edge.topology import Endpoint
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _HEAP = "envoy.resource_monitors.fixed_heap"
+_MOST_CLIENTS = 100_000
 _TRACKED_FROM = 20
 """Streams are accounted for from 2^20 bytes on: only those are worth resetting."""
 
@@ -91,6 +95,16 @@ def _overload_manager(heap_limit: int) -> overload_pb2.OverloadManager:
         buffer_factory_config=overload_pb2.BufferFactoryConfig(
             minimum_account_to_track_power_of_two=_TRACKED_FROM
         ),
+    )
+    clients = manager.resource_monitors.add(
+        name="envoy.resource_monitors.global_downstream_max_connections"
+    )
+    clients.typed_config.CopyFrom(
+        packed(
+            downstream_connections_pb2.DownstreamConnectionsConfig(
+                max_active_downstream_connections=_MOST_CLIENTS
+            )
+        )
     )
     monitor = manager.resource_monitors.add(name=_HEAP)
     monitor.typed_config.CopyFrom(

@@ -76,7 +76,6 @@ def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager
         server_name="tidegate",
         # Requests from outside: Envoy's own control headers in them count for nothing.
         use_remote_address=wrappers_pb2.BoolValue(value=True),
-        internal_address_config=_Manager.InternalAddressConfig(unix_sockets=False),
         generate_request_id=wrappers_pb2.BoolValue(value=True),
         preserve_external_request_id=True,
         always_set_request_id_in_response=True,
@@ -96,7 +95,8 @@ def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager
         http2_protocol_options=_http2_options(settings.max_message_size),
         local_reply_config=local_reply_config(settings.max_message_size, OWN_PATHS),
     )
-    manager.internal_address_config.SetInParent()
+    # Nobody is trusted. An empty list would mean the default, which trusts the machine itself.
+    manager.internal_address_config.cidr_ranges.add(address_prefix="0.0.0.0").prefix_len.value = 32
     manager.rds.route_config_name = ROUTES
     manager.rds.config_source.CopyFrom(from_controller(initial_fetch_timeout=0))
     script = lua_pb2.Lua()

@@ -54,22 +54,14 @@ def _row(error: errors.RequestError, *flags: str, replace_status: bool = False) 
 def _rows(max_message_size: int) -> Iterator[_Row]:
     # What happened, as Envoy flags it. The first row that fits wins.
     yield _row(errors.ModelNotFound(f"{_TARGET} is not served here"), "NC")
-    yield _row(
-        errors.DeadlineExceeded(
-            "no answer in the time that the caller gave (grpc-timeout: %REQ(grpc-timeout)%)"
-        ),
-        "DT",
-    )
-    yield _row(errors.DeadlineExceeded("the rest of the request did not come in time"), "SI")
-    yield _row(errors.DeadlineExceeded(f"no answer of {_TARGET} in time"), "UT")
     yield _row(errors.ModelNotReady(f"no replica of {_TARGET} can answer now; try again"), "UH")
+    yield _row(
+        errors.ModelNotReady(f"{_TARGET} broke off before it answered; try again"),
+        *("UC", "UR", "LR"),
+    )
     yield _row(
         errors.ModelNotReady(f"{_TARGET} cannot be reached now; try again"), "UF", "UO", "URX"
     )
-    yield _row(
-        errors.ModelNotReady(f"{_TARGET} broke off before it answered; try again"),
-        "UC", "UR", "LR",
-    )  # fmt: skip
     yield _row(
         errors.ModelNotReady(f"{_TARGET} answered what is not HTTP"), "UPE", replace_status=True
     )
@@ -81,10 +73,18 @@ def _rows(max_message_size: int) -> Iterator[_Row]:
     yield _Row(GrpcCode.UNAUTHENTICATED, status=401)
     yield _Row(GrpcCode.PERMISSION_DENIED, status=403)
     yield _Row(status_of(errors.MethodNotFound()).grpc, status=404)
-    yield _Row(GrpcCode.DEADLINE_EXCEEDED, status=408)
+    yield _Row(
+        GrpcCode.DEADLINE_EXCEEDED, "the rest of the request did not come in time", status=408
+    )
     yield _Row(status_of(errors.QueueFull("")).grpc, status=429)
     yield _Row(GrpcCode.RESOURCE_EXHAUSTED, "the headers of the request are too large", status=431)
-    for kind in (errors.Unsupported, errors.ModelNotReady, errors.DeadlineExceeded):
+    yield _row(
+        errors.DeadlineExceeded(
+            f"no answer of {_TARGET} in the time that the caller gave "
+            "(grpc-timeout: %REQ(grpc-timeout)%)"
+        )
+    )
+    for kind in (errors.Unsupported, errors.ModelNotReady):
         status = status_of(kind())
         yield _Row(status.grpc, status=status.http)
     yield _Row(GrpcCode.UNAVAILABLE, status=502)

@@ -181,6 +181,8 @@ class EnvoyProcess:
             self._exit.kill()
             await self.wait()
         _remove(self._record.admin_socket)
+        if not _admin_socket(Path(self._record.run_dir), self._record.epoch + 1).exists():
+            _remove_shared_memory(self._record.base_id)
 
     def last_words(self) -> str:
         """Return the last lines of Envoy's log."""
@@ -196,7 +198,7 @@ async def _launch(
 ) -> EnvoyProcess:
     binary = find_envoy(settings.envoy)
     epoch = 0 if parent is None else parent.epoch + 1
-    admin = run_dir / f"admin-{epoch}.sock"
+    admin = _admin_socket(run_dir, epoch)
     base_id_file = run_dir / "base-id"
     try:
         check_socket_path(str(admin))
@@ -206,7 +208,7 @@ async def _launch(
     _write(bootstrap, bootstrap_json(settings, str(run_dir / CONTROL_SOCKET), str(admin)))
     _remove(str(admin))
     if parent is None:
-        _remove(str(base_id_file))
+        _forget_base_id(base_id_file)
         base = ["--use-dynamic-base-id", "--base-id-path", str(base_id_file)]
     else:
         base = ["--base-id", str(parent.base_id), "--restart-epoch", str(epoch)]
@@ -289,8 +291,27 @@ def _fingerprint(settings: EdgeSettings, binary: Path, run_dir: Path) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
+def _admin_socket(run_dir: Path, epoch: int) -> Path:
+    return run_dir / f"admin-{epoch}.sock"
+
+
 def _bootstrap_path(run_dir: Path, epoch: int) -> str:
     return str(run_dir / f"bootstrap-{epoch}.json")
+
+
+def _forget_base_id(file: Path) -> None:
+    """Remove what an Envoy that was killed left: its memory would stay until the next boot."""
+    with contextlib.suppress(OSError, ValueError):
+        _remove_shared_memory(int(file.read_text()))
+    file.unlink(missing_ok=True)
+
+
+def _remove_shared_memory(base_id: int) -> None:
+    """Remove the segment through which a hot restart would speak to its parent.
+
+    Envoy names it after ten times the base id, and never removes it.
+    """
+    _remove(f"/dev/shm/envoy_shared_memory_{base_id * 10}")  # noqa: S108 - not a temporary file
 
 
 def _write(path: str, text: str) -> None:
