@@ -25,14 +25,24 @@ def shown(repository: Repository) -> dict[str, str]:
     return {name: entry.fingerprint for name, entry in repository.models.items()}
 
 
+def begun(quiet: float = 1.0) -> Settling:
+    settling = Settling(quiet)
+    settling.look(seen(), -100.0, 0.0)
+    return settling
+
+
+def test_the_first_look_believes_what_is_there() -> None:
+    settled, again = Settling().look(seen(a=("1", 100.0)), now=0.0, wall=100.0)
+    assert (shown(settled), again) == ({"a": "1"}, None)
+
+
 def test_old_files_are_settled_at_first_sight() -> None:
-    settled, again = Settling().look(seen(a=("1", 90.0)), now=0.0, wall=100.0)
-    assert shown(settled) == {"a": "1"}
-    assert again is None
+    settled, again = begun().look(seen(a=("1", 90.0)), now=0.0, wall=100.0)
+    assert (shown(settled), again) == ({"a": "1"}, None)
 
 
 def test_a_model_being_copied_is_held_back_until_it_is_quiet() -> None:
-    settling = Settling(quiet=1.0)
+    settling = begun(quiet=1.0)
     settled, again = settling.look(seen(a=("1", 100.0), b=("b", 1.0)), 0.0, 100.0)
     assert (shown(settled), again) == ({"b": "b"}, 1.0)
     settled, again = settling.look(seen(a=("2", 100.6), b=("b", 1.0)), 0.6, 100.6)
@@ -54,7 +64,7 @@ def test_a_changing_model_keeps_its_former_state() -> None:
 
 
 def test_a_file_system_whose_clock_is_ahead_settles_too() -> None:
-    settling = Settling()
+    settling = begun()
     settling.look(seen(a=("1", 9999.0)), 0.0, 100.0)
     settled, again = settling.look(seen(a=("1", 9999.0)), 1.0, 101.0)
     assert (shown(settled), again) == ({"a": "1"}, None)
@@ -70,7 +80,7 @@ def test_removal_is_believed_after_a_while() -> None:
 
 
 def test_what_never_settled_and_went_is_forgotten() -> None:
-    settling = Settling()
+    settling = begun()
     settling.look(seen(a=("1", 100.0)), 0.0, 100.0)
     assert settling.look(seen(), 0.1, 100.1)[1] is None
     # Its first sight is a first sight again.

@@ -130,7 +130,7 @@ def _print(console: Console, state: dict[str, Any]) -> None:
     if state.get("models"):
         console.print(_table(state["models"]))
     for model in state.get("models", []):
-        for reason in filter(None, [model.get("reason"), *model.get("problems", [])]):
+        for reason in _reasons(model):
             text = f"[yellow]{escape(model['name'])}[/yellow]  {escape(reason)}"
             console.print(text, highlight=False, soft_wrap=True)
     for problem in state.get("problems", []):
@@ -154,12 +154,21 @@ def _table(models: list[dict[str, Any]]) -> Table:
                 escape(model["name"]),
                 str(version["version"]) + ("*" if _is_default(model, version) else ""),
                 version["state"],
-                f"{ready} of {len(replicas)} ready",
+                f"{ready} of {len(replicas)}",
                 ", ".join(devices),
                 size_text(memory) if memory else "",
                 str(sum(replica["restarts"] for replica in replicas)),
             )
     return table
+
+
+def _reasons(model: dict[str, Any]) -> list[str]:
+    """Return why a model is not served, without what is said by its problems already."""
+    problems: list[str] = model["problems"]
+    reason: str | None = model["reason"]
+    if reason is None or any(reason in problem for problem in problems):
+        return problems
+    return [reason, *problems]
 
 
 def _is_default(model: dict[str, Any], version: dict[str, Any]) -> bool:

@@ -56,10 +56,13 @@ class Settling:
 
     A model that is still being copied keeps its former state (or stays unknown) until its
     files have been the same for ``quiet`` seconds. A model that disappears is treated in
-    the same way, so that a folder may be replaced in two steps.
+    the same way, so that a folder may be replaced in two steps. The first look believes what
+    is there: a node that starts must know all its models, and one that cannot be loaded yet
+    is tried again when it has changed.
     """
 
     quiet: float = 1.0
+    _began: bool = False
     _settled: dict[str, ModelEntry] = field(default_factory=dict)
     _pending: dict[str, tuple[str | None, float]] = field(default_factory=dict)
 
@@ -78,6 +81,9 @@ class Settling:
             The repository with every model in its last settled state, and after how many
             seconds to scan again (``None``: all is settled).
         """
+        if not self._began:
+            self._began = True
+            self._settled = dict(repository.models)
         waits: list[float] = []
         for name in sorted(repository.models.keys() | self._settled.keys()):
             wait = self._wait(name, repository.models.get(name), now, wall)
