@@ -210,6 +210,7 @@ class Edge:
         await self.stack.aclose()
 
     async def replica(self, name: str) -> FakeReplica:
+        (self.run_dir / f"{name}.sock").unlink(missing_ok=True)
         fake = FakeReplica(str(self.run_dir / f"{name}.sock"), name)
         await self.stack.enter_async_context(fake)
         self.replicas[name] = fake

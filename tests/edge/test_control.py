@@ -80,7 +80,7 @@ async def test_a_removed_replica_ends_what_it_runs(edge: Edge) -> None:
 
 
 async def in_flight(edge: Edge, count: int) -> bool:
-    return await edge.envoy.admin.requests_in_flight() == count
+    return (await edge.envoy.admin.activity())[0] == count
 
 
 async def test_a_restarted_controller_is_silent_until_it_publishes(edge: Edge) -> None:

@@ -21,6 +21,7 @@ from tests.edge.harness import (
     free_port,
     message,
     running_edge,
+    until,
 )
 
 REST = "/v2/models/m/infer"
@@ -138,14 +139,16 @@ async def test_the_access_log_has_one_json_line_a_request(run_dir: Path) -> None
         async with channel(edge.port) as fresh:
             await call(fresh, message())
             await failure(call(fresh, message("absent")))
-        async with asyncio.timeout(5):
-            while not log.exists() or log.read_text().count("\n") < 2:
-                await asyncio.sleep(0.05)
+        await until(lambda: two_lines(log))
         good, bad = (json.loads(line) for line in log.read_text().splitlines())
         assert good["target"] == "model 'm'"
         assert good["status"] == 200
         assert good["replica"].endswith("/a.sock")
         assert bad["grpc_status"] in {"NotFound", 5}
+
+
+async def two_lines(log: Path) -> bool:
+    return log.exists() and log.read_text().count("\n") >= 2
 
 
 async def test_a_port_that_is_taken_is_named(run_dir: Path) -> None:

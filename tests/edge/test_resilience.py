@@ -58,7 +58,6 @@ async def test_a_replica_that_dies_is_left_alone_and_comes_back(edge: Edge) -> N
     for _ in range(50):
         assert (await edge.call())["replica"] == "b"
     assert await ejected(edge) >= 1
-    Path(edge.replicas["a"].socket).unlink()
     await edge.replica("a")
     await until(lambda: came_back(edge), 5)
 
@@ -135,7 +134,7 @@ async def test_an_unready_replica_is_left_alone(edge: Edge) -> None:
     await edge.serve(m="a b")
     for _ in range(30):
         await edge.failure(x_do="grpc 14 loading")
-    assert 1 <= await ejected(edge)
+    assert await ejected(edge) >= 1
     for _ in range(20):  # one of the two is never ejected
         assert (await edge.call())["replica"] in "ab"
 

@@ -55,10 +55,13 @@ class AdminClient:
             addresses[status["name"]] = (address["address"], address["port_value"])
         return addresses
 
-    async def requests_in_flight(self) -> int:
-        """Return how many requests of clients Envoy is working on."""
-        stats = await self.stats(r"^http\.clients\.downstream_rq_active$")
-        return sum(stats.values())
+    async def activity(self) -> tuple[int, int]:
+        """Return how many requests of clients are under way, and how many connections are open."""
+        stats = await self.stats(r"^http\.clients\.downstream_(rq|cx)_active$")
+        return (
+            stats.get("http.clients.downstream_rq_active", 0),
+            stats.get("http.clients.downstream_cx_active", 0),
+        )
 
     async def _call(self, method: str, path: str) -> bytes:
         try:

@@ -96,7 +96,8 @@ def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager
         local_reply_config=local_reply_config(settings.max_message_size, OWN_PATHS),
     )
     # Nobody is trusted. An empty list would mean the default, which trusts the machine itself.
-    manager.internal_address_config.cidr_ranges.add(address_prefix="0.0.0.0").prefix_len.value = 32
+    nobody = manager.internal_address_config.cidr_ranges.add(address_prefix="192.0.2.0")
+    nobody.prefix_len.value = 32
     manager.rds.route_config_name = ROUTES
     manager.rds.config_source.CopyFrom(from_controller(initial_fetch_timeout=0))
     script = lua_pb2.Lua()

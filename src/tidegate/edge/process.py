@@ -36,11 +36,16 @@ CONTROL_SOCKET = "ads.sock"
 """Where in the run directory Envoy looks for its controller, whichever that is."""
 LOG = "envoy.log"
 
+_DETACH = '(while kill -0 $$ 2>/dev/null; do :; done; exec "$@") >&2 & echo $!'
+"""Prints a process id and ends; the process becomes the command when the shell is gone."""
+
 _START_TIMEOUT = 30.0
 _LOG_LINES = 12
 _POLL = 0.02
 _SAME_START = 1.0
 """Seconds by which two readings of one process's start may differ when the clock is set."""
+_QUIET = 0.25
+"""Seconds in which a request that was sent before its client heard of the end has arrived."""
 _KILL_GRACE = 2.0
 """Seconds that Envoy has to end on SIGTERM when nothing is under way any more."""
 _PARENT_GRACE = 2
@@ -63,9 +68,9 @@ class _Record:
 class EnvoyProcess:
     """One running Envoy. Made by :meth:`start`, :meth:`adopt` and :meth:`hot_restart`."""
 
-    def __init__(self, record: _Record, child: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, record: _Record, watch: ExitWatch) -> None:
         self._record = record
-        self._exit = ExitWatch(record.pid, child)
+        self._exit = watch
         self.admin = AdminClient(Path(record.admin_socket))
 
     @property
@@ -106,8 +111,8 @@ class EnvoyProcess:
         """Start an Envoy in ``run_dir``; return when its admin interface answers.
 
         It listens for clients when a :class:`~tidegate.edge.control.ControlServer` on
-        :data:`CONTROL_SOCKET` of that directory has told it to. It is the leader of a session
-        of its own, and keeps ``pass_fds`` open as long as it lives.
+        :data:`CONTROL_SOCKET` of that directory has told it to. It runs in a session of its own,
+        is not a child of this process, and keeps ``pass_fds`` open as long as it lives.
 
         Raises:
             EdgeFailed: Envoy is missing, cannot start, or a path is too long.
@@ -119,20 +124,22 @@ class EnvoyProcess:
         """Return the process of ``record``, or ``None`` if it is gone or the record is unfit."""
         try:
             saved = _Record(**record)
+            watch = ExitWatch(saved.pid)
             process = psutil.Process(saved.pid)
             same = (
-                abs(process.create_time() - saved.started) < _SAME_START
-                and process.status() != psutil.STATUS_ZOMBIE
+                watch.running
+                and abs(process.create_time() - saved.started) < _SAME_START
                 and _bootstrap_path(Path(saved.run_dir), saved.epoch) in process.cmdline()
             )
         except (psutil.Error, TypeError, ValueError):
             return None
-        return cls(saved, None) if same else None
+        return cls(saved, watch) if same else None
 
     async def wait(self) -> int | None:
-        """Wait until the process has ended; return its exit status.
+        """Wait until the process has ended; return its exit status where that can be known.
 
-        The status is negative for a signal, and ``None`` when only the parent could know it.
+        The status is negative for a signal, and ``None`` to all but the first process of a
+        container: Envoy is nobody else's child.
         """
         return await self._exit.wait()
 
@@ -163,13 +170,28 @@ class EnvoyProcess:
         drained = False
         with contextlib.suppress(EdgeFailed, TimeoutError):
             async with asyncio.timeout(timeout):
+                # From now on every answer says that the connection ends.
                 await self.admin.post("/healthcheck/fail")
                 await self.admin.post("/drain_listeners?graceful&skip_exit")
-                while await self.admin.requests_in_flight():  # noqa: ASYNC110 - no event for it
-                    await asyncio.sleep(_POLL)
+                # And nobody connects any more, or a busy port would never be quiet.
+                await self.admin.post("/drain_listeners")
+                await self._until_quiet()
                 drained = True
         await self.kill()
         return drained
+
+    async def _until_quiet(self) -> None:
+        """Wait until nothing is under way, nor on its way over a connection that is open."""
+        loop = asyncio.get_running_loop()
+        quiet_since = loop.time()
+        while True:
+            requests, connections = await self.admin.activity()
+            now = loop.time()
+            if requests:
+                quiet_since = now
+            elif not connections or now - quiet_since >= _QUIET:
+                return
+            await asyncio.sleep(_POLL)
 
     async def kill(self) -> None:
         """End the process now: SIGTERM, and SIGKILL if that does not help in two seconds."""
@@ -213,23 +235,14 @@ async def _launch(
     else:
         base = ["--base-id", str(parent.base_id), "--restart-epoch", str(epoch)]
     command = [str(binary), "-c", bootstrap, *base, *_arguments(settings)]
-    with (run_dir / LOG).open("ab") as log:
-        child = subprocess.Popen(  # noqa: ASYNC220 - it outlives this loop
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            pass_fds=tuple(pass_fds),
-            cwd=run_dir,
-        )
-    watch = ExitWatch(child.pid, child)
+    pid = await asyncio.to_thread(_spawn, command, run_dir, pass_fds)
+    watch = ExitWatch(pid)
     try:
         await _until_it_answers(AdminClient(admin), watch, run_dir / LOG)
-        _raise_file_limit(child.pid)
+        _raise_file_limit(pid)
         record = _Record(
-            pid=child.pid,
-            started=psutil.Process(child.pid).create_time(),
+            pid=pid,
+            started=psutil.Process(pid).create_time(),
             base_id=int(base_id_file.read_text()) if parent is None else parent.base_id,
             epoch=epoch,
             admin_socket=str(admin),
@@ -238,10 +251,29 @@ async def _launch(
             fingerprint=_fingerprint(settings, binary, run_dir),
         )
     except BaseException:
-        child.kill()
-        child.wait()
+        watch.kill()
         raise
-    return cls(record, child)
+    return cls(record, watch)
+
+
+def _spawn(command: Sequence[str], run_dir: Path, pass_fds: Sequence[int]) -> int:
+    """Start ``command`` as nobody's child, in a session of its own; return its process id.
+
+    Envoy asks the system for a SIGTERM when its parent ends (PR_SET_PDEATHSIG), so a controller
+    that is killed would take its edge with it. A shell in between ends before Envoy begins.
+    """
+    with (run_dir / LOG).open("ab") as log:
+        shell = subprocess.run(
+            ["/bin/sh", "-c", _DETACH, "sh", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=tuple(pass_fds),
+            cwd=run_dir,
+            check=True,
+        )
+    return int(shell.stdout)
 
 
 def _arguments(settings: EdgeSettings) -> list[str]:
@@ -275,9 +307,7 @@ async def _until_it_answers(admin: AdminClient, watch: ExitWatch, log: Path) -> 
         ) from None
     finally:
         ended.cancel()
-    raise EdgeFailed(
-        f"Envoy ended with status {ended.result()} while it started: {_last_words(log)}"
-    )
+    raise EdgeFailed(f"Envoy ended while it started; the end of its log: {_last_words(log)}")
 
 
 def _fingerprint(settings: EdgeSettings, binary: Path, run_dir: Path) -> str:
