@@ -271,13 +271,15 @@ class Load:
     async def _run_rest(self) -> None:
         client = Rest(self.edge.port)
         while not self.stopping:
+            fresh = client.writer is None
             try:
                 answer = await client.call("POST", "/v2/models/m/infer", b"{}")
                 if answer.status != 200:
                     self.errors.append(f"{answer.status}: {answer.body!r}")
                 self.done += 1
             except OSError as error:
-                self.errors.append(f"REST: {error!r}")
+                # A connection that was reset in the queue of the listening socket was refused.
+                self.errors.append(f"REST {'refused' if fresh else 'lost'}: {error!r}")
                 await client.close()
         await client.close()
 

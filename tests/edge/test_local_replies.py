@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from urllib.parse import unquote
 
 import grpc
@@ -15,7 +16,7 @@ from tidegate.protocols.statuses import GrpcCode
 REST = "/v2/models/m/infer"
 
 
-async def both(edge: Edge, **metadata: str) -> tuple[str, str, int, str]:
+async def both(edge: Edge, **metadata: Any) -> tuple[str, str, int, str]:
     """The same failure over gRPC and REST: code, words, status, words."""
     timeout = 0.3 if "grpc_timeout" in metadata else 20
     rest_headers = dict(metadata)
@@ -176,7 +177,7 @@ async def test_bidirectional_error_codes_over_one_connection(edge: Edge) -> None
         try:
             await call(edge.channel, message(model))
         except grpc.aio.AioRpcError as error:
-            return error.code().name
+            return str(error.code().name)
         return "OK"
 
     got = await asyncio.gather(*(one(index) for index in range(40)))

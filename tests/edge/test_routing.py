@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import string as characters
+from typing import Any
 
 import grpc
 import pytest
@@ -111,7 +112,11 @@ async def test_the_longest_name_and_version_are_found(edge: Edge) -> None:
 
 async def test_a_routing_header_from_outside_is_dropped(edge: Edge) -> None:
     await models(edge)
-    lies = {"x_tidegate_cluster": "model/other", "x_tidegate_target": "lie", "tidegate_model": "b"}
+    lies: dict[str, Any] = {
+        "x_tidegate_cluster": "model/other",
+        "x_tidegate_target": "lie",
+        "tidegate_model": "b",
+    }
     answer = await edge.call(message("m"), **lies)
     assert answer["replica"] == "a"
     assert answer["headers"]["x-tidegate-target"] == "model 'm'"
@@ -306,7 +311,7 @@ def test_text_in_the_script_stays_text(text: str) -> None:
             script_module._lua(text)
 
 
-async def test_a_name_within_a_message_within_the_message(run_dir, edge: Edge) -> None:  # type: ignore[no-untyped-def]
+async def test_a_name_within_a_message_within_the_message(edge: Edge) -> None:
     predict = "/tensorflow.serving.PredictionService/Predict"
     routing = Routing((RoutedMethod(predict, (1, 1), (1, 3)),), (), ())
     edge.change(routings=(routing,))
