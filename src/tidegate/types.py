@@ -19,7 +19,7 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 Parameter: TypeAlias = bool | int | float | str
 Dimension: TypeAlias = int | str | None
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -111,7 +111,7 @@ class Tensor:
     @classmethod
     def of(cls, name: str, data: Array) -> Tensor:
         """Wrap ``data``, with the type that its numpy type implies."""
-        return cls(name, DType.of(data.dtype), np.ascontiguousarray(data))
+        return cls(name, DType.of(data.dtype), np.require(data, requirements="C"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ class Fleet:
             generation.desired = False
         started: list[Generation] = []
         for name, entry in self.models.items():
-            for version in entry.config.versions.select(list(entry.versions)):
+            for version in reversed(entry.config.versions.select(list(entry.versions))):
                 found = entry.versions[version]
                 known = self._find(name, version, found.fingerprint)
                 if known is None:
