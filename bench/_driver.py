@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from bench._http2 import Fields
+    from bench._hpack import Fields
 
 Check = Callable[[bytes], bool]
 now = time.monotonic

@@ -2,23 +2,23 @@
 
 RFC 9113 (HTTP/2), RFC 7541 (HPACK) and gRPC's PROTOCOL-HTTP2.md. What makes it fast: the
 request's header block is the same for every call; our SETTINGS forbid the peer a dynamic
-table, so equal response blocks mean equal headers and each is decoded once; replies that
-arrive together are answered with one write.
+table, so equal blocks mean equal headers and are read once (``_hpack``); replies that arrive
+together are answered with one write.
 """
 
 from __future__ import annotations
 
 import asyncio
 import struct
-import urllib.parse
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import hpack
 
 from bench._driver import Call, Driver, Lane, now
+from bench._hpack import NO_FIELDS, Fields, read_block
 from tidegate.protocols.statuses import GrpcCode
 
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = (
@@ -59,38 +59,6 @@ _PREFACE = (
     + frame(_SETTINGS, 0, 0, struct.pack(">HIHIHI", 1, 0, 2, 0, 4, _LARGEST_WINDOW))
     + frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", _LARGEST_WINDOW - 65535))
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """What one header block of a response says."""
-
-    http: int | None
-    grpc: int | None
-    message: str
-    is_grpc: bool
-    succeeds: bool
-    """``grpc-status: 0`` is in it."""
-    opens: bool
-    """A good first block: status 200 and gRPC's content type."""
-    interim: bool
-    """A 1xx response, which another one follows."""
-
-    @classmethod
-    def of(cls, pairs: Iterable[tuple[str, str]]) -> Fields:
-        """Read decoded fields."""
-        found = dict(pairs)
-        http = int(found[":status"]) if ":status" in found else None
-        status = found.get("grpc-status", "")
-        grpc = int(status) if status.isdecimal() else None
-        is_grpc = found.get("content-type", "").startswith("application/grpc")
-        message = urllib.parse.unquote(found.get("grpc-message", ""), errors="replace")
-        opens = http == 200 and is_grpc
-        interim = http is not None and http < 200
-        return cls(http, grpc, message, is_grpc, grpc == 0, opens, interim)
-
-
-_NO_TRAILERS = Fields.of(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,7 +349,7 @@ class GrpcConnection(asyncio.Protocol):
         else:
             call.append(payload)
             if flags & _END_STREAM:
-                self._end(stream, call, _NO_TRAILERS, now())
+                self._end(stream, call, NO_FIELDS, now())
 
     def _take_headers(
         self, stream: int, call: Call, flags: int, fields: Fields, at: float
@@ -392,10 +360,7 @@ class GrpcConnection(asyncio.Protocol):
             call.head = fields
 
     def _decode(self, block: bytes) -> Fields:
-        # Every block stands alone, since the table that we allow the peer has no entries.
-        decoder = hpack.Decoder()
-        decoder.max_allowed_table_size = decoder.header_table_size = 0
-        fields = Fields.of(cast("list[tuple[str, str]]", decoder.decode(block)))
+        fields = read_block(block)
         if len(self._plan.blocks) >= _CACHED_BLOCKS:
             self._plan.blocks.clear()
         self._plan.blocks[block] = fields
