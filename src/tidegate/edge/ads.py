@@ -67,9 +67,15 @@ class _Channel:
 
 
 class Session:
-    """One stream of one Envoy. Methods return the responses to send, in order."""
+    """One stream of one Envoy. Methods return the responses to send, in order.
 
-    def __init__(self) -> None:
+    Args:
+        believed: what this Envoy acknowledged on an earlier stream, if that is known. Old clusters
+            stay until the routes have changed on a new stream, too.
+    """
+
+    def __init__(self, believed: Snapshot | None = None) -> None:
+        self._believed = believed
         self._channels: dict[str, _Channel] = {}
         self._target: Snapshot | None = None
         self._last_nonce = 0
@@ -153,9 +159,22 @@ class Session:
         if kind == CLUSTERS:
             if self._routes_hold():
                 return dict(target[kind])
-            return {**channel.held, **target[kind]}
-        known = target[kind] if kind == ROUTES else {**channel.held, **target[kind]}
+            return {**self._old_clusters(channel), **target[kind]}
+        known = target[kind]
+        if kind == ENDPOINTS:
+            known = {**self._before(kind, channel), **known}
         return {name: known[name] for name in sorted(channel.names) if name in known}
+
+    def _old_clusters(self, clusters: _Channel) -> dict[str, any_pb2.Any]:
+        """Return those that serve: one that is still warming would warm for ever."""
+        endpoints = self._channels.get(ENDPOINTS, _Channel())
+        warm = self._before(ENDPOINTS, endpoints)
+        return {n: r for n, r in self._before(CLUSTERS, clusters).items() if n in warm}
+
+    def _before(self, kind: str, channel: _Channel) -> Resources:
+        if not channel.held and self._believed is not None:
+            return self._believed.resources[kind]
+        return channel.held
 
     @staticmethod
     def _differs(kind: str, channel: _Channel, wanted: dict[str, any_pb2.Any]) -> bool:

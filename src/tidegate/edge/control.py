@@ -25,7 +25,7 @@ ACKNOWLEDGE_TIMEOUT = 30.0
 
 @dataclass(eq=False, slots=True)
 class _Stream:
-    session: Session = field(default_factory=Session)
+    session: Session
     outgoing: asyncio.Queue[discovery_pb2.DiscoveryResponse | None] = field(
         default_factory=asyncio.Queue
     )
@@ -151,7 +151,7 @@ class ControlServer:
     async def _serve(
         self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest]
     ) -> AsyncIterator[discovery_pb2.DiscoveryResponse]:
-        stream = _Stream()
+        stream = _Stream(Session(self._accepted))
         self._streams.append(stream)
         if self._target is not None:
             stream.send(stream.session.set_target(self._target))
