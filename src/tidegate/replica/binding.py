@@ -9,7 +9,7 @@ from tidegate.errors import InvalidInput
 from tidegate.types import Array, InferRequest, Signature, Tensor, TensorSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Bound:
     """A request that fits the signature: its arrays in the signature's order.
 

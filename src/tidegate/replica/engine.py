@@ -20,6 +20,9 @@ from tidegate.types import Array
 
 log = logging.getLogger(__name__)
 
+_QUICK = 200e-6
+"""Seconds; handing a batch to another thread and back takes about 50 µs of both cores."""
+
 Answer = dict[str, Array]
 RequestSlot = Slot[Bound, Answer]
 
@@ -37,8 +40,10 @@ class Recorder(Protocol):
 class Engine:
     """Runs slots on one model: the async shell of a :class:`Batcher`.
 
-    All methods are called in the event loop's thread. The model runs in a thread of its own
-    per instance, one batch at a time.
+    All methods are called in the event loop's thread. The model runs in a thread of its own,
+    one batch at a time. A batch that is sure to be quick is run in the loop's thread: handing
+    it over and back would take longer than running it. ``always_hand_over`` forbids that,
+    where the loop must stay awake to say in time that a model hangs.
     """
 
     def __init__(
@@ -48,12 +53,15 @@ class Engine:
         latency: LatencyModel,
         clock: Clock,
         recorder: Recorder,
+        *,
+        always_hand_over: bool = False,
     ) -> None:
         self._runner = runner
         self._batcher = batcher
         self._latency = latency
         self._clock = clock
         self._recorder = recorder
+        self._quick = 0.0 if always_hand_over else _QUICK
         self._work: queue.SimpleQueue[list[RequestSlot] | None] = queue.SimpleQueue()
         self._idle = 1
         self._running = 0
@@ -113,8 +121,11 @@ class Engine:
                 if due is not None:
                     self._due = self._loop.call_later(max(0.0, due - now), self._pump)
                 return
-            self._idle -= 1
-            self._work.put(batch)
+            if self._latency.at_most(sum(slot.rows for slot in batch)) < self._quick:
+                self._deliver(*self._run(batch))
+            else:
+                self._idle -= 1
+                self._work.put(batch)
 
     def _watch_deadlines(self) -> None:
         if self._expiry is not None:
@@ -135,26 +146,41 @@ class Engine:
     def _execute(self) -> None:
         """The executor thread: run what comes until ``None`` comes."""
         while (batch := self._work.get()) is not None:
-            # A slot loses its work when it is finished, at any moment, by the other thread.
-            live = [(slot, work) for slot in batch if (work := slot.work) is not None]
-            self._recorder.started([slot for slot, _ in live])
-            ran = self._runner.run([work for _, work in live]) if live else Ran([], [])
-            self._recorder.ended()
+            slots, ran = self._run(batch)
             try:
-                self._loop.call_soon_threadsafe(self._finished, [slot for slot, _ in live], ran)
+                self._loop.call_soon_threadsafe(self._finished, slots, ran)
             except RuntimeError:
                 return  # the loop was closed: nobody waits
 
+    def _run(self, batch: list[RequestSlot]) -> tuple[list[RequestSlot], Ran]:
+        """Run those of ``batch`` that somebody still waits for."""
+        slots, bound = [], []
+        for slot in batch:
+            # A slot loses its work when it is finished, at any moment, by the loop's thread.
+            work = slot.work
+            if work is not None:
+                slots.append(slot)
+                bound.append(work)
+        if not slots:
+            return [], Ran([], [])
+        self._recorder.started(slots)
+        ran = self._runner.run(bound)
+        self._recorder.ended()
+        return slots, ran
+
     def _finished(self, slots: list[RequestSlot], ran: Ran) -> None:
         self._idle += 1
+        # The next batch first: the model runs while these answers are encoded.
+        if not self._pumping:
+            self._pump()
+        self._deliver(slots, ran)
+
+    def _deliver(self, slots: list[RequestSlot], ran: Ran) -> None:
         for run in ran.runs:
             self._latency.observe(run.rows, run.seconds)
         if ran.clamp is not None:
             log.warning("a batch ran out of memory: none of more than %d rows", ran.clamp)
             self._batcher.clamp(ran.clamp)
-        # The next batch first: the model runs while these answers are encoded.
-        if not self._pumping:
-            self._pump()
         for slot, outcome in zip(slots, ran.outcomes):
             if isinstance(outcome, BaseException):
                 slot.fail(outcome)

@@ -37,7 +37,6 @@ from tidegate.types import ModelMetadata
 
 log = logging.getLogger("tidegate.replica")
 
-_SWITCH_INTERVAL = 0.0005
 _QUEUED_MESSAGES = 16
 _FRAMING = 5
 _ORPHANS_GRACE = 10.0
@@ -69,8 +68,6 @@ def main(arguments: Sequence[str]) -> int:
         kind = type(failure).__name__
         _report(options.status_fd, Failed(kind=kind, reason=str(failure)))
         return 1
-    # The executor hands over to the loop at once, not after Python's default 5 ms.
-    sys.setswitchinterval(_SWITCH_INTERVAL)
     gc.collect()
     gc.freeze()
     uvloop.run(_serve(spec, model, batched, options.status_fd, started))
@@ -137,7 +134,14 @@ async def _serve(
     )
     batcher: Batcher[Bound, Answer] = Batcher(limits, latency)
     runner = BatchRunner(model, clock.now)
-    engine = Engine(runner, batcher, latency, clock, FlightRecorder(spec.flight))
+    engine = Engine(
+        runner,
+        batcher,
+        latency,
+        clock,
+        FlightRecorder(spec.flight),
+        always_hand_over=spec.config.limits.timeout is not None,
+    )
     served = Served(
         metadata=ModelMetadata(spec.model, (str(spec.version),), model.platform, model.signature),
         version=str(spec.version),
