@@ -17,7 +17,7 @@ class LatencyModel:
 
     _RISE = 0.1
     _DOUBT = 0.9
-    _FALL = 0.01
+    _FALL = 0.05
 
     def __init__(self) -> None:
         self._least: dict[int, float] = {}
