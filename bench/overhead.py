@@ -155,7 +155,7 @@ def show(
             "highest",
             "p50 ms",
             "p99 ms",
-            "CPU µs/call",
+            "CPU us/call",
             "ratio",
         ):
             view.add_column(heading, justify="right")

@@ -25,16 +25,13 @@ class Server:
     name: str
     target: str
     """``host:port``."""
-    process: psutil.Process
+    processes: tuple[psutil.Process, ...]
+    """All that belong to it."""
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time of the process and of all its descendants so far."""
-        total = 0.0
-        for process in (self.process, *self.process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()
-                total += times.user + times.system
-        return total
+        """Return the CPU time of its processes so far."""
+        times = [process.cpu_times() for process in self.processes]
+        return sum(one.user + one.system for one in times)
 
 
 @contextlib.asynccontextmanager
@@ -43,7 +40,7 @@ async def reference(model: Path, name: str, loop: str) -> AsyncIterator[Server]:
     command = [sys.executable, "-m", "bench.reference_grpc_aio", str(model)]
     command += ["--name", name, "--loop", loop]
     async with _process(command, r"listening on (\d+)") as (process, port):
-        yield Server(f"grpc.aio, {loop}", f"127.0.0.1:{port}", process)
+        yield Server(f"grpc.aio, {loop}", f"127.0.0.1:{port}", (process,))
 
 
 @contextlib.asynccontextmanager
@@ -54,9 +51,19 @@ async def tidegate(
     script = Path(sys.executable).with_name("tidegate")
     command = [str(script), "serve", str(repository), "--port", "0", "--admin-port", "0"]
     command += ["--run-dir", str(run_dir), *options]
-    async with _process(command, r"on 127\.0\.0\.1:(\d+)") as (process, port):
+    async with _process(command, r"on 127\.0\.0\.1:(\d+)") as (_, port):
         await _ready(f"http://127.0.0.1:{port}/v2/health/ready")
-        yield Server("tidegate serve", f"127.0.0.1:{port}", process)
+        # Edge and replicas are no descendants: they outlive the controller. All of them have
+        # the run directory in their arguments.
+        parts = tuple(p for p in psutil.process_iter() if _mentions(p, str(run_dir)))
+        yield Server("tidegate serve", f"127.0.0.1:{port}", parts)
+
+
+def _mentions(process: psutil.Process, text: str) -> bool:
+    try:
+        return any(text in argument for argument in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 @contextlib.asynccontextmanager
