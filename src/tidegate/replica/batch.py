@@ -56,15 +56,18 @@ class BatchRunner:
         try:
             ran.outcomes[offset : offset + len(batch)] = self._run_once(batch, ran)
         except BaseException as error:
-            if isinstance(error, InsufficientMemory) and len(batch) > 1:
-                rows = sum(bound.rows for bound in batch)
-                ran.clamp = max(1, min(ran.clamp or rows, rows // 2))
             if len(batch) == 1:
                 ran.outcomes[offset] = _as_ours(error)
                 return
+            too_large = isinstance(error, (InsufficientMemory, MemoryError))
             middle = len(batch) // 2
             self._run(batch[:middle], offset, ran)
             self._run(batch[middle:], offset + middle, ran)
+            parts = ran.outcomes[offset : offset + len(batch)]
+            # A request that does not fit alone says nothing of how many others fit.
+            if too_large and not any(isinstance(part, InsufficientMemory) for part in parts):
+                rows = sum(bound.rows for bound in batch)
+                ran.clamp = max(1, min(ran.clamp or rows, rows // 2))
 
     def _run_once(self, batch: Sequence[Bound], ran: Ran) -> list[Outcome]:
         first = batch[0]

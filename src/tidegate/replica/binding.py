@@ -60,8 +60,9 @@ class Binder:
         outputs = self._requested(request) if request.outputs else self._outputs
         if not self._batched:
             return Bound(tuple(inputs), outputs, 1, None, size)
-        rows = inputs[0].shape[0]
-        if any(array.shape[0] != rows for array in inputs):
+        # A signature that leaves the rank open lets a scalar through.
+        rows = inputs[0].shape[0] if inputs[0].ndim else 0
+        if any(array.shape[:1] != (rows,) for array in inputs):
             shapes = ", ".join(f"{s.name} {list(a.shape)}" for s, a in zip(self._specs, inputs))
             raise InvalidInput(f"the first dimension must be the same for every input: {shapes}")
         group = tuple(array.shape[1:] for array in inputs)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tidegate.config.model import Batching
-from tidegate.errors import InsufficientMemory, TidegateError
+from tidegate.errors import ConfigurationError, InsufficientMemory, TidegateError
 from tidegate.runtimes.interface import Model
 from tidegate.types import Array, DType, Signature, TensorSpec
 
@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 _ROWS = 2
 _TOLERANCE = 1e-2
+_NOISE = 1e-4
+"""Differences between numbers that are all smaller than this mean nothing."""
 
 
 def samples(signature: Signature, rows: int, seed: int = 0) -> tuple[Array, ...] | None:
@@ -60,12 +62,32 @@ def _first(spec: TensorSpec) -> str | None:
 def can_batch(model: Model, batching: Batching) -> bool:
     """Decide whether requests may be joined along the first dimension.
 
-    ``auto`` asks the signature for a common dynamic dimension, then compares a row that is
-    run alone with the same row run beside another one.
+    ``auto`` asks the signature for a common dynamic dimension, then compares rows that are
+    run alone with the same rows run beside each other.
+
+    Raises:
+        ConfigurationError: ``batching.enabled`` is true for a model whose inputs have no
+            dimension to join along.
     """
-    if batching.enabled is not True and batching.enabled is not False:
+    if batching.enabled == "auto":
         return common_batch_dimension(model.signature) and _rows_are_independent(model)
+    if batching.enabled:
+        _check_can_be_joined(model.signature)
     return batching.enabled
+
+
+def _check_can_be_joined(signature: Signature) -> None:
+    if not signature.inputs:
+        raise ConfigurationError(
+            "batching.enabled is true, but the model has no inputs to join: set it to false"
+        )
+    for spec in signature.inputs:
+        if spec.shape is not None and (not spec.shape or isinstance(spec.shape[0], int)):
+            raise ConfigurationError(
+                f"batching.enabled is true, but the input {spec.name!r} of shape "
+                f"{list(spec.shape)} has no dynamic first dimension to join along: set it to "
+                "false, or export the model with one"
+            )
 
 
 def _rows_are_independent(model: Model) -> bool:
@@ -75,24 +97,28 @@ def _rows_are_independent(model: Model) -> bool:
     names = [spec.name for spec in model.signature.outputs]
     try:
         together = _run(model, joined, names)
-        alone = _run(model, [array[:1] for array in joined], names)
+        alone = [_run(model, [a[row : row + 1] for a in joined], names) for row in range(_ROWS)]
     except TidegateError as error:
         log.info("batching is off: a trial run failed: %s", error)
         return False
     for name in names:
-        if not _same(alone[name], together[name]):
+        if not all(_same(one[name], together[name], row) for row, one in enumerate(alone)):
             log.warning("batching is off: %r of one row depends on the other rows", name)
             return False
     return True
 
 
-def _same(alone: Array, together: Array) -> bool:
-    if together.ndim == 0 or together.shape[0] != _ROWS or alone.shape[0] != 1:
+def _same(alone: Array, together: Array, row: int) -> bool:
+    if together.ndim == 0 or together.shape[0] != _ROWS or alone.shape[:1] != (1,):
         return False
     if alone.dtype.kind not in "fV":
-        return bool(np.array_equal(alone[0], together[0]))
-    one, two = alone[0].astype(np.float64), together[0].astype(np.float64)
-    return bool(np.allclose(one, two, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True))
+        return bool(np.array_equal(alone[0], together[row]))
+    one, two = alone[0].astype(np.float64), together[row].astype(np.float64)
+    # Small numbers are compared as closely as large ones: a softmax over a thousand classes
+    # would pass for anything.
+    scale = np.max(np.abs(one), initial=0.0, where=np.isfinite(one))
+    close = _TOLERANCE * min(1.0, max(float(scale), _NOISE))
+    return bool(np.allclose(one, two, rtol=_TOLERANCE, atol=close, equal_nan=True))
 
 
 def _run(model: Model, inputs: Sequence[Array], names: Sequence[str]) -> dict[str, Array]:

@@ -3,7 +3,8 @@
 It is work-conserving: whoever is idle takes what is queued, up to the largest batch.
 Waiting for more is only done when ``max_queue_delay`` asks for it. Within a priority the
 earliest deadline goes first; the most urgent request leads the next batch, and others of
-its group fill it.
+its group fill it. A request without a deadline takes its turn as if it had :data:`PATIENCE`
+seconds, or a steady stream of requests with deadlines would keep it waiting for ever.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from tidegate.errors import DeadlineExceeded, QueueFull
 from tidegate.scheduling.latency import LatencyModel
 from tidegate.scheduling.pending import PendingHeap
 from tidegate.scheduling.slot import NO_DEADLINE, Result, Slot, Work
+
+PATIENCE = 30.0
+"""Seconds that put a request without a deadline in order among those that have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +91,16 @@ class Batcher(Generic[Work, Result]):
                 f"{self._bytes} bytes of requests are waiting, this one of {slot.size} would "
                 f"exceed the limit of {limits.max_queue_bytes}: try again later"
             )
-        if slot.deadline != NO_DEADLINE:
+        turn = slot.deadline
+        if turn == NO_DEADLINE:
+            turn = now + PATIENCE
+        else:
             self._check_deadline(slot, now)
-            self._deadlines.push(slot, 0, slot.deadline)
+            self._deadlines.push(slot, 0, turn)
         group = self._groups.get(slot.group)
         if group is None:
             group = self._groups[slot.group] = _Group(now + limits.max_queue_delay)
-        group.queue.push(slot, slot.priority, slot.deadline)
+        group.queue.push(slot, slot.priority, turn)
         group.rows += slot.rows
         slot.queued = True
         self._depth += 1
@@ -158,10 +165,8 @@ class Batcher(Generic[Work, Result]):
                 best, best_key = group, key
         return best
 
-    def _due_at(self, group: _Group[Work, Result], deadline: float) -> float:
-        if deadline == NO_DEADLINE:
-            return group.hold_until
-        return min(group.hold_until, deadline - self._latency.estimate(group.rows))
+    def _due_at(self, group: _Group[Work, Result], turn: float) -> float:
+        return min(group.hold_until, turn - self._latency.estimate(group.rows))
 
     def next_due(self) -> float | None:
         """Return when :meth:`take` has something at the latest; ``None`` when nothing waits."""

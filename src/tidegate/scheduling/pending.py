@@ -14,7 +14,7 @@ class PendingHeap(Generic[Work, Result]):
     """Pending slots by key, smallest first; slots of one key in the order they came.
 
     A finished slot is dropped when it comes to the top, and all are swept when the heap has
-    doubled: it never holds more than twice the pending slots and a few.
+    doubled: it never holds more than twice the most slots that were pending, and a few.
     """
 
     __slots__ = ("_entries", "_sequence", "_sweep_at")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tidegate.errors import Cancelled
 
@@ -29,7 +29,9 @@ class Slot(Generic[Work, Result]):
     ``rows`` is its share of a batch, ``size`` its bytes, ``group`` what it has in common
     with those that it may run beside, ``deadline`` the time after which nobody waits.
     ``on_done`` is called once, with the slot, by whichever of :meth:`resolve`,
-    :meth:`fail` and :meth:`cancel` came first; the others then do nothing.
+    :meth:`fail` and :meth:`cancel` came first; the others then do nothing. What the slot
+    holds, outcome included, is there until ``on_done`` returns: a finished slot may lie in a
+    heap for a while, and would keep whole messages alive.
     """
 
     __slots__ = (
@@ -92,7 +94,14 @@ class Slot(Generic[Work, Result]):
 
     def _finish(self, state: State) -> bool:
         self.state = state
-        # A finished slot may stay in a heap for a while: its tensors must not.
         self.work = None
-        self._on_done(self)
+        on_done, self._on_done = self._on_done, _nobody
+        try:
+            on_done(self)
+        finally:
+            self.result = self.error = None
         return True
+
+
+def _nobody(slot: Slot[Any, Any]) -> None:
+    """Stand in for a callback that was called."""
