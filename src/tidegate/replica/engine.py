@@ -115,6 +115,9 @@ class Engine:
             self._due = None
         while self._idle:
             now = self._clock.now()
+            if now >= self._expiry_at:
+                # Its timer comes too late when the loop was busy: nothing is run in vain.
+                self._expire()
             batch = self._batcher.take(now)
             if not batch:
                 due = self._batcher.next_due()
