@@ -42,11 +42,13 @@ def identity(path: Path, dtype: DType = DType.FP32, shape: Shape = ("batch", 4))
     return _write(path, [node], [_value("x", dtype, shape)], [_value("y", dtype, shape)])
 
 
-def every_dtype(path: Path, shape: Shape = ("batch", 2)) -> Path:
+def every_dtype(
+    path: Path, shape: Shape = ("batch", 2), dtypes: Sequence[DType] = tuple(ELEMENT)
+) -> Path:
     """One input ``in_TYPE`` and one output ``out_TYPE`` (the same values) for each type."""
-    nodes = [helper.make_node("Identity", [f"in_{d.value}"], [f"out_{d.value}"]) for d in ELEMENT]
-    inputs = [_value(f"in_{d.value}", d, shape) for d in ELEMENT]
-    outputs = [_value(f"out_{d.value}", d, shape) for d in ELEMENT]
+    nodes = [helper.make_node("Identity", [f"in_{d.value}"], [f"out_{d.value}"]) for d in dtypes]
+    inputs = [_value(f"in_{d.value}", d, shape) for d in dtypes]
+    outputs = [_value(f"out_{d.value}", d, shape) for d in dtypes]
     return _write(path, nodes, inputs, outputs)
 
 

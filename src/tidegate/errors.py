@@ -18,6 +18,7 @@
         ├── MethodNotFound          no such method of the protocol
         │   └── MethodNotAllowed    the path exists, but takes another HTTP method
         ├── Unsupported             the protocol knows it, Tidegate does not do it
+        │   └── UnsupportedEncoding the message is compressed in an unknown way
         ├── MessageTooLarge         beyond the message limit
         ├── QueueFull               too much work is waiting; try again later
         ├── ModelNotReady           loading, draining or crashed
@@ -96,6 +97,10 @@ class MethodNotAllowed(MethodNotFound):
 
 class Unsupported(RequestError):
     """The protocol knows this, Tidegate does not do it."""
+
+
+class UnsupportedEncoding(Unsupported):
+    """The message is compressed in a way that Tidegate does not know."""
 
 
 class MessageTooLarge(RequestError):

@@ -7,10 +7,10 @@ https://github.com/grpc/grpc/blob/master/doc/compression.md.
 from __future__ import annotations
 
 import re
-import zlib
 from typing import TypeAlias
 
-from tidegate.errors import InvalidInput, MessageTooLarge, Unsupported
+from tidegate.errors import InvalidInput, MessageTooLarge
+from tidegate.protocols.compression import decompress
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """What a message can lie in; indexing gives integers."""
@@ -24,7 +24,6 @@ PREFIX_SIZE = 5
 _COPY_BELOW = 16 * 1024
 """Copying so few bytes costs less than what a memoryview adds to every later access."""
 
-_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _SECONDS = {
     b"H": 3600.0,
     b"M": 60.0,
@@ -50,7 +49,7 @@ def unframe(body: Buffer, *, limit: int, encoding: str | None = None) -> bytes |
     Raises:
         InvalidInput: the body is not exactly one frame, or does not decompress.
         MessageTooLarge: the message is longer than ``limit``.
-        Unsupported: it is compressed in a way other than gzip or deflate.
+        UnsupportedEncoding: it is compressed in a way other than gzip or deflate.
     """
     size = len(body)
     if size < PREFIX_SIZE:
@@ -122,29 +121,7 @@ def _decompress(data: memoryview, limit: int, encoding: str | None) -> bytes:
             "the gRPC frame is marked as compressed but the header grpc-encoding is "
             f"{'absent' if encoding is None else repr(encoding)}; name the compression there"
         )
-    bits = _WINDOW_BITS.get(encoding)
-    if bits is None:
-        raise Unsupported(
-            f"the message is compressed with {encoding!r}; use gzip, deflate or identity"
-        )
-    inflater = zlib.decompressobj(bits)
-    try:
-        # One byte beyond the limit tells "too large" from "just fits" without unpacking a bomb.
-        message = inflater.decompress(data, limit + 1)
-    except zlib.error as error:
-        raise InvalidInput(
-            f"the message is not what its grpc-encoding {encoding!r} says: {error}; "
-            "compress it anew or send it uncompressed"
-        ) from error
-    if len(message) > limit:
-        raise _too_large("the message does not fit when decompressed", limit)
-    if not inflater.eof or inflater.unused_data:
-        what = "bytes follow the compressed data" if inflater.eof else "it ends too early"
-        raise InvalidInput(
-            f"the message does not decompress with {encoding!r}: {what}; "
-            "compress it anew or send it uncompressed"
-        )
-    return message
+    return decompress(data, encoding, limit=limit)
 
 
 def _wrong_length(present: int, length: int) -> InvalidInput:

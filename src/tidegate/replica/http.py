@@ -32,9 +32,9 @@ _GRPC_TAIL = b"\r\n0\r\ngrpc-status: 0\r\n\r\n"
 _COALESCE = 2**16
 _REASONS = {
     200: b"OK", 400: b"Bad Request", 404: b"Not Found", 405: b"Method Not Allowed",
-    413: b"Content Too Large", 422: b"Unprocessable Content", 429: b"Too Many Requests",
-    500: b"Internal Server Error", 501: b"Not Implemented", 503: b"Service Unavailable",
-    504: b"Gateway Timeout",
+    413: b"Content Too Large", 415: b"Unsupported Media Type",
+    422: b"Unprocessable Content", 429: b"Too Many Requests", 500: b"Internal Server Error",
+    501: b"Not Implemented", 503: b"Service Unavailable", 504: b"Gateway Timeout",
 }  # fmt: skip
 
 Bytes = bytes | bytearray | memoryview

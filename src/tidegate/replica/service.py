@@ -19,6 +19,7 @@ from tidegate.errors import (
     TidegateError,
 )
 from tidegate.protocols import open_inference
+from tidegate.protocols.compression import decompress
 from tidegate.protocols.grpc_frames import parse_timeout, unframe
 from tidegate.protocols.open_inference import grpc as v2_grpc
 from tidegate.protocols.open_inference import rest as v2_rest
@@ -27,7 +28,7 @@ from tidegate.replica.engine import Engine, RequestSlot
 from tidegate.replica.flight import tag
 from tidegate.replica.http import Exchange
 from tidegate.replica.spec import Ready
-from tidegate.scheduling.slot import NO_DEADLINE
+from tidegate.scheduling.slot import NO_DEADLINE, Slot
 from tidegate.types import InferRequest, InferResponse, ModelMetadata, Tensor, TensorSpec
 
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z]+))?")
@@ -135,6 +136,12 @@ class Service:
             encoding=encoding.decode("latin-1") if encoding is not None else None,
         )
 
+    def _body(self, exchange: Exchange) -> bytes:
+        encoding = exchange.headers.get(b"content-encoding", b"").decode("latin-1").lower()
+        if encoding in ("", "identity"):
+            return exchange.body
+        return decompress(exchange.body, encoding, limit=self._served.max_message_size)
+
     def _ready_grpc(self, exchange: Exchange) -> None:
         self._check_model(*v2_grpc.decode_model(self._message(exchange)))
         exchange.reply_grpc(v2_grpc.encode_model_ready(True))
@@ -152,7 +159,7 @@ class Service:
         request = v2_rest.decode_infer(
             model,
             version,
-            exchange.body,
+            self._body(exchange),
             _header_length(exchange.headers),
             signature=self._served.metadata.signature,
         )
@@ -161,7 +168,7 @@ class Service:
     def _run(self, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
         bound = self._served.binder.bind(request)
         now = self._clock.now()
-        slot = RequestSlot(
+        slot: RequestSlot = Slot(
             bound,
             partial(self._answer, exchange, request, encode),
             arrived=now,
