@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.edge.harness import Edge, Load, edge_settings, message, running_edge, until
+from tests.edge.harness import (
+    Edge,
+    Load,
+    call,
+    channel,
+    edge_settings,
+    failure,
+    message,
+    running_edge,
+    until,
+)
 from tidegate.edge.control import ControlServer
 from tidegate.edge.names import MODEL_PREFIX
 from tidegate.edge.topology import Endpoint, Topology
@@ -185,7 +195,9 @@ async def test_a_changed_setting_is_published_under_load(edge: Edge) -> None:
             await edge.publish()
             await load.more(200)
     assert load.errors == []
-    assert (await edge.rest("POST", "/v2/models/m", bytes(2**21 + 1))).status == 413
+    async with channel(edge.port) as fresh:
+        code, _ = await failure(call(fresh, message(payload=2**21)))
+    assert code.name == "RESOURCE_EXHAUSTED"
 
 
 async def test_weights_of_many_endpoints_change_fast(edge: Edge) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 from pathlib import Path
 
@@ -59,10 +60,41 @@ async def test_rest_bodies_up_to_the_limit_pass(edge: Edge) -> None:
     await edge.serve(m="a")
     answer = await edge.rest("POST", REST, bytes(4 * MIB))
     assert (answer.status, answer.json["size"]) == (200, 4 * MIB)
-    refused = await edge.rest("POST", REST, bytes(4 * MIB + 1))
-    assert refused.status == 413
-    assert str(4 * MIB) in refused.json["error"]
-    assert edge.replicas["a"].requests == 1
+
+
+async def test_a_rest_body_beyond_the_limit_is_the_replicas_to_refuse(edge: Edge) -> None:
+    """It counts and drops, and answers at the end: a client that only writes hears the answer."""
+    edge.change(max_message_size=4 * MIB)
+    await edge.serve(m="a")
+    for size in (5 * MIB, 100 * MIB):
+        status, body = await asyncio.to_thread(post, edge.port, REST, size, "http 413")
+        assert (status, body) == (413, b'{"error":"own words"}')
+
+
+@pytest.mark.parametrize("size", [10_000, 100_000, 2 * MIB, 30 * MIB, 64 * MIB])
+async def test_errors_reach_a_client_that_writes_before_it_reads(edge: Edge, size: int) -> None:
+    await edge.serve(m="a", n="b")
+    for path, expected in (
+        ("/v2/models/absent/infer", 404),
+        ("/nothing", 404),
+        ("/v2/models/a%20b/infer", 400),
+    ):
+        status, body = await asyncio.to_thread(post, edge.port, path, size)
+        assert status == expected
+        assert b"error" in body
+    edge.replicas["a"].kill()
+    status, _ = await asyncio.to_thread(post, edge.port, REST, size)
+    assert status == 503
+
+
+def post(port: int, path: str, size: int, do: str = "") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("POST", path, body=bytes(size), headers={"x-do": do})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
 
 
 async def test_a_rest_body_without_an_announced_length_is_not_held(edge: Edge) -> None:

@@ -22,7 +22,6 @@ from tidegate.edge.routes import MESSAGE_ROOM, OWN_PATHS
 from tidegate.edge.routing_script import routing_script
 from tidegate.edge.settings import EdgeSettings
 
-_BUFFER = 2**20
 _MAX_WINDOW = 2**31 - 1
 _Manager = hcm_pb2.HttpConnectionManager
 
@@ -56,7 +55,10 @@ def client_listener(settings: EdgeSettings) -> listener_pb2.Listener:
                 address=settings.host, port_value=settings.port
             )
         ),
-        per_connection_buffer_limit_bytes=wrappers_pb2.UInt32Value(value=_BUFFER),
+        # A REST body is awaited as a whole (see routing.lua), so one must fit.
+        per_connection_buffer_limit_bytes=wrappers_pb2.UInt32Value(
+            value=settings.max_message_size + MESSAGE_ROOM
+        ),
         tcp_backlog_size=wrappers_pb2.UInt32Value(value=4096),
         # A port that somebody else holds is an error that names it, and never shared.
         enable_reuse_port=wrappers_pb2.BoolValue(value=False),

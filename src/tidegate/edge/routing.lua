@@ -2,13 +2,17 @@
 --
 -- gRPC: the name lies inside the message, so the listed unary methods are buffered and the
 -- protobuf wire format is walked to it (https://protobuf.dev/programming-guides/encoding/).
--- REST: the name lies in the path, and the body is not touched.
+-- REST: the name lies in the path. A body of some size is awaited, not read: an error that is
+-- answered while an HTTP/1.1 client still writes closes its connection, and most clients then
+-- report the closing and not the answer. One beyond the limit flows through to the replica, which
+-- counts and drops it and answers when it has ended.
 -- The tables between the marks are generated from tidegate.protocols; see routing_script.py.
 
 --@tables
 
 local MAX_FIELDS = 16384 -- of one message: two-byte fields could keep a thread busy for seconds
 local WINDOW = 512       -- bytes read at a time
+local AWAITED = 65536    -- a smaller body is on its way to Envoy as a whole
 
 local byte, char, find, format = string.byte, string.char, string.find, string.format
 local gsub, lower, match, sub = string.gsub, string.lower, string.match, string.sub
@@ -174,7 +178,7 @@ local function unescaped(segment)
   return (gsub(segment, "%%(%x%x)", function(code) return char(tonumber(code, 16)) end))
 end
 
-local function by_path(handle, headers, path)
+local function by_path(handle, path)
   local query = find(path, "?", 1, true)
   local tail = query and sub(path, query) or ""
   if query then path = sub(path, 1, query - 1) end
@@ -188,13 +192,10 @@ local function by_path(handle, headers, path)
         version = unescaped(number)
         rest = "/versions/" .. version .. verb
       end
-      if (tonumber(headers:get("content-length") or "0") or 0) > LIMIT then
-        return fail(handle, TOO_LARGE, "too large")
-      end
       local canonical = prefix .. model .. rest
       if canonical ~= path and not name_error(model)
         and not (version and version_error(version)) then
-        headers:replace(":path", canonical .. tail)
+        handle:headers():replace(":path", canonical .. tail)
       end
       return route_to_model(handle, model, version)
     end
@@ -207,7 +208,9 @@ function envoy_on_request(handle)
   headers:remove(TARGET_HEADER)
   local path = headers:get(":path") or ""
   if sub(headers:get("content-type") or "", 1, 16) ~= "application/grpc" then
-    return by_path(handle, headers, path)
+    local length = tonumber(headers:get("content-length") or "") or 0
+    if length > AWAITED and length <= LIMIT then handle:body() end
+    return by_path(handle, path)
   end
   -- The path is looked up before the body is awaited: a stream of another method has no end.
   local tree = METHODS[path]
