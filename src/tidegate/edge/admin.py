@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tidegate.errors import EdgeFailed
 
@@ -37,7 +38,7 @@ class AdminClient:
 
     async def stats(self, pattern: str = "") -> dict[str, int]:
         """Return counters and gauges whose names match the regular expression ``pattern``."""
-        query = f"/stats?format=json&type=All&filter={_quoted(pattern)}"
+        query = f"/stats?format=json&type=All&filter={quote(pattern, safe='')}"
         found = json.loads(await self.get(query))["stats"]
         return {s["name"]: s["value"] for s in found if isinstance(s.get("value"), int)}
 
@@ -98,9 +99,3 @@ async def _body(reader: asyncio.StreamReader, head: str) -> bytes:
         parts.append(await reader.readexactly(size))
         await reader.readexactly(2)
     return b"".join(parts)
-
-
-def _quoted(text: str) -> str:
-    from urllib.parse import quote
-
-    return quote(text, safe="")

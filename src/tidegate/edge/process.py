@@ -230,12 +230,12 @@ async def _launch(
     _write(bootstrap, bootstrap_json(settings, str(run_dir / CONTROL_SOCKET), str(admin)))
     _remove(str(admin))
     if parent is None:
-        _forget_base_id(base_id_file)
+        _forget_earlier(run_dir)
         base = ["--use-dynamic-base-id", "--base-id-path", str(base_id_file)]
     else:
         base = ["--base-id", str(parent.base_id), "--restart-epoch", str(epoch)]
     command = [str(binary), "-c", bootstrap, *base, *_arguments(settings)]
-    pid = await asyncio.to_thread(_spawn, command, run_dir, pass_fds)
+    pid = _spawn(command, run_dir, pass_fds)  # milliseconds: the shell ends at once
     watch = ExitWatch(pid)
     try:
         await _until_it_answers(AdminClient(admin), watch, run_dir / LOG)
@@ -329,11 +329,13 @@ def _bootstrap_path(run_dir: Path, epoch: int) -> str:
     return str(run_dir / f"bootstrap-{epoch}.json")
 
 
-def _forget_base_id(file: Path) -> None:
-    """Remove what an Envoy that was killed left: its memory would stay until the next boot."""
+def _forget_earlier(run_dir: Path) -> None:
+    """Remove what an Envoy that was killed left here and in memory."""
+    file = run_dir / "base-id"
     with contextlib.suppress(OSError, ValueError):
         _remove_shared_memory(int(file.read_text()))
-    file.unlink(missing_ok=True)
+    for path in (file, *run_dir.glob("admin-*.sock")):
+        path.unlink(missing_ok=True)
 
 
 def _remove_shared_memory(base_id: int) -> None:
