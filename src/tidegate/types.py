@@ -67,6 +67,9 @@ class DType(enum.Enum):
     FP64 = "FP64"
     BYTES = "BYTES"
 
+    # Members are single: the hash of the object will do, and Enum's own is slow.
+    __hash__ = object.__hash__
+
     numpy: np.dtype[Any]
     itemsize: int | None
 

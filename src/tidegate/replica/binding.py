@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tidegate.errors import InvalidInput
 from tidegate.types import Array, InferRequest, Signature, Tensor, TensorSpec
@@ -24,10 +25,26 @@ class Bound:
     size: int
 
 
+class _Form(NamedTuple):
+    """What is known of all requests whose tensors have certain names, types and shapes."""
+
+    order: tuple[int, ...]
+    """Where the request has the inputs of the signature."""
+    rows: int
+    group: Hashable
+
+
+_REMEMBERED = 1024
+
+
 class Binder:
-    """Binds requests to one signature; ``batched`` joins them along the first dimension."""
+    """Binds requests to one signature; ``batched`` joins them along the first dimension.
+
+    Names, types and shapes repeat from call to call, so what was found of them is remembered.
+    """
 
     def __init__(self, signature: Signature, *, batched: bool) -> None:
+        self._forms: dict[Hashable, _Form] = {}
         self._specs = signature.inputs
         self._names = {spec.name for spec in signature.inputs}
         self._outputs = tuple(spec.name for spec in signature.outputs)
@@ -40,33 +57,50 @@ class Binder:
             InvalidInput: a tensor is missing, unknown or given twice, or its type, rank or a
                 dimension differs from the signature's; or an unknown output is asked for.
         """
-        tensors: dict[str, Tensor] = {}
-        for tensor in request.inputs:
-            if tensor.name not in self._names or tensor.name in tensors:
-                raise self._wrong_name(tensor.name, twice=tensor.name in tensors)
-            tensors[tensor.name] = tensor
+        tensors = request.inputs
+        single = len(tensors) == 1
+        key: Hashable
+        if single:
+            data = tensors[0].data
+            key = (tensors[0].name, tensors[0].dtype, data.shape)
+        else:
+            key = tuple((t.name, t.dtype, t.data.shape) for t in tensors)
+        form = self._forms.get(key)
+        if form is None:
+            form = self._form(tensors)
+            if len(self._forms) >= _REMEMBERED:
+                self._forms.clear()
+            self._forms[key] = form
+        outputs = self._requested(request) if request.outputs else self._outputs
+        if single:
+            return Bound((data,), outputs, form.rows, form.group, data.nbytes)
+        inputs = tuple(tensors[place].data for place in form.order)
+        size = sum(array.nbytes for array in inputs)
+        return Bound(inputs, outputs, form.rows, form.group, size)
+
+    def _form(self, tensors: tuple[Tensor, ...]) -> _Form:
+        """Check names, types and shapes."""
+        places: dict[str, int] = {}
+        for place, tensor in enumerate(tensors):
+            if tensor.name not in self._names or tensor.name in places:
+                raise self._wrong_name(tensor.name, twice=tensor.name in places)
+            places[tensor.name] = place
         symbols: dict[str, int] = {}
-        inputs = []
-        size = 0
         for spec in self._specs:
-            found = tensors.get(spec.name)
-            if found is None:
+            if spec.name not in places:
                 raise InvalidInput(
                     f"the input {spec.name!r} is missing: the model takes {self._list()}"
                 )
-            _check(found, spec, symbols)
-            inputs.append(found.data)
-            size += found.data.nbytes
-        outputs = self._requested(request) if request.outputs else self._outputs
+            _check(tensors[places[spec.name]], spec, symbols)
+        order = tuple(places[spec.name] for spec in self._specs)
         if not self._batched:
-            return Bound(tuple(inputs), outputs, 1, None, size)
-        # A signature that leaves the rank open lets a scalar through.
-        rows = inputs[0].shape[0] if inputs[0].ndim else 0
-        if any(array.shape[:1] != (rows,) for array in inputs):
-            shapes = ", ".join(f"{s.name} {list(a.shape)}" for s, a in zip(self._specs, inputs))
-            raise InvalidInput(f"the first dimension must be the same for every input: {shapes}")
-        group = tuple(array.shape[1:] for array in inputs)
-        return Bound(tuple(inputs), outputs, max(1, rows), group, size)
+            return _Form(order, 1, None)
+        shapes = [tensors[place].data.shape for place in order]
+        rows = shapes[0][0]
+        if any(shape[0] != rows for shape in shapes):
+            named = ", ".join(f"{s.name} {list(shape)}" for s, shape in zip(self._specs, shapes))
+            raise InvalidInput(f"the first dimension must be the same for every input: {named}")
+        return _Form(order, max(1, rows), tuple(shape[1:] for shape in shapes))
 
     def _requested(self, request: InferRequest) -> tuple[str, ...]:
         for output in request.outputs:

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from tidegate.replica.engine import RequestSlot
 
-_ID = 64
-_DIGEST = 16
-_ENTRY = _ID + _DIGEST
-_CAPACITY = 512
-_COUNT = 4
+_DIGEST = 32
+_SIZE = 2**16
+_LENGTH = 4
+_LONGEST_ID = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,32 +29,32 @@ class Suspect:
 
 
 class FlightRecorder:
-    """Writes what is being run into ``path``."""
+    """Writes what is being run into ``path``: a length, then an entry a line."""
 
     def __init__(self, path: Path) -> None:
-        size = _COUNT + _ENTRY * _CAPACITY
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            os.ftruncate(descriptor, size)
-            self._map = mmap.mmap(descriptor, size)
+            os.ftruncate(descriptor, _LENGTH + _SIZE)
+            self._map = mmap.mmap(descriptor, _LENGTH + _SIZE)
         finally:
             os.close(descriptor)
 
     def started(self, slots: Sequence[RequestSlot]) -> None:
         """Note that these requests are about to run."""
-        tags = [slot.tag for slot in slots[:_CAPACITY] if slot.tag is not None]
-        entries = b"".join(tags)
-        self._map[_COUNT : _COUNT + len(entries)] = entries
-        self._map[:_COUNT] = len(tags).to_bytes(_COUNT, "little")
+        entries = b"\n".join([slot.tag for slot in slots if slot.tag is not None])[:_SIZE]
+        end = _LENGTH + len(entries)
+        self._map[_LENGTH:end] = entries
+        self._map[:_LENGTH] = len(entries).to_bytes(_LENGTH, "little")
 
     def ended(self) -> None:
         """Note that nothing runs."""
-        self._map[:_COUNT] = b"\0\0\0\0"
+        self._map[:_LENGTH] = b"\0\0\0\0"
 
 
 def tag(request_id: bytes, digest: bytes | None) -> bytes:
     """Return the entry of a request; ``digest`` has 16 bytes and is there for a retry."""
-    return request_id[:_ID].ljust(_ID, b"\0") + (digest or bytes(_DIGEST))
+    short = request_id[:_LONGEST_ID].replace(b"\n", b"")
+    return short if digest is None else short + b" " + digest.hex().encode()
 
 
 def read_suspects(path: Path) -> list[Suspect]:
@@ -64,10 +63,13 @@ def read_suspects(path: Path) -> list[Suspect]:
         raw = path.read_bytes()
     except OSError:
         return []
-    count = min(int.from_bytes(raw[:_COUNT], "little"), _CAPACITY)
+    length = min(int.from_bytes(raw[:_LENGTH], "little"), _SIZE)
     suspects = []
-    for index in range(count):
-        entry = raw[_COUNT + index * _ENTRY : _COUNT + (index + 1) * _ENTRY]
-        digest = entry[_ID:]
-        suspects.append(Suspect(entry[:_ID].rstrip(b"\0"), digest if any(digest) else None))
+    for entry in raw[_LENGTH : _LENGTH + length].split(b"\n"):
+        request_id, _, digest = entry.rpartition(b" ") if b" " in entry else (entry, b"", b"")
+        complete = len(digest) == _DIGEST
+        if request_id:
+            suspects.append(
+                Suspect(request_id, bytes.fromhex(digest.decode()) if complete else None)
+            )
     return suspects

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from tidegate.clock import Clock
 from tidegate.errors import (
@@ -24,12 +23,12 @@ from tidegate.protocols.grpc_frames import parse_timeout, unframe
 from tidegate.protocols.open_inference import grpc as v2_grpc
 from tidegate.protocols.open_inference import rest as v2_rest
 from tidegate.replica.binding import Binder
-from tidegate.replica.engine import Engine, RequestSlot
+from tidegate.replica.engine import Answer, Engine, RequestSlot
 from tidegate.replica.flight import tag
 from tidegate.replica.http import Exchange
 from tidegate.replica.spec import Ready
 from tidegate.scheduling.slot import NO_DEADLINE, Slot
-from tidegate.types import InferRequest, InferResponse, ModelMetadata, Tensor, TensorSpec
+from tidegate.types import InferRequest, InferResponse, ModelMetadata, Tensor
 
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z]+))?")
 STATUS_PATH = "/replica"
@@ -52,6 +51,41 @@ class Served:
 Encode = Callable[[Exchange, InferRequest, InferResponse], None]
 
 
+class _Call:
+    """An inference that is under way: what its answer needs."""
+
+    __slots__ = ("_encode", "_exchange", "_request", "_service", "slot")
+
+    slot: RequestSlot
+
+    def __init__(
+        self, service: Service, exchange: Exchange, request: InferRequest, encode: Encode
+    ) -> None:
+        self._service = service
+        self._exchange = exchange
+        self._request = request
+        self._encode = encode
+
+    def abandon(self) -> None:
+        """The caller has gone."""
+        self.slot.cancel()
+        self._service.discard(self.slot)
+
+    def answer(self, slot: RequestSlot) -> None:
+        """The slot has an outcome."""
+        if slot.result is None:
+            assert slot.error is not None
+            self._exchange.fail(slot.error)
+            return
+        try:
+            response = self._service.response(self._request, slot.result)
+            self._encode(self._exchange, self._request, response)
+        except TidegateError as error:
+            self._exchange.fail(error)
+        except Exception as error:
+            self._exchange.fail(InferenceFailed(f"the answer cannot be sent: {error}"))
+
+
 class Service:
     """Answers the calls of one model version."""
 
@@ -62,12 +96,12 @@ class Service:
         self._name = served.metadata.name
         self._engine = engine
         self._clock = clock
-        self._specs = {spec.name: spec for spec in served.metadata.signature.outputs}
+        self._dtypes = {spec.name: spec.dtype for spec in served.metadata.signature.outputs}
         self._quarantined: frozenset[bytes] = frozenset()
-        self._grpc: Mapping[str, Callable[[Exchange], None]] = {
-            open_inference.MODEL_INFER: self._infer_grpc,
-            open_inference.MODEL_READY: self._ready_grpc,
-            open_inference.MODEL_METADATA: self._metadata_grpc,
+        self._grpc: Mapping[bytes, Callable[[Exchange], None]] = {
+            open_inference.MODEL_INFER.encode(): self._infer_grpc,
+            open_inference.MODEL_READY.encode(): self._ready_grpc,
+            open_inference.MODEL_METADATA.encode(): self._metadata_grpc,
         }
 
     def notice(self, versions: Sequence[int], quarantined: frozenset[bytes]) -> None:
@@ -79,7 +113,7 @@ class Service:
         """Answer ``exchange``, now or when the model has run; any error becomes its answer."""
         try:
             if exchange.grpc:
-                method = self._grpc.get(exchange.path)
+                method = self._grpc.get(exchange.target)
                 if method is None:
                     raise MethodNotFound(f"this model has no method {exchange.path}")
                 method(exchange)
@@ -93,29 +127,31 @@ class Service:
             exchange.fail(failed)
 
     def _rest(self, exchange: Exchange) -> None:
-        if exchange.path == STATUS_PATH:
+        path = exchange.path
+        if path == STATUS_PATH:
             exchange.reply([self._ready.model_dump_json().encode()])
             return
-        match = _MODEL_PATH.fullmatch(exchange.path)
+        match = _MODEL_PATH.fullmatch(path)
         if match is None:
-            raise MethodNotFound(f"there is no path {exchange.path}: see /v2/models/{self._name}")
+            raise MethodNotFound(f"there is no path {path}: see /v2/models/{self._name}")
         model, version, verb = match.groups(default="")
         self._check_model(model, version)
         if verb == "infer":
-            self._expect(exchange, "POST")
+            self._expect(exchange, b"POST")
             self._infer_rest(exchange, model, version)
         elif verb == "ready":
-            self._expect(exchange, "GET")
+            self._expect(exchange, b"GET")
             exchange.reply([v2_rest.encode_ready(model, True)])
         elif verb == "":
-            self._expect(exchange, "GET")
+            self._expect(exchange, b"GET")
             exchange.reply([v2_rest.encode_metadata(self._metadata)])
         else:
             raise MethodNotFound(f"a model has no {verb!r}: it has infer, ready and its metadata")
 
-    def _expect(self, exchange: Exchange, method: str) -> None:
+    def _expect(self, exchange: Exchange, method: bytes) -> None:
         if exchange.method != method:
-            raise MethodNotAllowed(f"{exchange.path} takes {method}, not {exchange.method}")
+            wanted, sent = method.decode(), exchange.method.decode("latin-1")
+            raise MethodNotAllowed(f"{exchange.path} takes {wanted}, not {sent}")
 
     def _check_model(self, model: str, version: str) -> None:
         if model != self._name:
@@ -168,9 +204,10 @@ class Service:
     def _run(self, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
         bound = self._served.binder.bind(request)
         now = self._clock.now()
-        slot: RequestSlot = Slot(
+        call = _Call(self, exchange, request, encode)
+        call.slot = slot = Slot(
             bound,
-            partial(self._answer, exchange, request, encode),
+            call.answer,
             arrived=now,
             rows=bound.rows,
             size=bound.size,
@@ -179,10 +216,10 @@ class Service:
             tag=self._tag(exchange),
         )
         self._engine.submit(slot)
-        exchange.on_gone = partial(self._abandon, slot)
+        exchange.on_gone = call.abandon
 
-    def _abandon(self, slot: RequestSlot) -> None:
-        slot.cancel()
+    def discard(self, slot: RequestSlot) -> None:
+        """Forget a slot that was cancelled."""
         self._engine.discard(slot)
 
     def _deadline(self, exchange: Exchange, now: float) -> float:
@@ -206,29 +243,16 @@ class Service:
         request_id = exchange.headers.get(b"x-request-id")
         return None if request_id is None else tag(request_id, digest if retried else None)
 
-    def _answer(
-        self, exchange: Exchange, request: InferRequest, encode: Encode, slot: RequestSlot
-    ) -> None:
-        if slot.error is not None:
-            exchange.fail(slot.error)
-            return
-        assert slot.result is not None
-        try:
-            outputs = tuple(self._tensor(name, array) for name, array in slot.result.items())
-            response = InferResponse(self._name, self._served.version, request.id, outputs)
-            encode(exchange, request, response)
-        except TidegateError as error:
-            exchange.fail(error)
-        except Exception as error:
-            exchange.fail(InferenceFailed(f"the answer cannot be sent: {error}"))
-
-    def _tensor(self, name: str, array: object) -> Tensor:
-        spec: TensorSpec = self._specs[name]
-        return Tensor(name, spec.dtype, array)  # type: ignore[arg-type]
+    def response(self, request: InferRequest, result: Answer) -> InferResponse:
+        """Return what came out of the model as the response to ``request``."""
+        outputs = tuple(
+            [Tensor(name, self._dtypes[name], array) for name, array in result.items()]
+        )
+        return InferResponse(self._name, self._served.version, request.id, outputs)
 
 
 def _encode_grpc(exchange: Exchange, request: InferRequest, response: InferResponse) -> None:
-    exchange.reply_grpc(v2_grpc.encode_infer(response))
+    exchange.reply_grpc(*v2_grpc.encode_infer_parts(response))
 
 
 def _encode_rest(exchange: Exchange, request: InferRequest, response: InferResponse) -> None:
