@@ -113,7 +113,9 @@ class Exchange:
             *(name + b": " + value for name, value in headers),
             b"\r\n",
         ]
-        connection.answer(b"\r\n".join(lines), *parts)
+        # What would follow the head of an answer to HEAD is taken for the next answer.
+        body = parts if self.method != b"HEAD" else ()
+        connection.answer(b"\r\n".join(lines), *body)
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error, in the words of the transport that the call came by."""
