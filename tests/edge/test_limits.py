@@ -173,7 +173,7 @@ async def test_the_access_log_has_one_json_line_a_request(run_dir: Path) -> None
             await failure(call(fresh, message("absent")))
         await until(lambda: two_lines(log))
         good, bad = (json.loads(line) for line in lines_of(log))
-        assert good["target"] == "model 'm'"
+        assert good["target"] == "model/m"
         assert good["status"] == 200
         assert good["replica"].endswith("/a.sock")
         assert bad["grpc_status"] in {"NotFound", 5}

@@ -30,10 +30,10 @@ async def both(edge: Edge, **metadata: Any) -> tuple[str, str, int, str]:
 
 async def test_unknown_model(edge: Edge) -> None:
     await edge.serve(other="a")
-    words = "model 'm' is not served here"
+    words = "model/m is not served here"
     assert await both(edge) == ("NOT_FOUND", words, 404, words)
     code, words = await edge.failure(message("m", "4"))
-    assert (code, words) == ("NOT_FOUND", "version 4 of model 'm' is not served here")
+    assert (code, words) == ("NOT_FOUND", "model/m:4 is not served here")
 
 
 async def test_all_replicas_down(edge: Edge) -> None:
@@ -42,15 +42,15 @@ async def test_all_replicas_down(edge: Edge) -> None:
         replica.kill()
     code, words, status, rest_words = await both(edge)
     assert (code, status) == ("UNAVAILABLE", 503)
-    assert "model 'm'" in words
-    assert "model 'm'" in rest_words
+    assert "model/m" in words
+    assert "model/m" in rest_words
 
 
 async def test_a_replica_that_breaks_off_before_its_answer(edge: Edge) -> None:
     await edge.serve(m="a b")
     code, words, status, rest_words = await both(edge, x_do="close")
     assert (code, status) == ("UNAVAILABLE", 503)
-    assert words == rest_words == "model 'm' broke off before it answered; try again"
+    assert words == rest_words == "model/m broke off before it answered; try again"
     assert sum(r.requests for r in edge.replicas.values()) == 4  # each was tried twice
 
 
@@ -69,7 +69,7 @@ async def test_no_answer_in_time(edge: Edge) -> None:
         code, _, status, words = await both(edge, x_do="sleep 30", grpc_timeout="300m")
     assert (code, status) == ("DEADLINE_EXCEEDED", 504)
     assert words == (
-        "no answer of model 'm' in the time that the caller gave (grpc-timeout: 300m)"
+        "no answer of model/m in the time that the caller gave (grpc-timeout: 300m)"
     )
     async with asyncio.timeout(5):  # the replica learns of both
         while edge.replicas["a"].cancelled < 2:
@@ -86,7 +86,7 @@ async def test_the_deadline_is_envoys_to_keep(edge: Edge) -> None:
         content_type="application/grpc", grpc_timeout="200m", x_do="sleep 30",
     )  # fmt: skip
     assert answer.headers["grpc-status"] == "4"
-    assert "model 'm'" in unquote(answer.headers["grpc-message"])
+    assert "model/m" in unquote(answer.headers["grpc-message"])
     assert answer.headers["content-type"] == "application/grpc"
 
 

@@ -17,7 +17,7 @@ from google.protobuf import struct_pb2, wrappers_pb2
 
 from tidegate.edge.local_replies import local_reply_config
 from tidegate.edge.messages import from_controller, packed, seconds
-from tidegate.edge.names import LISTENER, ROUTES, TARGET_HEADER
+from tidegate.edge.names import CLUSTER_HEADER, LISTENER, ROUTES
 from tidegate.edge.routes import MESSAGE_ROOM, OWN_PATHS
 from tidegate.edge.routing_script import routing_script
 from tidegate.edge.settings import EdgeSettings
@@ -30,7 +30,7 @@ _LOG_FIELDS = {
     "method": "%REQ(:METHOD)%",
     "path": "%REQ(:PATH):1024%",
     "protocol": "%PROTOCOL%",
-    "target": f"%REQ({TARGET_HEADER})%",
+    "target": f"%REQ({CLUSTER_HEADER})%",
     "status": "%RESPONSE_CODE%",
     "grpc_status": "%GRPC_STATUS%",
     "details": "%RESPONSE_CODE_DETAILS%",
@@ -108,7 +108,13 @@ def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager
     )
     for name, message in (
         ("envoy.filters.http.lua", script),
-        ("envoy.filters.http.router", router_pb2.Router(suppress_envoy_headers=True)),
+        (
+            "envoy.filters.http.router",
+            router_pb2.Router(
+                suppress_envoy_headers=True,
+                dynamic_stats=wrappers_pb2.BoolValue(value=False),
+            ),
+        ),
     ):
         manager.http_filters.add(name=name).typed_config.CopyFrom(packed(message))
     if settings.access_log is not None:

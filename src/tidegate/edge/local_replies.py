@@ -22,10 +22,10 @@ from envoy.type.matcher.v3 import string_pb2
 from google.protobuf import struct_pb2
 
 from tidegate import errors
-from tidegate.edge.names import TARGET_HEADER
+from tidegate.edge.names import CLUSTER_HEADER
 from tidegate.protocols.statuses import GrpcCode, status_of
 
-_TARGET = f"%REQ({TARGET_HEADER})%"
+_TARGET = f"%REQ({CLUSTER_HEADER})%"
 _BODY = "%LOCAL_REPLY_BODY%"
 
 

@@ -11,5 +11,3 @@ ROUTES = "tidegate/routes"
 
 CLUSTER_HEADER = "x-tidegate-cluster"
 """Names the cluster that answers; set by the routing script, dropped from what clients send."""
-TARGET_HEADER = "x-tidegate-target"
-"""The same in words, for error messages: ``version 2 of model 'digits'``."""

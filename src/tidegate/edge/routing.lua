@@ -12,6 +12,8 @@
 
 local MAX_FIELDS = 16384 -- of one message: two-byte fields could keep a thread busy for seconds
 local WINDOW = 512       -- bytes read at a time
+local FIELD_HEAD = 20    -- bytes; a tag and a length have 10 each at most
+local MOST_KNOWN = 1024  -- clusters
 local AWAITED = 65536    -- a smaller body is on its way to Envoy as a whole
 
 local byte, char, find, format = string.byte, string.char, string.find, string.format
@@ -47,79 +49,86 @@ local function version_error(version)
   return format("'%s' is not a version: it is a positive whole number, as 2", shown(version))
 end
 
-local function route(handle, cluster, target)
-  local headers = handle:headers() -- after body() has yielded, an older object is dead
-  headers:replace(CLUSTER_HEADER, cluster)
-  headers:replace(TARGET_HEADER, target)
+local function route(handle, cluster)
+  -- After body() has yielded, an older headers object is dead.
+  handle:headers():replace(CLUSTER_HEADER, cluster)
   handle:clearRouteCache()
 end
 
+-- The clusters of names that were found valid; the same few come all the time.
+local known, count = {}, 0
+
 -- Sends the request to a model, or answers what is wrong with its name.
 local function route_to_model(handle, model, version)
-  local wrong = name_error(model) or (version and version_error(version))
-  if wrong then return fail(handle, INVALID, wrong) end
-  if version then
-    route(handle, MODEL_PREFIX .. model .. ":" .. version,
-      "version " .. version .. " of model '" .. model .. "'")
-  else
-    route(handle, MODEL_PREFIX .. model, "model '" .. model .. "'")
+  local key = version and model .. ":" .. version or model
+  local cluster = known[key]
+  if not cluster then
+    local wrong = name_error(model) or (version and version_error(version))
+    if wrong then return fail(handle, INVALID, wrong) end
+    if count >= MOST_KNOWN then known, count = {}, 0 end
+    cluster = MODEL_PREFIX .. key
+    known[key], count = cluster, count + 1
   end
+  route(handle, cluster)
 end
 
--- Returns a function from a position (from 0) to a byte; payloads are skipped, never copied.
-local function reader(body, size)
-  local window, first, last = "", 0, 0
-  return function(at)
-    if at < first or at >= last then
-      if at >= size then return nil end
-      first, last = at, at + WINDOW
-      if last > size then last = size end
-      window = body:getBytes(first, last - first)
-    end
-    return byte(window, at - first + 1)
-  end
+-- A view of the body in which the head of the field at `at` (from 0) lies as a whole, unless the
+-- body ends before. Payloads are skipped, never copied.
+local function look(view, at)
+  if at >= view.first and (at + FIELD_HEAD <= view.last or view.last == view.size) then return end
+  view.first, view.last = at, at + WINDOW
+  if view.last > view.size then view.last = view.size end
+  view.bytes = view.body:getBytes(at, view.last - at)
 end
 
-local function varint(read, at)
-  local value, scale = 0, 1
-  for _ = 1, 10 do
-    local b = read(at)
-    if not b then return nil, at end
-    at = at + 1
-    if b < 128 then return value + b * scale, at end
+local function varint(bytes, i)
+  local b = byte(bytes, i)
+  if not b or b < 128 then return b, i + 1 end
+  local value, scale = b - 128, 128
+  for j = i + 1, i + 9 do
+    b = byte(bytes, j)
+    if not b then return nil, j end
+    if b < 128 then return value + b * scale, j + 1 end
     value, scale = value + (b - 128) * scale, scale * 128
   end
-  return nil, at
+  return nil, i
 end
 
 -- Walks the fields from `at` to `stop`. `tree` maps field numbers to "model" or "version", or to
 -- the tree of a message. The last occurrence wins, and messages that come twice are merged.
-local function walk(read, at, stop, tree, found)
+local function walk(view, at, stop, tree)
   while at < stop do
-    found.fields = found.fields + 1
-    if found.fields > MAX_FIELDS then return "it has too many fields" end
-    local tag, size, _
-    tag, at = varint(read, at)
+    view.fields = view.fields + 1
+    if view.fields > MAX_FIELDS then return "it has too many fields" end
+    look(view, at)
+    local bytes, first = view.bytes, view.first - 1
+    local tag, i = varint(bytes, at - first)
     if not tag or tag < 8 or tag > 4294967295 then return "a field's tag is malformed" end
     local wire = tag % 8
     if wire == 2 then
-      size, at = varint(read, at)
+      local size
+      size, i = varint(bytes, i)
+      at = first + i
       if not size or at + size > stop then return "a field is longer than the message" end
       local node = tree[(tag - 2) / 8]
       if type(node) == "table" then
-        local wrong = walk(read, at, at + size, node, found)
+        local wrong = walk(view, at, at + size, node)
         if wrong then return wrong end
+      elseif node == "model" then
+        view.model, view.model_size = at, size
       elseif node then
-        found[node], found[node .. "_size"] = at, size
+        view.version, view.version_size = at, size
       end
       at = at + size
     elseif wire == 0 then
-      _, at = varint(read, at)
-      if not _ then return "a number is malformed" end
+      local number
+      number, i = varint(bytes, i)
+      if not number then return "a number is malformed" end
+      at = first + i
     elseif wire == 1 then
-      at = at + 8
+      at = first + i + 8
     elseif wire == 5 then
-      at = at + 4
+      at = first + i + 4
     else
       return "a field's type is malformed"
     end
@@ -129,11 +138,13 @@ local function walk(read, at, stop, tree, found)
 end
 
 -- A string that was found, cut to what a valid one may have and one byte more.
-local function text(body, found, slot, longest)
-  local size = found[slot .. "_size"] or 0
-  if size == 0 then return nil end
+local function text(view, at, size, longest)
+  if not size or size == 0 then return nil end
   if size > longest then size = longest + 1 end
-  return body:getBytes(found[slot], size)
+  if at >= view.first and at + size <= view.last then
+    return sub(view.bytes, at - view.first + 1, at - view.first + size)
+  end
+  return view.body:getBytes(at, size)
 end
 
 -- A compressed message cannot be read here: headers may name the model instead.
@@ -153,7 +164,9 @@ local function by_message(handle, tree)
     return fail(handle, INVALID, format("the gRPC frame is truncated: it has %d bytes, and its "
       .. "head alone has 5", size))
   end
-  local a, b, c, d, e = byte(body:getBytes(0, 5), 1, 5)
+  local view = {body = body, size = size, first = 0, last = 0, fields = 0}
+  look(view, 0)
+  local a, b, c, d, e = byte(view.bytes, 1, 5)
   local length = ((b * 256 + c) * 256 + d) * 256 + e
   if length ~= size - 5 then
     return fail(handle, INVALID, format("the gRPC frame is truncated or followed by another: it "
@@ -164,20 +177,20 @@ local function by_message(handle, tree)
   end
   if a == 1 then return by_header(handle) end
   if a ~= 0 then return fail(handle, INVALID, "the gRPC frame's flag is not 0 or 1") end
-  local found = {fields = 0}
-  local wrong = walk(reader(body, size), 5, size, tree, found)
+  local wrong = walk(view, 5, size, tree)
   if wrong then
     return fail(handle, INVALID, "the message is not the protobuf message of this method: " .. wrong)
   end
-  local model = text(body, found, "model", NAME_LENGTH)
+  local model = text(view, view.model, view.model_size, NAME_LENGTH)
   if not model then return fail(handle, INVALID, "the message has no model name") end
-  route_to_model(handle, model, text(body, found, "version", VERSION_LENGTH))
+  route_to_model(handle, model, text(view, view.version, view.version_size, VERSION_LENGTH))
 end
 
 local function unescaped(segment)
   return (gsub(segment, "%%(%x%x)", function(code) return char(tonumber(code, 16)) end))
 end
 
+-- Says whether the path is one of a model's.
 local function by_path(handle, path)
   local query = find(path, "?", 1, true)
   local tail = query and sub(path, query) or ""
@@ -185,7 +198,7 @@ local function by_path(handle, path)
   for _, prefix in ipairs(PREFIXES) do
     if sub(path, 1, #prefix) == prefix then
       local name, rest = match(path, "^([^/]*)(.*)$", #prefix + 1)
-      if name == "" then return end
+      if name == "" then return false end
       local model, version = unescaped(name), nil
       local number, verb = match(rest, "^/versions/([^/]*)(.*)$")
       if number then
@@ -197,23 +210,27 @@ local function by_path(handle, path)
         and not (version and version_error(version)) then
         handle:headers():replace(":path", canonical .. tail)
       end
-      return route_to_model(handle, model, version)
+      route_to_model(handle, model, version)
+      return true
     end
   end
+  return false
 end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  headers:remove(CLUSTER_HEADER)
-  headers:remove(TARGET_HEADER)
   local path = headers:get(":path") or ""
-  if sub(headers:get("content-type") or "", 1, 16) ~= "application/grpc" then
+  local kind = headers:get("content-type") or ""
+  if kind == "application/grpc" or sub(kind, 1, 16) == "application/grpc" then
+    -- The path is looked up before the body is awaited: a stream of another method has no end.
+    local tree = METHODS[path]
+    if tree then return by_message(handle, tree) end
+    if SERVER_METHODS[path] then return route(handle, CONTROLLER_CLUSTER) end
+  else
     local length = tonumber(headers:get("content-length") or "") or 0
     if length > AWAITED and length <= LIMIT then handle:body() end
-    return by_path(handle, path)
+    if by_path(handle, path) then return end
   end
-  -- The path is looked up before the body is awaited: a stream of another method has no end.
-  local tree = METHODS[path]
-  if tree then return by_message(handle, tree) end
-  if SERVER_METHODS[path] then return route(handle, CONTROLLER_CLUSTER, "the controller") end
+  -- Nobody's: the header that names a cluster would be the caller's own.
+  handle:headers():remove(CLUSTER_HEADER)
 end
