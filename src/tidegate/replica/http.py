@@ -169,9 +169,12 @@ class _OpenConnections:
 class Connection(asyncio.Protocol):
     """One connection of the edge: one request at a time."""
 
-    def __init__(self, handler: Handler, limit: int, connections: _OpenConnections) -> None:
+    def __init__(
+        self, handler: Handler, limit: int, room: int, connections: _OpenConnections
+    ) -> None:
         self._handler = handler
         self._limit = limit
+        self._room = room
         self._connections = connections
         self._exchange: Exchange | None = None
         self._url = b""
@@ -223,7 +226,8 @@ class Connection(asyncio.Protocol):
         if self._refused:
             return
         self._size += len(body)
-        if self._size > self._limit or (not self._body and self._announced() > self._limit):
+        most = self._limit + self._room
+        if self._size > most or (not self._body and self._announced() > most):
             self._refuse()
         else:
             self._body.append(body)
@@ -268,12 +272,17 @@ class Connection(asyncio.Protocol):
 
 
 class Server:
-    """Listens on a Unix socket and gives every request to a handler."""
+    """Listens on a Unix socket and gives every request to a handler.
 
-    def __init__(self, path: Path, handler: Handler, limit: int) -> None:
+    A body of more than ``limit`` bytes is refused, or rather one of ``room`` bytes more: room
+    for what frames a message of the limit.
+    """
+
+    def __init__(self, path: Path, handler: Handler, limit: int, *, room: int = 0) -> None:
         self._path = path
         self._handler = handler
         self._limit = limit
+        self._room = room
         self._connections = _OpenConnections()
         self._server: asyncio.Server | None = None
 
@@ -281,7 +290,7 @@ class Server:
         """Listen; a file that a dead process left at the path is replaced."""
         self._path.unlink(missing_ok=True)
         self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: Connection(self._handler, self._limit, self._connections),
+            lambda: Connection(self._handler, self._limit, self._room, self._connections),
             path=str(self._path),
             backlog=_BACKLOG,
         )

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from tidegate.clock import MonotonicClock
 from tidegate.errors import InsufficientMemory, TidegateError
+from tidegate.protocols.grpc_frames import PREFIX_SIZE
 from tidegate.replica import lifeline
 from tidegate.replica.batch import BatchRunner
 from tidegate.replica.binding import Binder, Bound
@@ -38,7 +39,6 @@ from tidegate.types import ModelMetadata
 log = logging.getLogger("tidegate.replica")
 
 _QUEUED_MESSAGES = 16
-_FRAMING = 5
 _ORPHANS_GRACE = 10.0
 
 
@@ -163,8 +163,8 @@ async def _serve(
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _read_notices, service, spec)
     _read_notices(service, spec)
-    limit = spec.max_message_size + _FRAMING
-    async with engine, Server(spec.socket, service.handle, limit) as server:
+    http = Server(spec.socket, service.handle, spec.max_message_size, room=PREFIX_SIZE)
+    async with engine, http as server:
         log.info("ready: batches of up to %d rows on %s", limits.max_batch_size, model.device)
         _report(status_fd, ready)
         await stop.wait()
