@@ -96,8 +96,9 @@ class Binder:
         if not self._batched:
             return _Form(order, 1, None)
         shapes = [tensors[place].data.shape for place in order]
-        rows = shapes[0][0]
-        if any(shape[0] != rows for shape in shapes):
+        # A signature that leaves the rank open lets a scalar through.
+        rows = shapes[0][0] if shapes[0] else 0
+        if any(shape[:1] != (rows,) for shape in shapes):
             named = ", ".join(f"{s.name} {list(shape)}" for s, shape in zip(self._specs, shapes))
             raise InvalidInput(f"the first dimension must be the same for every input: {named}")
         return _Form(order, max(1, rows), tuple(shape[1:] for shape in shapes))

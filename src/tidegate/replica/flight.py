@@ -53,7 +53,7 @@ class FlightRecorder:
 
 def tag(request_id: bytes, digest: bytes | None) -> bytes:
     """Return the entry of a request; ``digest`` has 16 bytes and is there for a retry."""
-    short = request_id[:_LONGEST_ID].replace(b"\n", b"")
+    short = request_id[:_LONGEST_ID].translate(None, b" \n")
     return short if digest is None else short + b" " + digest.hex().encode()
 
 
