@@ -143,6 +143,24 @@ def hungry(path: Path) -> Path:
     )
 
 
+def deadly(path: Path) -> Path:
+    """``y = -2**31 / (x + 1)`` on INT32 ``[batch, 1]``; ``x = -2`` kills the process on x86-64.
+
+    The quotient does not fit in 32 bits, so the processor traps (SIGFPE).
+    """
+    nodes = [
+        helper.make_node("Add", ["x", "one"], ["divisor"]),
+        helper.make_node("Div", ["smallest", "divisor"], ["y"]),
+    ]
+    return _write(
+        path,
+        nodes,
+        [_value("x", DType.INT32, ("batch", 1))],
+        [_value("y", DType.INT32, ("batch", 1))],
+        {"one": np.int32(1), "smallest": np.int32(-(2**31))},
+    )
+
+
 def mixes_rows(path: Path) -> Path:
     """``y = x - mean over the batch``: FP32 ``[batch, 4]``, whose rows depend on each other."""
     nodes = [

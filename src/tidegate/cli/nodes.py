@@ -198,15 +198,8 @@ def _stop(node: RunDirectory) -> None:
 
 
 def _stop_without_controller(node: RunDirectory) -> None:
-    """Become the controller of what a killed one left, and leave in order."""
+    """End what a killed controller left, in order."""
     check_serving_parts()
-    from tidegate.node.controller import Controller
+    from tidegate.node.remains import end_remains
 
-    record = node.load()
-    assert record is not None
-
-    async def adopt_and_leave() -> None:
-        async with Controller(record.repository, record.config, node, announce):
-            pass
-
-    asyncio.run(adopt_and_leave())
+    asyncio.run(end_remains(node, announce))

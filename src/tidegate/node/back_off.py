@@ -26,7 +26,8 @@ class BackOff:
         self.crashes += 1
         if self.crashes == 1:
             return 0.0
-        return float(min(_LONGEST, _FIRST * 2.0 ** (self.crashes - 2)))
+        # Beyond so many doublings it is the longest anyway; a float has an end.
+        return min(_LONGEST, _FIRST * 2.0 ** min(self.crashes - 2, 10))
 
     @property
     def looping(self) -> bool:

@@ -66,8 +66,12 @@ class Controller:
         self._quarantine = Quarantine()
         self._notices = Notices()
         self._changed = asyncio.Event()
+        self._told: set[int] = set()
+        """The processes that know the notices."""
         self._settled = False
+        self._adopted = False
         self._draining = False
+        self._hurry = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
         self._settings = EdgeSettings(
@@ -109,17 +113,23 @@ class Controller:
         self.directory.lock()
         self._stack.callback(self.directory.unlock)
         try:
-            await self._start()
+            self._find_edge()
+            try:
+                await self._start()
+            except BaseException:
+                await self._give_up()
+                raise
         except BaseException:
             await self._stack.aclose()
             raise
         return self
 
-    async def _start(self) -> None:
+    def _find_edge(self) -> None:
+        """Adopt the edge that runs, or make sure that one can be started."""
         self._stack.callback(os.close, lifeline.hold(self.directory.lifeline))
         record = self.directory.load()
-        adopted = self.edge.adopt(record.edge if record is not None else None)
-        if not adopted:
+        self._adopted = self.edge.adopt(record.edge if record is not None else None)
+        if not self._adopted:
             _check_free(self.config.host, self.config.port)
         elif record is not None and record.repository != self.repository:
             raise AddressInUse(
@@ -127,6 +137,8 @@ class Controller:
                 f"there without a controller; stop it with 'tidegate stop --port "
                 f"{self.config.port}', or serve that repository again"
             )
+
+    async def _start(self) -> None:
         api = ControllerApi(self.fleet, lambda: self.ready)
         limit = self.config.max_message_size
         await self._stack.enter_async_context(Server(self.directory.api_socket, api.handle, limit))
@@ -136,21 +148,34 @@ class Controller:
         self._notices = Notices.read(self.directory.notices)
         self._quarantine = Quarantine(self._notices.quarantined)
         count = await self.replicas.adopt()
-        if adopted:
+        if self._adopted:
             self.announce(f"adopted the running edge and {count} replicas")
             self._settled = True
         self._look()
         # Silent until here: an early, incomplete answer would take traffic from what runs.
         await self._control.publish(self._topology(), self._settings)
         await self.edge.start()
-        await self._control.wait_acknowledged()
+        # At once: a controller that is killed now must be able to find it again.
         self._save()
+        await self._control.wait_acknowledged()
         self._tasks = [
             asyncio.create_task(self._apply_changes(), name="apply changes"),
             asyncio.create_task(self._watch(), name="watch the repository"),
             asyncio.create_task(self.edge.keep(self._save), name="keep the edge"),
         ]
         self._changed.set()
+
+    async def _give_up(self) -> None:
+        """End what was started in vain; an edge that served before goes on, as its replicas do."""
+        if self._adopted:
+            return
+        await self.edge.kill()
+        await self.replicas.end()
+        self.directory.remove()
+
+    def hurry(self) -> None:
+        """Stop without waiting for the requests that are being run."""
+        self._hurry.set()
 
     async def __aexit__(self, *exc: object) -> None:
         """Drain the edge, then end the replicas; nothing is left but the logs."""
@@ -160,14 +185,14 @@ class Controller:
         try:
             with contextlib.suppress(EdgeFailed):
                 await self._control.publish(self._topology(), self._settings, timeout=1.0)
-            await self.edge.stop()
+            await self.edge.stop(self._hurry)
             await self.replicas.end()
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._stack.aclose()
             self.directory.remove()
+            await self._stack.aclose()
 
     def _save(self) -> None:
         self.directory.save(
@@ -266,15 +291,16 @@ class Controller:
                 known = {*versions.get(generation.model, ()), generation.version}
                 versions[generation.model] = tuple(sorted(known))
         notices = Notices(versions=versions, quarantined=self._quarantine.digests)
-        if notices == self._notices:
-            return
-        self._notices = notices
-        write_whole(self.directory.notices, notices.model_dump_json().encode())
-        for generation in self.fleet.generations():
-            for replica in generation.ready:
-                if replica.pid is not None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(replica.pid, signal.SIGHUP)
+        if notices != self._notices:
+            self._notices = notices
+            self._told.clear()
+            write_whole(self.directory.notices, notices.model_dump_json().encode())
+        ready = {r.pid for g in self.fleet.generations() for r in g.ready if r.pid is not None}
+        # One that became ready just now may have read the file before it was written.
+        for pid in ready - self._told:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
+        self._told = ready
 
 
 def _check_free(host: str, port: int) -> None:

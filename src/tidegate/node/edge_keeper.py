@@ -75,9 +75,8 @@ class EdgeKeeper:
             status = await process.wait()
             if self._stopping:
                 return
-            self._announce(
-                f"the edge ended (status {status}), starting it again: {process.last_words()}"
-            )
+            how = "" if status is None else f" with status {status}"
+            self._announce(f"the edge ended{how}, starting it again; its log is {process.log}")
             self._process = None
             while not self.serving:
                 await asyncio.sleep(back_off.crashed(loop.time() - began))
@@ -87,16 +86,31 @@ class EdgeKeeper:
                     self._announce(str(error))
             on_change()
 
-    async def stop(self) -> None:
-        """Drain Envoy and end it."""
+    async def stop(self, hurry: asyncio.Event) -> None:
+        """Drain Envoy and end it; ``hurry`` cuts the draining short."""
+        self._stopping = True
+        if self._process is None:
+            return
+        limit = self._settings.drain_timeout
+        draining = asyncio.create_task(self._process.drain_and_stop(limit))
+        hurried = asyncio.create_task(hurry.wait())
+        await asyncio.wait([draining, hurried], return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not draining.done():
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
+            await self._process.kill()
+            self._announce("requests that were still running were cut")
+        elif not draining.result():
+            self._announce(
+                f"requests were still running after {limit:g} s (drain_timeout) and were cut"
+            )
+
+    async def kill(self) -> None:
+        """End Envoy now, if there is one."""
         self._stopping = True
         if self._process is not None:
-            drained = await self._process.drain_and_stop(self._settings.drain_timeout)
-            if not drained:
-                self._announce(
-                    f"requests were still running after {self._settings.drain_timeout:g} s "
-                    "(drain_timeout) and were cut"
-                )
+            await self._process.kill()
 
 
 class _Lifeline:

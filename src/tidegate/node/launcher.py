@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import psutil
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from tidegate.edge.exit import ExitWatch
 from tidegate.node.run_directory import write_whole
@@ -141,15 +141,27 @@ class ProcessLauncher:
         """Find replicas by their command lines, which name their spec files."""
         found: list[tuple[ReplicaSpec, ReplicaProcess]] = []
         for process in psutil.process_iter(["cmdline", "status"]):
-            line = process.info["cmdline"] or []
-            if "tidegate.replica" not in line or process.info["status"] == psutil.STATUS_ZOMBIE:
+            file = _spec_file(process.info["cmdline"] or [])
+            if file is None or process.info["status"] == psutil.STATUS_ZOMBIE:
                 continue
-            spec_file = Path(line[line.index("--spec") + 1])
-            if spec_file.parent != directory or not spec_file.exists():
-                continue
-            spec = ReplicaSpec.model_validate_json(spec_file.read_bytes())
-            found.append((spec, LocalProcess(process.pid)))
+            try:
+                if not file.parent.samefile(directory):
+                    continue
+                spec = ReplicaSpec.model_validate_json(file.read_bytes())
+                found.append((spec, LocalProcess(process.pid)))
+            except (OSError, psutil.NoSuchProcess):
+                continue  # another user's, or gone meanwhile
+            except ValidationError:
+                # Of another version of Tidegate; it ends when the edge has let go of it.
+                process.terminate()
         return found
+
+
+def _spec_file(line: list[str]) -> Path | None:
+    """Return the spec file of a replica's command line; others may name replicas, too."""
+    if "tidegate.replica" not in line or "--spec" not in line[:-1]:
+        return None
+    return Path(line[line.index("--spec") + 1])
 
 
 def _environment(spec: ReplicaSpec) -> dict[str, str]:

@@ -96,26 +96,37 @@ class RunDirectory:
             )
 
     def lock(self) -> None:
-        """Become the controller of this node.
+        """Become the controller of this node; nothing happens if this is it already.
 
         Raises:
             AddressInUse: another controller lives.
         """
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            record = self.load()
-            serves = "" if record is None else f" and serves {record.repository}"
-            raise AddressInUse(
-                f"port {self.port} is taken: the Tidegate controller with pid "
-                f"{self.controller_pid()} runs there{serves}; stop it with 'tidegate stop "
-                f"--port {self.port}' or choose another --port"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
-        self._lock_descriptor = descriptor
+        while self._lock_descriptor is None:
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                pid = self.controller_pid()
+                if pid is not None:
+                    raise AddressInUse(self._taken(pid)) from None
+                # Somebody only looked, as 'tidegate status' does, or the other is gone by now.
+                continue
+            if _lies_at(descriptor, self._lock):
+                self._lock_descriptor = descriptor
+            else:
+                os.close(descriptor)  # a node that stopped has removed it meanwhile
+        os.ftruncate(self._lock_descriptor, 0)
+        os.pwrite(self._lock_descriptor, str(os.getpid()).encode(), 0)
+
+    def _taken(self, pid: int) -> str:
+        record = self.load()
+        serves = "" if record is None else f" and serves {record.repository}"
+        return (
+            f"port {self.port} is taken: the Tidegate controller with pid {pid} runs "
+            f"there{serves}; stop it with 'tidegate stop --port {self.port}' or choose another "
+            "--port"
+        )
 
     def unlock(self) -> None:
         """Stop being the controller of this node."""
@@ -149,12 +160,22 @@ class RunDirectory:
         write_whole(self._record, record.model_dump_json(indent=1).encode())
 
     def remove(self) -> None:
-        """Remove what a stopped node left, but for its logs."""
+        """Remove what a stopped node left, but for its logs.
+
+        While the lock is held: what the next controller makes is not to be removed.
+        """
         for file in self.replicas.iterdir():
             file.unlink(missing_ok=True)
         for file in self.path.iterdir():
             if (file.is_file() or file.is_socket()) and file.suffix != ".log":
                 file.unlink(missing_ok=True)
+
+
+def _lies_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -17,6 +17,8 @@ from tidegate.node.machine import holder_of
 from tidegate.node.run_directory import RunDirectory, base_directory
 
 LOOPBACK = "127.0.0.1"
+_SAME_SIGNAL = 0.5
+"""Seconds within which a second signal is the first one, passed on by somebody else."""
 
 
 def serve(repository: Path, config: NodeConfig, announce: Callable[[str], None]) -> None:
@@ -39,12 +41,16 @@ def serve(repository: Path, config: NodeConfig, announce: Callable[[str], None])
 
 
 async def _serve(controller: Controller) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    signals = _Signals(controller)
     config = controller.config
-    admin_socket = _listen(config.admin_port)
+    # Before the ports: a live controller is named, and not one of the ports that it has.
+    controller.directory.create()
+    controller.directory.lock()
+    try:
+        admin_socket = _listen(config.admin_port)
+    except AddressInUse:
+        controller.directory.unlock()
+        raise
     with contextlib.closing(admin_socket):
         async with controller:
             admin = AdminServer(controller)
@@ -53,11 +59,35 @@ async def _serve(controller: Controller) -> None:
                 f"serving {controller.repository} on {config.host}:{config.port}, "
                 f"admin on {LOOPBACK}:{config.admin_port}"
             )
-            await stop.wait()
-            controller.announce("draining")
+            await signals.stop.wait()
+            controller.announce("draining; a second Ctrl-C cuts what still runs")
             admin.should_exit = True
             await serving
     controller.announce("stopped")
+
+
+class _Signals:
+    """SIGTERM and SIGINT: the first one stops, a later one does not wait for requests.
+
+    What wraps a command often passes on a Ctrl-C that the terminal has sent already: a second
+    signal that comes at once is the same one.
+    """
+
+    def __init__(self, controller: Controller) -> None:
+        self.stop = asyncio.Event()
+        self._controller = controller
+        self._loop = asyncio.get_running_loop()
+        self._first = 0.0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._take)
+
+    def _take(self) -> None:
+        now = self._loop.time()
+        if not self.stop.is_set():
+            self._first = now
+            self.stop.set()
+        elif now - self._first >= _SAME_SIGNAL:
+            self._controller.hurry()
 
 
 def _listen(port: int) -> socket.socket:

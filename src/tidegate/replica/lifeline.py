@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _GRACE = 2.0
+_LOOKS, _BETWEEN_LOOKS = 5, 0.01
 
 
 def hold(path: Path) -> int:
@@ -50,15 +51,19 @@ def _wait(path: Path, on_orphaned: Callable[[], object]) -> None:
 
 
 def _is_free(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
+    """Say whether no controller and no edge holds the lock, which they would hold on."""
+    for _ in range(_LOOKS):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Perhaps another replica, which looks at this moment.
+            time.sleep(_BETWEEN_LOOKS)
+        else:
+            return True
+        finally:
+            os.close(descriptor)
+    return False

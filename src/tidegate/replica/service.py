@@ -204,6 +204,7 @@ class Service:
     def _run(self, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
         bound = self._served.binder.bind(request)
         now = self._clock.now()
+        retried = exchange.headers.get(b"x-envoy-attempt-count", b"1") != b"1"
         call = _Call(self, exchange, request, encode)
         call.slot = slot = Slot(
             bound,
@@ -211,9 +212,11 @@ class Service:
             arrived=now,
             rows=bound.rows,
             size=bound.size,
-            group=bound.group,
+            # It may be what killed another replica. Should it kill this one, nothing that runs
+            # beside it must come under suspicion.
+            group=object() if retried else bound.group,
             deadline=self._deadline(exchange, now),
-            tag=self._tag(exchange),
+            tag=self._tag(exchange, retried),
         )
         self._engine.submit(slot)
         exchange.on_gone = call.abandon
@@ -230,9 +233,8 @@ class Service:
             deadline = min(deadline, now + parse_timeout(sent))
         return deadline
 
-    def _tag(self, exchange: Exchange) -> bytes | None:
+    def _tag(self, exchange: Exchange, retried: bool) -> bytes | None:
         digest = None
-        retried = exchange.headers.get(b"x-envoy-attempt-count", b"1") != b"1"
         if retried or self._quarantined:
             digest = hashlib.blake2b(exchange.body, digest_size=16).digest()
             if digest in self._quarantined:
