@@ -289,7 +289,8 @@ class Lane:
             if not self._idle:
                 continue
             try:
-                connection = await asyncio.wait_for(self._connect(self), _CONNECT_TIMEOUT)
+                async with asyncio.timeout(_CONNECT_TIMEOUT):
+                    connection = await self._connect(self)
             except (OSError, TimeoutError) as error:
                 self._unreachable(str(error) or "no answer in time")
                 await asyncio.sleep(delay)
