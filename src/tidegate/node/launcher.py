@@ -169,6 +169,7 @@ def _environment(spec: ReplicaSpec) -> dict[str, str]:
     environment["PYTHONUNBUFFERED"] = "1"
     # Frameworks read these at import; a thread per core in every replica helps nobody.
     environment.setdefault("OMP_NUM_THREADS", str(spec.threads))
+    environment.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: it only moves data here
     return environment
 
 

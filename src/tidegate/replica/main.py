@@ -39,6 +39,7 @@ from tidegate.types import ModelMetadata
 log = logging.getLogger("tidegate.replica")
 
 _QUEUED_MESSAGES = 16
+_COLLECT_AFTER = 20_000
 _ORPHANS_GRACE = 10.0
 
 
@@ -68,8 +69,10 @@ def main(arguments: Sequence[str]) -> int:
         kind = type(failure).__name__
         _report(options.status_fd, Failed(kind=kind, reason=str(failure)))
         return 1
+    # What is here now stays; what a request makes is freed by its count of references.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER)
     uvloop.run(_serve(spec, model, batched, options.status_fd, started))
     # Threads of the framework must not hold up an end that has been drained.
     logging.shutdown()
