@@ -146,9 +146,10 @@ async def test_a_server_that_stops_gracefully() -> None:
         until.set()
         result = await running
         await server.stop(0)
-    # gRPC's server answers CANCELLED to what comes while it stops, to its own client as well.
-    assert set(result.codes) <= {"OK", "CANCELLED"}, result.failures
-    assert {f.message for f in result.failures} <= {"CANCELLED"}
+    # gRPC's server answers CANCELLED to what comes while it stops, to its own client as well;
+    # and a connection that it had not accepted yet is lost with its socket.
+    words = {f.message for f in result.failures}
+    assert all(w == "CANCELLED" or w.startswith("cannot connect") for w in words), words
     assert result.codes["OK"] > 100
     assert result.connections >= 4 + 10
 
