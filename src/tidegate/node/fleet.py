@@ -35,6 +35,8 @@ class ReplicaState(enum.Enum):
     READY = "ready"
     BACKING_OFF = "backing off"
     DRAINING = "draining"
+    FAILED = "failed"
+    """It is not started again until the files change."""
 
 
 @dataclass(slots=True)
@@ -214,5 +216,5 @@ class Fleet:
             if not generation.ready:
                 return "it is being loaded"
         if not generations and entry.problems:
-            return "; ".join(problem.reason for problem in entry.problems)
+            return "; ".join(map(str, entry.problems))
         return "no version of it is selected" if not generations else "it is being loaded"

@@ -136,6 +136,7 @@ class Keeper:
             except TimeoutError:
                 await self._process.end(_KILL_AFTER)
                 self._process = None
+                self._clean()
                 return self._failed(
                     f"was not ready within {around.config.start_timeout:g} s (start_timeout)"
                 )
@@ -174,6 +175,7 @@ class Keeper:
         if generation.live:
             return True  # it worked before: what is wrong may pass
         generation.final = True
+        self._replica.state = ReplicaState.FAILED
         self._around.changed()
         return False
 
@@ -193,6 +195,8 @@ class Keeper:
             )
 
     def _clean(self) -> None:
+        """Forget the process that has ended, and remove its files."""
+        self._replica.pid = None
         spec = self._replica.spec
         if spec is not None:
             for file in (spec.socket, spec.socket.with_suffix(".json"), spec.flight):

@@ -98,9 +98,9 @@ def _explain(error: TidegateError | MemoryError, spec: ReplicaSpec) -> TidegateE
     if isinstance(error, MemoryError):
         error = InsufficientMemory(str(error) or "Python could not allocate memory")
     if isinstance(error, InsufficientMemory):
-        allowed = "" if limit is None else f" of the {limit} bytes that resources.memory allows"
+        room = "memory" if limit is None else f"the {limit} bytes of resources.memory"
         return InsufficientMemory(
-            f"{spec.model} version {spec.version} does not fit in memory{allowed}: {error}"
+            f"{spec.model} version {spec.version} does not fit in {room}: {error}"
         )
     return error
 
