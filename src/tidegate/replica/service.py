@@ -211,7 +211,8 @@ class Service:
             call.answer,
             arrived=now,
             rows=bound.rows,
-            size=bound.size,
+            # An array of BYTES does not say how long they are.
+            size=max(bound.size, len(exchange.body)),
             # It may be what killed another replica. Should it kill this one, nothing that runs
             # beside it must come under suspicion.
             group=object() if retried else bound.group,
