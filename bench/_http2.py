@@ -11,22 +11,19 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import cast
 
-import hpack
-
+from bench._codes import CANCEL, REFUSED_STREAM, of_reset, of_response
 from bench._driver import Call, Driver, Lane, now
 from bench._hpack import NO_FIELDS, Fields, read_block
-from tidegate.protocols.statuses import GrpcCode
+from bench._plan import Plan, request_blocks
 
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = (
     0, 1, 3, 4, 6, 7, 8, 9,
 )  # fmt: skip
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 _WHOLE_HEADERS = _END_HEADERS | _PADDED | _PRIORITY
-_REFUSED_STREAM, _CANCEL = 0x7, 0x8
 
 _LARGEST_WINDOW = 2**31 - 1
 _LAST_STREAM = 2**31 - 1
@@ -37,15 +34,6 @@ _CACHED_BLOCKS = 4096
 _frame_head = struct.Struct(">IBI").unpack_from  # length and type in one word, flags, stream
 _NOTHING = memoryview(b"")
 _grpc_head = struct.Struct(">BI").unpack_from  # compressed flag, length
-
-# gRPC's mapping of HTTP/2 error codes (PROTOCOL-HTTP2.md, "Errors") and of HTTP statuses
-# (http-grpc-status-mapping.md).
-_OF_RESET = {_REFUSED_STREAM: "UNAVAILABLE", _CANCEL: "CANCELLED", 0xB: "RESOURCE_EXHAUSTED",
-             0xC: "PERMISSION_DENIED"}  # fmt: skip
-_CODES = {code.value: code.name for code in GrpcCode}
-_OF_HTTP = {400: "INTERNAL", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED",
-            404: "UNIMPLEMENTED", 429: "UNAVAILABLE", 502: "UNAVAILABLE", 503: "UNAVAILABLE",
-            504: "UNAVAILABLE"}  # fmt: skip
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -59,31 +47,6 @@ _PREFACE = (
     + frame(_SETTINGS, 0, 0, struct.pack(">HIHIHI", 1, 0, 2, 0, 4, _LARGEST_WINDOW))
     + frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", _LARGEST_WINDOW - 65535))
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What every connection of one load sends."""
-
-    fields: Sequence[tuple[str, str]]
-    """The header fields of every request, pseudo-header fields first."""
-    messages: Sequence[bytes]
-    """Each with gRPC's 5-byte head."""
-    blocks: dict[bytes, Fields]
-    """Header blocks met so far; stateless, so shared by all connections."""
-
-    @classmethod
-    def of(
-        cls, authority: str, path: str, messages: Sequence[bytes], headers: Mapping[str, str]
-    ) -> Plan:
-        """Prepare the fields that a gRPC client sends, and the framed messages."""
-        fields = [
-            (":method", "POST"), (":scheme", "http"), (":path", path), (":authority", authority),
-            ("te", "trailers"), ("content-type", "application/grpc"),
-            ("user-agent", "tidegate-bench"), *((k.lower(), v) for k, v in headers.items()),
-        ]  # fmt: skip
-        framed = [b"\0" + len(message).to_bytes(4, "big") + message for message in messages]
-        return cls(fields, framed, {})
 
 
 class GrpcConnection(asyncio.Protocol):
@@ -214,7 +177,7 @@ class GrpcConnection(asyncio.Protocol):
         else:
             if call.unsent:
                 self._reset(stream)
-            self._fail(stream, call, *_failure(head, fields, body))
+            self._fail(stream, call, *of_response(head, fields, body))
 
     def _make_next(self, call: Call, at: float) -> None:
         """Let the caller of ``call`` make its next call, here or on the next connection."""
@@ -287,7 +250,7 @@ class GrpcConnection(asyncio.Protocol):
 
     def _reset(self, stream: int) -> None:
         self._streams[stream].unsent = _NOTHING
-        self._out.append(frame(_RST_STREAM, 0, stream, struct.pack(">I", _CANCEL)))
+        self._out.append(frame(_RST_STREAM, 0, stream, struct.pack(">I", CANCEL)))
 
     def _flush(self) -> None:
         if self._received >= 2**30:
@@ -367,11 +330,10 @@ class GrpcConnection(asyncio.Protocol):
         return fields
 
     def _reset_by_peer(self, stream: int, call: Call, code: int) -> None:
-        if code == _REFUSED_STREAM:
+        if code == REFUSED_STREAM:
             self._refused(stream, call)
         else:
-            name = _OF_RESET.get(code, "INTERNAL")
-            self._fail(stream, call, name, f"the server reset the stream with error {code:#x}")
+            self._fail(stream, call, *of_reset(code))
 
     def _goaway(self, last: int) -> None:
         self._last_processed = last & _LAST_STREAM
@@ -396,7 +358,7 @@ class GrpcConnection(asyncio.Protocol):
         self._out.append(frame(_SETTINGS, _ACK, 0, b""))
         if not self.ready.done():
             self._table_size = table_size
-            self._first_block, self._block = _blocks(self._plan.fields, table_size)
+            self._first_block, self._block = request_blocks(self._plan.fields, table_size)
             self.ready.set_result(None)
         elif table_size < self._table_size:
             # Our block refers to the table, so a connection made anew is the simple answer.
@@ -422,38 +384,6 @@ class GrpcConnection(asyncio.Protocol):
             self._streams[stream].window += increment
         if self._unsent:
             self._send_rest()
-
-
-def _blocks(fields: Sequence[tuple[str, str]], table_size: int) -> tuple[bytes | None, bytes]:
-    """Encode the request's fields: the first block on a connection, and all others.
-
-    The first one enters the fields into the peer's table, so that the others are a few
-    bytes, as with every gRPC client. Where they do not fit, no block uses the table.
-    """
-    encoder = hpack.Encoder()
-    encoder.header_table_size = table_size
-    first, second, third = (encoder.encode(fields) for _ in range(3))
-    if second == third:
-        return first, second
-    encoder = hpack.Encoder()
-    encoder.header_table_size = 0
-    encoder.encode([])
-    block = encoder.encode([hpack.NeverIndexedHeaderTuple(*field) for field in fields])
-    return b"\x20" + block, block
-
-
-def _failure(head: Fields, last: Fields, body: bytes | bytearray) -> tuple[str, str]:
-    """Return the code and the message that a gRPC client would report."""
-    if last.grpc is not None and last.grpc != 0:
-        name = _CODES.get(last.grpc)
-        return (name, last.message) if name else ("UNKNOWN", f"{last.grpc}: {last.message}")
-    if head.http != 200:
-        return _OF_HTTP.get(head.http or 0, "UNKNOWN"), f"HTTP status {head.http}"
-    if not head.is_grpc:
-        return "UNKNOWN", "the content type is not gRPC's"
-    if last.grpc is None:
-        return "UNKNOWN", "the response has no grpc-status"
-    return "INTERNAL", f"not one plain message in a response of {len(body)} bytes"
 
 
 async def connect_grpc(host: str, port: int, plan: Plan, lane: Lane) -> GrpcConnection:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from bench._driver import Check, Driver, Failure, Result
 from bench._http1 import connect_rest, encode_request
-from bench._http2 import Plan, connect_grpc
+from bench._http2 import connect_grpc
+from bench._plan import Plan
 
 __all__ = ["Failure", "Result", "grpc_load", "rest_load"]
 
