@@ -1,0 +1,91 @@
+"""A replica's request path around a real model, listening on a real socket."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tidegate.clock import MonotonicClock
+from tidegate.protocols.open_inference import messages
+from tidegate.replica.batch import BatchRunner
+from tidegate.replica.binding import Binder, Bound
+from tidegate.replica.engine import Answer, Engine
+from tidegate.replica.flight import FlightRecorder
+from tidegate.replica.http import Server
+from tidegate.replica.service import Served, Service
+from tidegate.replica.spec import Ready
+from tidegate.runtimes.interface import Model
+from tidegate.scheduling.batcher import Batcher, BatcherLimits
+from tidegate.scheduling.latency import LatencyModel
+from tidegate.types import Array, DType, ModelMetadata
+
+MESSAGE_LIMIT = 2**20
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+READY = "/inference.GRPCInferenceService/ModelReady"
+METADATA = "/inference.GRPCInferenceService/ModelMetadata"
+
+
+class Replica:
+    """What a test can reach of it."""
+
+    def __init__(self, socket: Path, engine: Engine, service: Service) -> None:
+        self.socket = socket
+        self.engine = engine
+        self.service = service
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    model: Model,
+    folder: Path,
+    *,
+    batched: bool = True,
+    timeout: float | None = None,
+    **limits: Any,
+) -> AsyncIterator[Replica]:
+    clock, latency = MonotonicClock(), LatencyModel()
+    batcher: Batcher[Bound, Answer] = Batcher(BatcherLimits(**limits), latency)
+    engine = Engine(
+        BatchRunner(model, clock.now), batcher, latency, clock, FlightRecorder(folder / "flight")
+    )
+    served = Served(
+        metadata=ModelMetadata("m", ("2",), model.platform, model.signature),
+        version="2",
+        binder=Binder(model.signature, batched=batched),
+        timeout=timeout,
+        max_message_size=MESSAGE_LIMIT,
+    )
+    ready = Ready(
+        pid=1, platform="p", device="cpu", batching=batched, max_batch_size=8, seconds=0.5
+    )
+    service = Service(served, engine, clock, ready)
+    async with engine, Server(folder / "s", service.handle, MESSAGE_LIMIT + 5):
+        yield Replica(folder / "s", engine, service)
+
+
+def infer_request(
+    inputs: Mapping[str, Array], *, model: str = "m", version: str = "", request_id: str = ""
+) -> bytes:
+    message = messages.ModelInferRequest(model_name=model, model_version=version, id=request_id)
+    for name, array in inputs.items():
+        datatype = DType.of(array.dtype).value
+        message.inputs.add(name=name, datatype=datatype, shape=array.shape)
+        if datatype == "BYTES":
+            elements = array.reshape(-1).tolist()
+            raw = b"".join(len(e).to_bytes(4, "little") + e for e in elements)
+        else:
+            raw = array.tobytes()
+        message.raw_input_contents.append(raw)
+    return bytes(message.SerializeToString())
+
+
+def outputs_of(message: bytes) -> dict[str, Array]:
+    response = messages.ModelInferResponse.FromString(message)
+    return {
+        output.name: np.frombuffer(raw, DType(output.datatype).numpy).reshape(tuple(output.shape))
+        for output, raw in zip(response.outputs, response.raw_output_contents)
+    }
