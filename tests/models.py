@@ -161,6 +161,22 @@ def deadly(path: Path) -> Path:
     )
 
 
+def deadly_at_once(path: Path) -> Path:
+    """Like :func:`deadly`, whatever ``x`` is: the warm-up kills the process."""
+    nodes = [
+        helper.make_node("Mul", ["x", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "minus_one"], ["divisor"]),
+        helper.make_node("Div", ["smallest", "divisor"], ["y"]),
+    ]
+    return _write(
+        path,
+        nodes,
+        [_value("x", DType.INT32, ("batch", 1))],
+        [_value("y", DType.INT32, ("batch", 1))],
+        {"zero": np.int32(0), "minus_one": np.int32(-1), "smallest": np.int32(-(2**31))},
+    )
+
+
 def mixes_rows(path: Path) -> Path:
     """``y = x - mean over the batch``: FP32 ``[batch, 4]``, whose rows depend on each other."""
     nodes = [

@@ -140,10 +140,11 @@ class Keeper:
                 return self._failed(
                     f"was not ready within {around.config.start_timeout:g} s (start_timeout)"
                 )
+            # One that failed has given back its memory before the next one loads.
+            status = None if isinstance(event, Ready) else await self._process.wait()
         if isinstance(event, Ready):
             self._became_ready(event)
             return True
-        status = await self._process.wait()
         self._process = None
         if isinstance(event, Failed):
             self._clean()
