@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import uvloop
 from pydantic import BaseModel
 
@@ -41,6 +42,8 @@ log = logging.getLogger("tidegate.replica")
 _QUEUED_MESSAGES = 16
 _COLLECT_AFTER = 20_000
 _ORPHANS_GRACE = 10.0
+_HEADROOM = 16 * 2**20
+"""Bytes for threads and messages, beside what is there when the model is loaded."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,10 +63,11 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lifeline.watch(spec.lifeline, _orphaned)
     try:
-        _limit_memory(spec.config.resources.memory)
         model = _load(spec)
         batched = can_batch(model, spec.config.batching)
+        _check_room(spec.config.resources.memory, "Python, the runtime and the model")
     except (TidegateError, MemoryError) as error:
+        _limit_memory(None)
         failure = _explain(error, spec)
         log.error("%s", failure)
         kind = type(failure).__name__
@@ -82,6 +86,11 @@ def main(arguments: Sequence[str]) -> int:
 def _load(spec: ReplicaSpec) -> Model:
     log.info("loading %s version %d from %s", spec.model, spec.version, spec.path)
     options = RuntimeOptions(device=spec.config.device, threads=spec.threads)
+    # A framework that runs out of memory while it is imported aborts, or seems to be broken:
+    # the limit comes after that.
+    registry.devices(spec.runtime)
+    _check_room(spec.config.resources.memory, "Python and the runtime alone")
+    _limit_memory(spec.config.resources.memory)
     model = registry.load(spec.runtime, spec.path, options)
     if spec.config.warmup:
         warm_up(model)
@@ -89,8 +98,22 @@ def _load(spec: ReplicaSpec) -> Model:
 
 
 def _limit_memory(limit: int | None) -> None:
-    if limit is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    """Bound the process's data memory in bytes; ``None``: no longer."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if limit is None or (hard != resource.RLIM_INFINITY and hard < limit):
+        limit = hard
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _check_room(limit: int | None, what: str) -> None:
+    if limit is None:
+        return
+    # Only Linux tells, and only Linux minds the limit.
+    used = getattr(psutil.Process().memory_info(), "data", 0)
+    if used + _HEADROOM > limit:
+        raise InsufficientMemory(
+            f"{what} take {used} bytes, and {_HEADROOM} more are needed to answer requests"
+        )
 
 
 def _explain(error: TidegateError | MemoryError, spec: ReplicaSpec) -> TidegateError:
