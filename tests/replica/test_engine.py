@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 import threading
-from collections.abc import AsyncIterator, Sequence
+import weakref
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -328,6 +330,51 @@ async def test_a_failure_in_either_thread_is_an_answer(hand_over: bool) -> None:
             with pytest.raises(InferenceFailed, match="KeyError"):
                 await asyncio.wait_for(b.submit(-1.0)[1], WAIT)
         assert b.notes.ends == len(b.notes.running) == 10
+
+
+@pytest.mark.parametrize("fate", ["answered", "failed", "cancelled"])
+@pytest.mark.parametrize("hand_over", [False, True])
+async def test_what_is_done_with_is_freed_at_once(hand_over: bool, fate: str) -> None:
+    """Without the garbage collector, which a replica seldom runs."""
+
+    def meddle(array: Array) -> None:
+        if fate == "failed":
+            raise ValueError("never")
+
+    gc.disable()
+    try:
+        async with bench(FakeModel(meddle), hand_over=hand_over) as b:
+            b.latency.observe(2, 1e-6)
+            b.model.hold() if hand_over else None
+            futures = []
+            alive = []
+            for value in (1.0, 2.0):
+                slot, future = b.submit(value)
+                assert slot.work is not None
+                alive.append(weakref.ref(slot.work.inputs[0]))
+                futures.append(future)
+                if fate == "cancelled" and not hand_over:
+                    b.cancel(slot)
+            if hand_over:
+                await b.entered()
+                if fate == "cancelled":
+                    b.cancel(slot)
+                b.model.release()
+            await asyncio.wait(futures, timeout=WAIT)
+            if fate == "answered":
+                alive.append(weakref.ref(futures[0].result()["total"]))
+            for each in futures:
+                each.exception()
+            del slot, future, futures, each
+            await until(lambda: all(ref() is None for ref in alive))
+    finally:
+        gc.enable()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT / 10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 async def test_who_is_being_run_is_on_record() -> None:

@@ -63,9 +63,11 @@ class BatchRunner:
             middle = len(batch) // 2
             self._run(batch[:middle], offset, ran)
             self._run(batch[middle:], offset + middle, ran)
-            parts = ran.outcomes[offset : offset + len(batch)]
             # A request that does not fit alone says nothing of how many others fit.
-            if too_large and not any(isinstance(part, InsufficientMemory) for part in parts):
+            if too_large and not any(
+                isinstance(outcome, InsufficientMemory)
+                for outcome in ran.outcomes[offset : offset + len(batch)]
+            ):
                 rows = sum(bound.rows for bound in batch)
                 ran.clamp = max(1, min(ran.clamp or rows, rows // 2))
 

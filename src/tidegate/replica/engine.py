@@ -189,3 +189,5 @@ class Engine:
                 slot.fail(outcome)
             else:
                 slot.resolve(outcome)
+        # An error holds the frames that it came through, and these hold it and all tensors.
+        ran.outcomes.clear()
