@@ -381,7 +381,7 @@ FAILURES = (
     Failure(
         "a format without a runtime", _infer("scripted", 0), "503", "UNAVAILABLE",
         r"^model 'scripted' is not ready: scripted\.pt is a TorchScript archive, which is not "
-        r"served by this version of Tidegate$",
+        r"served by this version of Tidegate; export the model with torch\.onnx\.export$",
     ),
     Failure(
         "the caller's deadline", _infer("slow", 400, timeout=0.15), "504", "DEADLINE_EXCEEDED",
