@@ -33,6 +33,9 @@ def model_cluster(name: str) -> cluster_pb2.Cluster:
     cluster.outlier_detection.CopyFrom(_outlier_detection())
     # Send nothing to an ejected replica, even when most are ejected.
     cluster.common_lb_config.healthy_panic_threshold.CopyFrom(percent_pb2.Percent(value=0))
+    # Ejections count at once. By default they wait for a second after an earlier change, so that a
+    # replica that is back can be left out just when the other one dies.
+    cluster.common_lb_config.update_merge_window.CopyFrom(seconds(0))
     return cluster
 
 
@@ -110,7 +113,7 @@ def _circuit_breakers() -> circuit_breaker_pb2.CircuitBreakers:
 
 
 def _outlier_detection() -> outlier_detection_pb2.OutlierDetection:
-    """Leave a replica alone for a second when it cannot be reached or breaks off.
+    """Leave a replica alone for a moment when it cannot be reached or breaks off.
 
     What it answers never ejects. Envoy takes gRPC statuses for HTTP's here: five INTERNAL in a
     row are a bug in a model, and all its replicas have it; DEADLINE_EXCEEDED counts as a failing
@@ -121,9 +124,9 @@ def _outlier_detection() -> outlier_detection_pb2.OutlierDetection:
         return wrappers_pb2.UInt32Value(value=value)
 
     return outlier_detection_pb2.OutlierDetection(
-        interval=seconds(0.5),
-        base_ejection_time=seconds(1),
-        max_ejection_time=seconds(2),
+        interval=seconds(0.25),
+        base_ejection_time=seconds(0.5),
+        max_ejection_time=seconds(1),
         max_ejection_percent=count(90),
         split_external_local_origin_errors=True,
         consecutive_local_origin_failure=count(2),

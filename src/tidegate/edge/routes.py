@@ -100,7 +100,7 @@ def _forward_to_model(host: route_components_pb2.VirtualHost) -> None:
     predicate.typed_config.CopyFrom(packed(previous_hosts_pb2.PreviousHostsPredicate()))
     # The balancer draws again this often until the replica is another one. A dead replica has
     # the fewest calls in flight, so a few draws would often find nothing else.
-    retry.host_selection_retry_max_attempts = 64
+    retry.host_selection_retry_max_attempts = 256
 
 
 def _forward(route: route_components_pb2.Route) -> None:
