@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-WAIT = 20.0
-"""Seconds after which something that should come has not come."""
+from tests.replica.waiting import WAIT
 
 GRPC = {"content-type": "application/grpc", "te": "trailers"}
 

@@ -6,7 +6,7 @@ import gc
 import random
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.replica.fake_model import FakeModel, ask
+from tests.replica.waiting import WAIT, until
 from tidegate.clock import MonotonicClock
 from tidegate.errors import (
     Cancelled,
@@ -30,8 +31,6 @@ from tidegate.scheduling.batcher import Batcher, BatcherLimits
 from tidegate.scheduling.latency import LatencyModel
 from tidegate.scheduling.slot import NO_DEADLINE, Slot
 from tidegate.types import Array
-
-WAIT = 20.0
 
 
 @dataclass
@@ -369,12 +368,6 @@ async def test_what_is_done_with_is_freed_at_once(hand_over: bool, fate: str) ->
             await until(lambda: all(ref() is None for ref in alive))
     finally:
         gc.enable()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT / 10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 async def test_who_is_being_run_is_on_record() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.replica.edge_client import GRPC, WAIT, EdgeClient, encode, frame
+from tests.replica.edge_client import GRPC, EdgeClient, encode, frame
+from tests.replica.waiting import WAIT
 from tidegate.errors import InferenceFailed, InvalidInput, QueueFull
 from tidegate.replica.http import Exchange, Server
 

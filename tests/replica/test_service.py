@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from tests import models
-from tests.replica.edge_client import GRPC, WAIT, EdgeClient, Reply, frame
+from tests.replica.edge_client import GRPC, EdgeClient, Reply, frame
 from tests.replica.fake_model import FakeModel
 from tests.replica.served import (
     INFER,
@@ -26,6 +26,7 @@ from tests.replica.served import (
     outputs_of,
     serving,
 )
+from tests.replica.waiting import WAIT, until
 from tidegate.protocols.open_inference import messages
 from tidegate.replica.flight import read_suspects
 from tidegate.runtimes.interface import RuntimeOptions
@@ -294,12 +295,6 @@ async def test_who_leaves_gives_up_the_place_in_the_queue(folder: Path) -> None:
             assert (await first.receive()).grpc_status == 0
             assert (await third.receive()).grpc_status == 0
         assert [len(run) for run in model.runs] == [2, 2]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 async def test_deadlines_of_the_caller_and_of_the_model(folder: Path) -> None:
