@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import orjson
+from bench._driver import Driver, Lane
+from bench._http1 import RestConnection, connect_rest, encode_request
+from bench._http2 import GrpcConnection, connect_grpc
+from bench._plan import Plan
+from bench.load import Result, grpc_load, rest_load
 from tritonclient.grpc import service_pb2
 
-from bench._driver import Driver, Lane
-from bench._http2 import GrpcConnection, Plan, connect_grpc
-from bench._http1 import RestConnection, connect_rest, encode_request
-from bench.load import Result, grpc_load, rest_load
 from tests.node.harness import ServedNode
 from tidegate.protocols.open_inference import MODEL_INFER
 
@@ -51,7 +52,8 @@ def rest_path(model: str, version: str = "") -> str:
 
 def _grpc_values(message: bytes) -> Sequence[float]:
     raw = service_pb2.ModelInferResponse.FromString(message).raw_output_contents[0]
-    return np.frombuffer(raw, np.float32).tolist()
+    values: list[float] = np.frombuffer(raw, np.float32).tolist()
+    return values
 
 
 def _rest_values(body: bytes) -> Sequence[float]:
@@ -77,11 +79,10 @@ class Answers:
         factor = self._known.get(body)
         if factor is None:
             got = values(body)
-            # The rows are disjoint, and factors are 1 to 9: the ratios of a row tell it.
-            first = got[0] / (got[1] - got[0]) if got[1] != got[0] else 0.0
-            factor = got[0] / first if first else 0.0
-            row = np.float32(first) + np.arange(4, dtype=np.float32)
-            if first not in ROWS[:, 0] or not np.array_equal(row * np.float32(factor), got):
+            # The numbers of a row are consecutive, so their distance is the factor.
+            factor = float(got[1] - got[0])
+            row = np.asarray(got) / np.float32(factor)
+            if not (row == ROWS).all(axis=1).any():
                 return False
             self._known[body] = factor
         now = time.monotonic()

@@ -46,6 +46,8 @@ def _bootstrap(
         node=base_pb2.Node(id="edge", cluster="tidegate"),
         overload_manager=_overload_manager(settings.heap_limit),
     )
+    # After a hot restart the parent's calls are counted in at this pace; a stop waits for them.
+    bootstrap.stats_flush_interval.CopyFrom(seconds(1))
     admin = bootstrap.admin
     admin.address.CopyFrom(unix_socket(admin_socket))
     admin.address.pipe.mode = 0o600

@@ -15,10 +15,11 @@ import hashlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from tidegate.errors import EdgeFailed
 CONTROL_SOCKET = "ads.sock"
 """Where in the run directory Envoy looks for its controller, whichever that is."""
 LOG = "envoy.log"
+_BASE_ID = "base-id"
 
 _DETACH = '(while kill -0 $$ 2>/dev/null; do :; done; exec "$@") >&2 & echo $!'
 """Prints a process id and ends; the process becomes the command when the shell is gone."""
@@ -121,7 +123,11 @@ class EnvoyProcess:
 
     @classmethod
     def adopt(cls, record: Mapping[str, Any]) -> EnvoyProcess | None:
-        """Return the process of ``record``, or ``None`` if it is gone or the record is unfit."""
+        """Return the process of ``record``, or ``None`` if it is gone or the record is unfit.
+
+        One that was to replace it, and was not recorded before its controller was killed, is
+        returned instead; of that one it is not known what it was started with.
+        """
         try:
             saved = _Record(**record)
             watch = ExitWatch(saved.pid)
@@ -131,9 +137,22 @@ class EnvoyProcess:
                 and abs(process.create_time() - saved.started) < _SAME_START
                 and _bootstrap_path(Path(saved.run_dir), saved.epoch) in process.cmdline()
             )
+            if not same:
+                return None
+            successors = _running(Path(saved.run_dir)).get(saved.epoch + 1, [])
+            for successor in successors:
+                saved = replace(
+                    saved,
+                    pid=successor.pid,
+                    started=successor.create_time(),
+                    epoch=saved.epoch + 1,
+                    admin_socket=str(_admin_socket(Path(saved.run_dir), saved.epoch + 1)),
+                    fingerprint="",
+                )
+                watch = ExitWatch(saved.pid)
         except (psutil.Error, TypeError, ValueError):
             return None
-        return cls(saved, watch) if same else None
+        return cls(saved, watch)
 
     async def wait(self) -> int | None:
         """Wait until the process has ended; return its exit status where that can be known.
@@ -155,8 +174,20 @@ class EnvoyProcess:
         Raises:
             EdgeFailed: the new one cannot start; the old one goes on.
         """
+        await self._until_initialized()
         run_dir = Path(self._record.run_dir)
         return await _launch(type(self), run_dir, settings, pass_fds, self._record)
+
+    async def _until_initialized(self) -> None:
+        """Wait until the process can be a parent: a controller may just have started it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_TIMEOUT):
+                while self._exit.running:
+                    with contextlib.suppress(EdgeFailed):
+                        info = json.loads(await self.admin.get("/server_info"))
+                        if "INITIALIZING" not in info["state"]:
+                            return
+                    await asyncio.sleep(_POLL)
 
     async def drain_and_stop(self, timeout: float) -> bool:
         """End the process: no new connections, let requests end, then go.
@@ -221,7 +252,7 @@ async def _launch(
     binary = find_envoy(settings.envoy)
     epoch = 0 if parent is None else parent.epoch + 1
     admin = _admin_socket(run_dir, epoch)
-    base_id_file = run_dir / "base-id"
+    base_id_file = run_dir / _BASE_ID
     try:
         check_socket_path(str(admin))
     except ValueError as error:
@@ -254,6 +285,33 @@ async def _launch(
         watch.kill()
         raise
     return cls(record, watch)
+
+
+def end_unrecorded(run_dir: Path) -> None:
+    """End every Envoy of ``run_dir``, when none is recorded that could be adopted.
+
+    There is one if a controller was killed while it started it.
+    """
+    found = [process for processes in _running(run_dir).values() for process in processes]
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(found, timeout=_KILL_GRACE)
+    if found:
+        _forget_earlier(run_dir)
+
+
+def _running(run_dir: Path) -> dict[int, list[psutil.Process]]:
+    """Find the Envoys of ``run_dir`` by their epochs."""
+    bootstrap = re.compile(re.escape(f"{run_dir}/") + "bootstrap-([0-9]+)[.]json")
+    found: dict[int, list[psutil.Process]] = {}
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if process.info["status"] == psutil.STATUS_ZOMBIE:
+            continue
+        for argument in process.info["cmdline"] or []:
+            if match := bootstrap.fullmatch(argument):
+                found.setdefault(int(match[1]), []).append(process)
+    return found
 
 
 def _spawn(command: Sequence[str], run_dir: Path, pass_fds: Sequence[int]) -> int:
@@ -331,7 +389,7 @@ def _bootstrap_path(run_dir: Path, epoch: int) -> str:
 
 def _forget_earlier(run_dir: Path) -> None:
     """Remove what an Envoy that was killed left here and in memory."""
-    file = run_dir / "base-id"
+    file = run_dir / _BASE_ID
     with contextlib.suppress(OSError, ValueError):
         _remove_shared_memory(int(file.read_text()))
     for path in (file, *run_dir.glob("admin-*.sock")):

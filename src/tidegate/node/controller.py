@@ -149,7 +149,8 @@ class Controller:
         self._quarantine = Quarantine(self._notices.quarantined)
         count = await self.replicas.adopt()
         if self._adopted:
-            self.announce(f"adopted the running edge and {count} replicas")
+            s = "" if count == 1 else "s"
+            self.announce(f"adopted the running edge and {count} replica{s}")
             self._settled = True
         self._look()
         # Silent until here: an early, incomplete answer would take traffic from what runs.

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tidegate.edge.process import EnvoyProcess
+from tidegate.edge.process import EnvoyProcess, end_unrecorded
 from tidegate.edge.settings import EdgeSettings
 from tidegate.errors import EdgeFailed
 from tidegate.node.back_off import BackOff
@@ -44,9 +44,14 @@ class EdgeKeeper:
         return None if self._process is None else self._process.record()
 
     def adopt(self, record: Mapping[str, Any] | None) -> bool:
-        """Take over the Envoy of an earlier controller; return whether it still runs."""
+        """Take over the Envoy of an earlier controller; return whether it still runs.
+
+        One that is not recorded, because a controller was killed as it started it, is ended.
+        """
         if record is not None:
             self._process = EnvoyProcess.adopt(record)
+        if self._process is None:
+            end_unrecorded(self._directory.path)
         return self._process is not None
 
     async def start(self) -> None:

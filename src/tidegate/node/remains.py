@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from tidegate.edge.process import EnvoyProcess
+from tidegate.edge.process import EnvoyProcess, end_unrecorded
 from tidegate.node.launcher import Launcher, ProcessLauncher
 from tidegate.node.run_directory import RunDirectory
 
@@ -32,6 +32,7 @@ async def end_remains(
             edge = None if record.edge is None else EnvoyProcess.adopt(record.edge)
             if edge is not None and not await edge.drain_and_stop(drain):
                 announce(f"requests were still running after {drain:g} s and were cut")
+        end_unrecorded(directory.path)
         replicas = (launcher or ProcessLauncher()).find(directory.replicas)
         await asyncio.gather(*(process.end(drain + _KILL_AFTER) for _, process in replicas))
         directory.remove()
