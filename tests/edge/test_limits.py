@@ -147,6 +147,7 @@ async def test_a_silent_sender_is_cut_and_a_long_inference_is_not(run_dir: Path)
         async with asyncio.timeout(5):
             await client.send(
                 f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\n"
+                "x-tidegate-cluster: model/m\r\n"  # must not pass for a routed request
                 f"content-length: {len(frame)}\r\n\r\n".encode()
                 + frame[:7]
             )

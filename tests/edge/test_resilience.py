@@ -69,6 +69,25 @@ async def came_back(edge: Edge) -> bool:
     return bool((await edge.call())["replica"] == "a")
 
 
+async def test_an_ejection_counts_at_once(edge: Edge) -> None:
+    """Also right after the end of another: or the two together would leave nobody."""
+    await edge.serve(m="a b")
+    edge.replicas["a"].kill()
+    for _ in range(20):
+        await edge.call()
+    await edge.replica("a")
+    await until(lambda: came_back(edge), 5)
+    edge.replicas["b"].kill()
+    await until(lambda: twice(edge))
+    attempts = {(await edge.call())["headers"]["x-envoy-attempt-count"] for _ in range(20)}
+    assert attempts == {"1"}
+
+
+async def twice(edge: Edge) -> bool:
+    await edge.call()
+    return await ejected(edge) == 2
+
+
 async def test_a_large_request_is_retried_too(edge: Edge) -> None:
     await edge.serve(m="a b")
     edge.replicas["a"].kill()
@@ -133,7 +152,7 @@ async def test_callers_that_give_up_eject_nobody(edge: Edge) -> None:
     assert await ejected(edge) == 0
 
 
-@pytest.mark.parametrize("grpc, http", [(4, 504), (14, 503)])
+@pytest.mark.parametrize(("grpc", "http"), [(4, 504), (14, 503)])
 async def test_what_a_replica_says_ejects_nobody(edge: Edge, grpc: int, http: int) -> None:
     """A caller whose deadlines are too short must not take a replica from the others."""
     await edge.serve(m="a b")

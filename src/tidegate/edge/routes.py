@@ -45,6 +45,8 @@ def route_configuration(
     return route_pb2.RouteConfiguration(
         name=ROUTES,
         virtual_hosts=[host],
+        # Dropped from what clients send before a route is looked up for the first time.
+        internal_only_headers=[CLUSTER_HEADER],
         max_direct_response_body_size_bytes=wrappers_pb2.UInt32Value(
             value=max(_MIN_DIRECT_RESPONSE, len(server_metadata))
         ),
