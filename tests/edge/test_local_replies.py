@@ -68,9 +68,7 @@ async def test_no_answer_in_time(edge: Edge) -> None:
     async with asyncio.timeout(5):
         code, _, status, words = await both(edge, x_do="sleep 30", grpc_timeout="300m")
     assert (code, status) == ("DEADLINE_EXCEEDED", 504)
-    assert words == (
-        "no answer of model/m in the time that the caller gave (grpc-timeout: 300m)"
-    )
+    assert words == ("no answer of model/m in the time that the caller gave (grpc-timeout: 300m)")
     async with asyncio.timeout(5):  # the replica learns of both
         while edge.replicas["a"].cancelled < 2:
             edge.replicas["a"].cancelled_event.clear()
