@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-import signal
 import time
 import urllib.error
 import urllib.request
@@ -182,19 +182,26 @@ def _stop(node: RunDirectory) -> None:
         if record is not None:
             _stop_without_controller(node)
         return
+    check_serving_parts()
+    from psutil import NoSuchProcess
+
+    from tidegate.edge.exit import ExitWatch
+
     drain = 30.0 if record is None else record.config.drain_timeout
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return
     deadline = time.monotonic() + drain + _STOP_MARGIN
-    while node.controller_pid() == pid:
-        if time.monotonic() > deadline:
-            raise NodeError(
-                f"the node on port {node.port} (pid {pid}) has not stopped within "
-                f"{drain + _STOP_MARGIN:g} s; look into {node.logs}, or end it with kill -9 {pid}"
-            )
-        time.sleep(_LOOK_EVERY)
+    with contextlib.suppress(NoSuchProcess):
+        controller = ExitWatch(pid)
+        controller.terminate()
+        while controller.running:
+            if time.monotonic() > deadline:
+                raise NodeError(
+                    f"the node on port {node.port} (pid {pid}) has not stopped within "
+                    f"{drain + _STOP_MARGIN:g} s; look into {node.logs}, or end it with "
+                    f"kill -9 {pid}"
+                )
+            time.sleep(_LOOK_EVERY)
+    if node.controller_pid() is None and node.load() is not None:
+        _stop_without_controller(node)  # it was killed meanwhile
 
 
 def _stop_without_controller(node: RunDirectory) -> None:
