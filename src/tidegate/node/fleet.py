@@ -10,8 +10,8 @@ A generation is *live* once it gets traffic. The rules:
   live one that used to be desired.
 - A live generation that is no longer desired stays as long as one that should replace it
   is not live: a broken new version leaves the old one serving.
-- While none of a model's versions can be read (a slip in ``model.yaml``, say), what was
-  live stays, as long as its files are there.
+- While none of a model's versions can be read, or none of those that ``model.yaml`` names is
+  there (a slip, say), what was live stays, as long as its files are there.
 - A model that is known, but has no ready replica, is answered by the controller, which
   knows the reason.
 """
@@ -133,7 +133,8 @@ class Fleet:
             generation.desired = False
         started: list[Generation] = []
         for name, entry in self.models.items():
-            for version in reversed(entry.config.versions.select(list(entry.versions))):
+            selected = entry.config.versions.select(list(entry.versions))
+            for version in reversed(selected):
                 found = entry.versions[version]
                 known = self._find(name, version, found.fingerprint)
                 if known is None:
@@ -141,7 +142,7 @@ class Fleet:
                     self._generations.setdefault(name, []).append(known)
                     started.append(known)
                 known.desired = True
-            if not entry.versions:
+            if not selected and entry.config.versions.only != ():
                 for old in self.generations(name):
                     old.desired = old.live and self._exists(old.entry.path)
         return started
@@ -185,12 +186,13 @@ class Fleet:
         An empty list stands for the controller, which says why there is none.
         """
         clusters: dict[str, list[Replica]] = {}
-        retired = set(map(id, self.retired()))
         for name in self.models:
+            retired = self._retired(name)
             default = self.default(name)
-            clusters[name] = [] if default is None else default.ready
+            # What is retired gets no call any more, though nothing takes its place.
+            clusters[name] = [] if default is None or default in retired else default.ready
             for generation in self.generations(name):
-                if id(generation) in retired:
+                if generation in retired:
                     continue
                 key = f"{name}:{generation.version}"
                 if generation.live or key not in clusters:

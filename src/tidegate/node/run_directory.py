@@ -82,18 +82,21 @@ class RunDirectory:
                 f"{_SOCKET_PATH_LIMIT} bytes at most; give a shorter one with --run-dir"
             )
         try:
-            for folder in (self.base, self.path, self.replicas, self.logs):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # The link, if it is one, and what it leads to: in /tmp anybody can put one there.
+            owners = {self.base.lstat().st_uid, self.base.stat().st_uid}
+            if owners != {os.getuid()}:
+                raise ConfigurationError(
+                    f"the run directory {self.base} belongs to another user: "
+                    "give another one with --run-dir"
+                )
+            for folder in (self.path, self.replicas, self.logs):
+                folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
                 f"the run directory {self.path} cannot be made: {error.strerror}; "
                 "give another one with --run-dir"
             ) from error
-        if self.base.stat().st_uid != os.getuid():
-            raise ConfigurationError(
-                f"the run directory {self.base} belongs to another user: "
-                "give another one with --run-dir"
-            )
 
     def lock(self) -> None:
         """Become the controller of this node; nothing happens if this is it already.
