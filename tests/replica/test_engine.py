@@ -71,6 +71,7 @@ class Bench:
         *,
         within: float | None = None,
         outputs: Sequence[str] = (),
+        priority: int = 0,
     ) -> tuple[RequestSlot, asyncio.Future[Answer]]:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
@@ -86,7 +87,7 @@ class Bench:
         now = self.clock.now()
         slot: RequestSlot = Slot(
             bound, on_done, arrived=now, rows=bound.rows, size=bound.size, group=bound.group,
-            deadline=NO_DEADLINE if within is None else now + within,
+            priority=priority, deadline=NO_DEADLINE if within is None else now + within,
         )  # fmt: skip
         self.engine.submit(slot)
         return slot, future
@@ -157,6 +158,20 @@ async def test_batch_mates_of_a_cancelled_request_get_their_answers(gone: int) -
             if index != gone:
                 assert await value_of(future) == index
         assert len(b.model.runs) == 1
+
+
+async def test_a_request_cancelled_on_its_way_to_the_model_is_not_run() -> None:
+    async with bench() as b:
+        b.model.hold()
+        batch = [b.submit(float(i)) for i in range(3)]
+        b.cancel(batch[1][0])
+        slots = [slot for slot, _ in batch]
+        b.model.release()
+        live, ran = b.engine._run(slots)
+        assert live == [slots[0], slots[2]]
+        assert len(ran.outcomes) == 2
+        with pytest.raises(Cancelled):
+            await batch[1][1]
 
 
 async def test_a_batch_that_nobody_waits_for_is_not_run() -> None:
@@ -252,6 +267,22 @@ async def test_what_expires_while_the_loop_is_busy_is_not_run() -> None:
             await asyncio.wait_for(late, WAIT)
         assert await value_of(first) == 0
         assert len(b.model.runs) == 1
+
+
+async def test_what_expires_behind_a_batch_in_the_loops_thread_is_not_run() -> None:
+    def meddle(array: Array) -> None:
+        if array[0, 0] == 1.0:
+            threading.Event().wait(0.1)
+
+    async with bench(FakeModel(meddle), hand_over=False, max_batch_size=1) as b:
+        b.latency.observe(1, 1e-6)
+        _, first = b.submit(1.0, priority=-1)
+        _, late = b.submit(2.0, within=0.02)
+        _, last = b.submit(3.0)
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(late, WAIT)
+        assert (await value_of(first), await value_of(last)) == (1, 3)
+        assert 2.0 not in [run[0, 0] for run in b.model.runs]
 
 
 async def test_a_deadline_that_cannot_be_met_is_refused_before_the_model() -> None:

@@ -105,9 +105,12 @@ FAILURES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str, tuple[str
     ),
     "memory for nothing": (
         lambda f: models.identity(f / "m.onnx"),
-        {"resources": {"memory": "50MiB"}},
+        {"resources": {"memory": "100MiB"}},
         "InsufficientMemory",
-        ("m version 2 does not fit in the 52428800 bytes of resources.memory", "Python"),
+        (
+            "m version 2 does not fit in the 104857600 bytes of resources.memory",
+            "Python and the runtime alone take",
+        ),
     ),
     "memory for the runtime alone": (
         lambda f: models.tiny_mlp(f / "m.onnx", 4096, 8192),
