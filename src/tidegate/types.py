@@ -96,7 +96,7 @@ class DType(enum.Enum):
 _BY_NUMPY = {dtype.numpy: dtype for dtype in DType if dtype is not DType.BYTES}
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class Tensor:
     """A named, dense array.
 
@@ -155,7 +155,7 @@ class RequestedOutput:
     parameters: Mapping[str, Parameter] = field(default_factory=_empty)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class InferRequest:
     """One call of a model, whichever protocol it came by.
 
@@ -175,7 +175,7 @@ class InferRequest:
     metadata: Mapping[str, str] = field(default_factory=_empty)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class InferResponse:
     """The answer of one model version to one :class:`InferRequest`."""
 

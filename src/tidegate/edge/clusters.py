@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
-from envoy.config.core.v3 import protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.load_balancing_policies.least_request.v3 import least_request_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
@@ -20,13 +19,18 @@ _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CONNECT_TIMEOUT = 1.0
 _BUFFER = 2**20
 """Bytes of one connection that may wait on either side; a larger message flows through."""
+_STREAMS = 2**16
+_STREAM_WINDOW = 2**22
+_CONNECTION_WINDOW = 2**28
+"""Bytes of answers that replicas may send before they are taken: a slow client holds up its
+own stream, and 64 of those have to come together to hold up the others."""
 _MANY = 1_000_000
 """Envoy's own limits (1024 calls in flight) are not how a node refuses work: queues are."""
 
 
 def model_cluster(name: str) -> cluster_pb2.Cluster:
     """Return the cluster ``name``, whose endpoints come over EDS."""
-    cluster = _cluster(name)
+    cluster = _cluster(name, http2=True)
     cluster.type = cluster_pb2.Cluster.EDS
     # 0: a cluster waits for its endpoints, however late; without them it would refuse calls.
     cluster.eds_cluster_config.eds_config.CopyFrom(from_controller(initial_fetch_timeout=0))
@@ -41,7 +45,7 @@ def model_cluster(name: str) -> cluster_pb2.Cluster:
 
 def controller_cluster(socket: str) -> cluster_pb2.Cluster:
     """Return the cluster of the controller, which listens on one Unix socket."""
-    cluster = _cluster(CONTROLLER_CLUSTER)
+    cluster = _cluster(CONTROLLER_CLUSTER, http2=False)
     cluster.type = cluster_pb2.Cluster.STATIC
     cluster.load_assignment.CopyFrom(load_assignment(CONTROLLER_CLUSTER, [Endpoint(socket)]))
     return cluster
@@ -61,14 +65,16 @@ def load_assignment(
     return assignment
 
 
-def _cluster(name: str) -> cluster_pb2.Cluster:
+def _cluster(name: str, *, http2: bool) -> cluster_pb2.Cluster:
     cluster = cluster_pb2.Cluster(
         name=name,
         connect_timeout=seconds(_CONNECT_TIMEOUT),
         per_connection_buffer_limit_bytes=wrappers_pb2.UInt32Value(value=_BUFFER),
         circuit_breakers=_circuit_breakers(),
     )
-    cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(packed(_http_options()))
+    cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(
+        packed(_http_options(http2=http2))
+    )
     policy = cluster.load_balancing_policy.policies.add().typed_extension_config
     policy.name = "envoy.load_balancing_policies.least_request"
     policy.typed_config.CopyFrom(packed(_balancing()))
@@ -87,15 +93,23 @@ def _balancing() -> least_request_pb2.LeastRequest:
     return least_request_pb2.LeastRequest(choice_count=wrappers_pb2.UInt32Value(value=4))
 
 
-def _http_options() -> http_protocol_options_pb2.HttpProtocolOptions:
-    """HTTP/1.1, whose chunked trailers become gRPC trailers."""
-    options = http_protocol_options_pb2.HttpProtocolOptions(
-        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(
-            # Connections of a burst go; Envoy closes them, so no call races with the closing.
-            idle_timeout=seconds(60)
-        )
-    )
-    options.explicit_http_config.http_protocol_options.enable_trailers = True
+def _http_options(*, http2: bool) -> http_protocol_options_pb2.HttpProtocolOptions:
+    """HTTP/2 to replicas; HTTP/1.1 to the controller, its chunked trailers as gRPC's.
+
+    Over HTTP/2 all calls of a worker share one connection, and a replica answers many with one
+    system call. It keeps no header table, so each block of headers stands for itself.
+    """
+    options = http_protocol_options_pb2.HttpProtocolOptions()
+    if not http2:
+        # Connections of a burst go; Envoy closes them, so no call races with the closing.
+        options.common_http_protocol_options.idle_timeout.CopyFrom(seconds(60))
+        options.explicit_http_config.http_protocol_options.enable_trailers = True
+        return options
+    explicit = options.explicit_http_config.http2_protocol_options
+    explicit.hpack_table_size.value = 0
+    explicit.max_concurrent_streams.value = _STREAMS
+    explicit.initial_stream_window_size.value = _STREAM_WINDOW
+    explicit.initial_connection_window_size.value = _CONNECTION_WINDOW
     return options
 
 

@@ -14,7 +14,7 @@ from tidegate.node.fleet import Fleet
 from tidegate.protocols import open_inference
 from tidegate.protocols.open_inference import grpc as v2_grpc
 from tidegate.protocols.open_inference import rest as v2_rest
-from tidegate.replica.http import Exchange
+from tidegate.replica.exchange import Exchange
 
 NAME = "tidegate"
 EXTENSIONS = ("binary_tensor_data",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,13 +25,15 @@ from tidegate.protocols.open_inference import grpc as v2_grpc
 from tidegate.protocols.open_inference import rest as v2_rest
 from tidegate.replica.binding import Binder
 from tidegate.replica.engine import Answer, Engine, RequestSlot
+from tidegate.replica.exchange import Exchange
 from tidegate.replica.flight import tag
-from tidegate.replica.http import Exchange
 from tidegate.replica.spec import Ready
 from tidegate.scheduling.slot import NO_DEADLINE, Slot
 from tidegate.types import InferRequest, InferResponse, ModelMetadata, Tensor
 
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z]+))?")
+log = logging.getLogger(__name__)
+
 STATUS_PATH = "/replica"
 """Where a replica says what it is. Its socket answers it; the edge routes nobody there."""
 _HEADER_LENGTH = b"inference-header-content-length"
@@ -83,6 +86,7 @@ class _Call:
         except TidegateError as error:
             self._exchange.fail(error)
         except Exception as error:
+            log.exception("an answer cannot be sent")
             self._exchange.fail(InferenceFailed(f"the answer cannot be sent: {error}"))
 
 
@@ -243,7 +247,7 @@ class Service:
                     "this very request was being run when two replicas died, and is not run "
                     "again: see the model's log on the server, or change the request"
                 )
-        request_id = exchange.headers.get(b"x-request-id")
+        request_id = exchange.request_id
         return None if request_id is None else tag(request_id, digest if retried else None)
 
     def response(self, request: InferRequest, result: Answer) -> InferResponse:
@@ -266,7 +270,7 @@ def _encode_rest(exchange: Exchange, request: InferRequest, response: InferRespo
     exchange.reply(
         parts,
         content_type=b"application/octet-stream",
-        headers=[(b"Inference-Header-Content-Length", b"%d" % header_length)],
+        headers=[(b"inference-header-content-length", b"%d" % header_length)],
     )
 
 

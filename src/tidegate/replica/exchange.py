@@ -1,0 +1,162 @@
+"""One request and the way to answer it, whichever HTTP it came by."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+from tidegate.errors import QueueFull
+from tidegate.protocols.grpc_frames import percent_encode
+from tidegate.protocols.open_inference.rest import encode_error
+from tidegate.protocols.statuses import status_of
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+
+
+class Exchange:
+    """One request and the way to answer it; answering twice, or too late, does nothing.
+
+    A connection makes a subclass of it, which knows how to write.
+    """
+
+    __slots__ = (
+        "answered",
+        "body",
+        "grpc",
+        "headers",
+        "method",
+        "on_gone",
+        "request_id",
+        "target",
+    )
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Mapping[bytes, bytes],
+        request_id: bytes | None,
+        body: bytes,
+    ) -> None:
+        self.method = method
+        self.target = target
+        """The path as it came, with the query."""
+        self.headers = headers
+        """By lower-case name; of a repeated header the last. Gone with the answer."""
+        self.request_id = request_id
+        """Tells requests apart, and is the same when one is tried again; not to be shown."""
+        self.body = body
+        self.grpc = headers.get(b"content-type", b"").startswith(b"application/grpc")
+        self.answered = False
+        self.on_gone: Callable[[], object] | None = None
+        """Called when the caller went away before there was an answer."""
+
+    @property
+    def path(self) -> str:
+        """The path as it came, without the query."""
+        return self.target.partition(b"?")[0].decode("latin-1")
+
+    def _begin_answer(self) -> bool:
+        """Say whether this is the first answer."""
+        if self.answered:
+            return False
+        self.answered = True
+        self.on_gone = None
+        return True
+
+    def gone(self) -> None:
+        """Say that the caller went away."""
+        on_gone = self.on_gone
+        if self._begin_answer() and on_gone is not None:
+            on_gone()
+
+    def reply_grpc(self, *parts: Bytes) -> None:
+        """Answer a gRPC call with the parts of a serialized message."""
+        if self._begin_answer():
+            self._write_message(parts)
+
+    def reply(
+        self,
+        parts: Sequence[Bytes],
+        *,
+        status: int = 200,
+        content_type: bytes = b"application/json",
+        headers: Headers = (),
+    ) -> None:
+        """Answer a REST call with the body ``parts``; names of headers are in lower case."""
+        if not self._begin_answer():
+            return
+        length = sum(memoryview(part).nbytes for part in parts)
+        fields = [
+            (b"content-type", content_type),
+            (b"content-length", b"%d" % length),
+            *headers,
+        ]
+        # What would follow the head of an answer to HEAD is taken for the next answer.
+        self._write_response(status, fields, parts if self.method != b"HEAD" else ())
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with an error, in the words of the transport that the call came by."""
+        status = status_of(error)
+        message = str(error) or type(error).__name__
+        if not self.grpc:
+            headers = []
+            if isinstance(error, QueueFull):
+                headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
+            self.reply([encode_error(message)], status=status.http, headers=headers)
+        elif self._begin_answer():
+            fields = [
+                (b"content-type", b"application/grpc"),
+                (b"grpc-status", b"%d" % status.grpc),
+                (b"grpc-message", percent_encode(message)),
+                (b"content-length", b"0"),
+            ]
+            self._write_response(200, fields, ())
+
+    def _write_message(self, parts: Sequence[Bytes]) -> None:
+        """Write a successful gRPC response of one message."""
+        raise NotImplementedError
+
+    def _write_response(self, status: int, fields: Headers, parts: Sequence[Bytes]) -> None:
+        """Write a head and a body."""
+        raise NotImplementedError
+
+
+Handler: TypeAlias = Callable[[Exchange], None]
+"""Answers an exchange, now or later; it must not raise."""
+
+
+class Closable(Protocol):
+    """A connection, as far as its listener is concerned."""
+
+    def close(self) -> None:
+        """Close it, whatever runs."""
+
+
+class OpenConnections:
+    """The connections that are open, and who waits for the last to close."""
+
+    __slots__ = ("_waiters", "all")
+
+    def __init__(self) -> None:
+        self.all: set[Closable] = set()
+        self._waiters: list[asyncio.Event] = []
+
+    def discard(self, connection: Closable) -> None:
+        """Note that it is closed."""
+        self.all.discard(connection)
+        if not self.all:
+            for waiter in self._waiters:
+                waiter.set()
+
+    async def none_left(self) -> None:
+        """Return when no connection is open."""
+        while self.all:
+            waiter = asyncio.Event()
+            self._waiters.append(waiter)
+            try:
+                await waiter.wait()
+            finally:
+                self._waiters.remove(waiter)

@@ -1,0 +1,165 @@
+"""Header blocks of a peer that uses no dynamic table (RFC 7541): each stands alone.
+
+So the same bytes always mean the same fields. Of the blocks that an edge sends, all but the
+request's id repeats from call to call: that one field is cut out, and the rest is looked up.
+Its value is not even decoded, since it only tells requests apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import hpack
+
+_REQUEST_ID = b"x-request-id"
+_REMEMBERED = 1024
+_INDEXED, _INCREMENTAL, _SIZE_UPDATE = 0x80, 0x40, 0x20
+_SHORT = 0x7F
+"""A string's length is one byte below this."""
+
+
+class MalformedBlock(ValueError):
+    """The bytes are no header block, or one that needs a dynamic table."""
+
+
+class BlockReader:
+    """Reads the blocks of one peer."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[int, bytes], Mapping[bytes, bytes]] = {}
+        self._fields: dict[bytes, tuple[bytes, bytes]] = {}
+        self._id_name = b""
+        """The bytes that the peer writes before the value of the request's id."""
+
+    def read(self, block: bytes) -> tuple[Mapping[bytes, bytes], bytes | None]:
+        """Return the fields but the request's id, pseudo-headers included, and the raw id.
+
+        Raises:
+            MalformedBlock: it cannot be read.
+        """
+        cut = block.find(self._id_name) if self._id_name else -1
+        if cut >= 0:
+            at = cut + len(self._id_name)
+            end = at + 1 + (block[at] & _SHORT if at < len(block) else 0)
+            # A key of this place and this rest was found by a full reading: what lies before
+            # the place ends with a field, so the bytes there are the id and nothing else.
+            fields = self._blocks.get((cut, block[:cut] + block[end:]))
+            if fields is not None:
+                return fields, block[at + 1 : end]
+        else:
+            fields = self._blocks.get((-1, block))
+            if fields is not None:
+                return fields, None
+        return self._read_all(block)
+
+    def _read_all(self, block: bytes) -> tuple[Mapping[bytes, bytes], bytes | None]:
+        fields: dict[bytes, bytes] = {}
+        request_id = None
+        key = (-1, block)
+        try:
+            for start, value_at, end in _split(block):
+                name, value = self._field(block[start:end], value_at - start)
+                if name != _REQUEST_ID:
+                    fields[name] = value
+                    continue
+                request_id = value
+                if len(value) < _SHORT:
+                    self._id_name = block[start:value_at]
+                    if block.find(self._id_name) == start:
+                        key = (start, block[:start] + block[end:])
+        except (IndexError, hpack.HPACKError) as error:
+            raise MalformedBlock(f"a header block cannot be read: {error}") from error
+        if len(self._blocks) >= _REMEMBERED:
+            self._blocks.clear()
+        if request_id is None or key[0] >= 0:
+            self._blocks[key] = fields
+        return fields, request_id
+
+    def _field(self, field: bytes, value_at: int) -> tuple[bytes, bytes]:
+        known = self._fields.get(field)
+        if known is not None:
+            return known
+        if value_at and _decode(field[:value_at] + b"\0")[0] == _REQUEST_ID:
+            return _REQUEST_ID, field[value_at + 1 :]
+        if len(self._fields) >= _REMEMBERED:
+            self._fields.clear()
+        self._fields[field] = known = _decode(field)
+        return known
+
+
+def _decode(field: bytes) -> tuple[bytes, bytes]:
+    decoder = hpack.Decoder()
+    decoder.max_allowed_table_size = decoder.header_table_size = 0
+    [(name, value)] = decoder.decode(field, raw=True)
+    return bytes(name), bytes(value)
+
+
+def _split(block: bytes) -> Iterable[tuple[int, int, int]]:
+    """Yield where each field begins, its value begins, and it ends.
+
+    An indexed field has no value of its own: both places are the same.
+    """
+    at, size = 0, len(block)
+    while at < size:
+        start, first = at, block[at]
+        if first & _INDEXED:
+            at = _after_integer(block, at, 0x7F)
+            yield start, start, at
+            continue
+        if first & 0xE0 == _SIZE_UPDATE:
+            at = _after_integer(block, at, 0x1F)
+            continue
+        mask = 0x3F if first & _INCREMENTAL else 0x0F
+        at = _after_integer(block, at, mask)
+        if not first & mask:
+            at = _after_string(block, at)
+        value_at = at
+        at = _after_string(block, at)
+        yield start, value_at, at
+    if at > size:
+        raise IndexError("it ends within a field")
+
+
+def _integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
+    """Return the integer whose prefix is in ``block[at]``, and where it ends (section 5.1)."""
+    value = block[at] & mask
+    at += 1
+    if value < mask:
+        return value, at
+    shift = 0
+    while True:
+        byte = block[at]
+        at += 1
+        value += (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            return value, at
+        if shift > 28:
+            raise IndexError("an integer is too long")
+
+
+def _after_integer(block: bytes, at: int, mask: int) -> int:
+    return _integer(block, at, mask)[1]
+
+
+def _after_string(block: bytes, at: int) -> int:
+    length, at = _integer(block, at, 0x7F)
+    return at + length
+
+
+def encode_block(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Write fields without a table and without Huffman coding (section 6.2.2)."""
+    return b"".join(b"\0" + _string(name) + _string(value) for name, value in fields)
+
+
+def _string(text: bytes) -> bytes:
+    length = len(text)
+    if length < _SHORT:
+        return bytes((length,)) + text
+    rest = length - _SHORT
+    head = bytearray((_SHORT,))
+    while rest >= 0x80:
+        head.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    head.append(rest)
+    return bytes(head) + text

@@ -1,0 +1,166 @@
+"""HTTP/1.1, gRPC included: what an edge speaks to its controller, and a person to a replica.
+
+A gRPC call is a POST whose body holds the gRPC frames; the edge turns the chunked trailers of
+the response into gRPC trailers (Envoy's ``enable_trailers``). A success is one chunk with
+the framed message and the trailer ``grpc-status: 0``; an error is a head alone with
+``grpc-status`` and ``grpc-message``. The peer has policed the HTTP and never pipelines. It
+closes the connection when the caller has gone or the caller's deadline has passed, which is
+the signal to cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import httptools
+
+from tidegate.errors import MessageTooLarge
+from tidegate.protocols.grpc_frames import frame_prefix
+from tidegate.replica.exchange import Bytes, Exchange, Handler, Headers, OpenConnections
+
+PATIENCE = 4
+"""A body too large is read and dropped to its end, since most clients write all before they
+read the answer; but not beyond so many times the limit."""
+_FRAME = 5
+_GRPC_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\n\r\n"
+)
+_GRPC_TAIL = b"\r\n0\r\ngrpc-status: 0\r\n\r\n"
+_REASONS = {
+    200: b"OK", 400: b"Bad Request", 404: b"Not Found", 405: b"Method Not Allowed",
+    413: b"Content Too Large", 415: b"Unsupported Media Type",
+    422: b"Unprocessable Content", 429: b"Too Many Requests", 500: b"Internal Server Error",
+    501: b"Not Implemented", 503: b"Service Unavailable", 504: b"Gateway Timeout",
+}  # fmt: skip
+
+
+class _Http1Exchange(Exchange):
+    __slots__ = ("_connection",)
+
+    def __init__(
+        self,
+        connection: Http1Connection,
+        method: bytes,
+        target: bytes,
+        headers: Mapping[bytes, bytes],
+        body: bytes,
+    ) -> None:
+        super().__init__(method, target, headers, headers.get(b"x-request-id"), body)
+        self._connection = connection
+
+    def _write_message(self, parts: Sequence[Bytes]) -> None:
+        length = sum(map(len, parts))
+        head = _GRPC_HEAD + b"%x\r\n" % (length + _FRAME) + frame_prefix(length)
+        self._connection.answer(head, *parts, _GRPC_TAIL)
+
+    def _write_response(self, status: int, fields: Headers, parts: Sequence[Bytes]) -> None:
+        lines = [b"HTTP/1.1 %d %s" % (status, _REASONS.get(status, b"Status"))]
+        lines += [name + b": " + value for name, value in fields]
+        self._connection.answer(b"\r\n".join((*lines, b"\r\n")), *parts)
+
+
+class Http1Connection(asyncio.Protocol):
+    """One connection: one request at a time."""
+
+    def __init__(
+        self, handler: Handler, limit: int, room: int, connections: OpenConnections
+    ) -> None:
+        self._handler = handler
+        self._limit = limit
+        self._room = room
+        self._connections = connections
+        self._exchange: Exchange | None = None
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        # Straight into the dictionary: a method here would be a third of the parsing.
+        self.on_header = self._headers.__setitem__
+        self._parser = httptools.HttpRequestParser(self)
+        self._body: list[bytes] = []
+        self._size = 0
+        self._refused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the way back."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._connections.all.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel what runs: nobody waits for it."""
+        self._connections.discard(self)
+        self._body = []
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.gone()
+
+    def close(self) -> None:
+        """Close the connection, whatever runs."""
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; what is not HTTP ends the connection."""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._transport.close()
+
+    def on_message_begin(self) -> None:
+        """Start a request."""
+        self._url = b""
+        self._headers.clear()
+        self._size = 0
+        self._refused = False
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request target."""
+        self._url += url
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body; one beyond the limit is dropped."""
+        self._size += len(body)
+        most = self._limit + self._room
+        if self._size <= most and (self._body or self._announced() <= PATIENCE * most):
+            self._body.append(body)
+            return
+        self._body = []
+        if max(self._size, self._announced()) > PATIENCE * most:
+            self._refuse()
+
+    def _announced(self) -> int:
+        length = self._headers.get(b"content-length", b"0")
+        return int(length) if length.isdigit() else 0
+
+    def _refuse(self) -> None:
+        if not self._refused:
+            self._refused = True
+            self._begin(b"").fail(too_large(self._limit))
+
+    def on_message_complete(self) -> None:
+        """Hand the whole request to the handler."""
+        if self._size > self._limit + self._room:
+            self._refuse()
+            return
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        self._handler(self._begin(body))
+
+    def _begin(self, body: bytes) -> Exchange:
+        method = self._parser.get_method()
+        exchange = _Http1Exchange(self, method, self._url, self._headers, body)
+        self._exchange = exchange
+        return exchange
+
+    def answer(self, *parts: Bytes) -> None:
+        """Write a whole response."""
+        self._exchange = None
+        if not self._transport.is_closing():
+            self._transport.writelines(parts)
+
+
+def too_large(limit: int) -> MessageTooLarge:
+    """Return the error for a message beyond ``limit`` bytes."""
+    return MessageTooLarge(
+        f"the message is larger than the limit of {limit} bytes (max_message_size): send less, "
+        "or raise the limit on the server"
+    )

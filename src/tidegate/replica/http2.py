@@ -1,0 +1,358 @@
+"""HTTP/2 (RFC 9113), as far as an edge needs it to speak to a replica.
+
+One connection of each of the edge's threads carries all calls, so what arrives together is
+read at once and what is answered together is written at once: that is half of a replica's
+system calls and a third of its work. The edge is the only peer, and it has policed the HTTP.
+It resets a stream when the caller has gone or the caller's deadline has passed, which is the
+signal to cancel.
+
+The edge must be told to use no dynamic header table (``hpack_table_size: 0``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from tidegate.protocols.grpc_frames import frame_prefix
+from tidegate.replica.exchange import Bytes, Exchange, Handler, Headers, OpenConnections
+from tidegate.replica.header_blocks import BlockReader, MalformedBlock, encode_block
+from tidegate.replica.http1 import PATIENCE, too_large
+
+log = logging.getLogger(__name__)
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
+_END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
+_TABLE_SIZE, _MAX_STREAMS, _INITIAL_WINDOW, _MAX_FRAME = 1, 3, 4, 5
+_PROTOCOL_ERROR, _COMPRESSION_ERROR = 1, 9
+_LARGEST_WINDOW = 2**31 - 1
+_DEFAULT_WINDOW = 2**16 - 1
+_REPLENISH = 2**29
+"""Bytes; the connection's window is opened again after so many. Limits are per message."""
+_FRAME_HEAD = struct.Struct(">IBI")
+"""Length and type in one, flags, stream."""
+_GRPC_FRAME = 5
+_NO_TABLE = b"\x20"
+"""The first block must say that its table has no entries (RFC 7541, section 4.2)."""
+_GRPC_HEAD = b"\x88" + encode_block([(b"content-type", b"application/grpc")])
+_GRPC_TRAILERS = encode_block([(b"grpc-status", b"0")])
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return _FRAME_HEAD.pack(len(payload) << 8 | kind, flags, stream) + payload
+
+
+# A successful gRPC call, but for the stream's number: frame heads without it, and payloads.
+_HEAD_FRAME = _frame(_HEADERS, _END_HEADERS, 0, _GRPC_HEAD)
+_HEAD_BEFORE, _HEAD_AFTER = _HEAD_FRAME[:5], _HEAD_FRAME[9:]
+_TAIL_FRAME = _frame(_HEADERS, _END_HEADERS | _END_STREAM, 0, _GRPC_TRAILERS)
+_TAIL_BEFORE, _TAIL_AFTER = _TAIL_FRAME[:5], _TAIL_FRAME[9:]
+_MESSAGE_HEAD = struct.Struct(">IBIBI")
+"""The head of a DATA frame and of the gRPC frame in it."""
+
+
+class _Http2Exchange(Exchange):
+    __slots__ = ("_connection", "parts", "size", "stream")
+
+    def __init__(
+        self,
+        connection: Http2Connection,
+        stream: int,
+        headers: Mapping[bytes, bytes],
+        request_id: bytes | None,
+    ) -> None:
+        method, path = headers.get(b":method", b""), headers.get(b":path", b"")
+        super().__init__(method, path, headers, request_id, b"")
+        self._connection = connection
+        self.stream = stream
+        self.parts: list[bytes] = []
+        self.size = 0
+
+    def _write_message(self, parts: Sequence[Bytes]) -> None:
+        self._connection.answer_message(self.stream, parts)
+
+    def _write_response(self, status: int, fields: Headers, parts: Sequence[Bytes]) -> None:
+        self._connection.answer(self.stream, [(b":status", b"%d" % status), *fields], parts)
+
+
+class _Outgoing:
+    """A response that waits for the peer to open its windows."""
+
+    __slots__ = ("parts", "trailers", "window")
+
+    def __init__(self, parts: Sequence[Bytes], trailers: bytes | None, window: int) -> None:
+        self.parts = deque(memoryview(part).cast("B") for part in parts if len(part))
+        self.trailers = trailers
+        self.window = window
+
+
+class Http2Connection(asyncio.Protocol):
+    """One connection: many requests at a time."""
+
+    def __init__(
+        self, handler: Handler, limit: int, room: int, connections: OpenConnections
+    ) -> None:
+        self._handler = handler
+        self._limit = limit
+        self._most = limit + room
+        self._connections = connections
+        self._blocks = BlockReader()
+        self._exchanges: dict[int, _Http2Exchange] = {}
+        self._rest = b""
+        self._started = False
+        self._unfinished: tuple[int, int, bytes] | None = None
+        """Stream, flags and beginning of a header block that goes on in the next frame."""
+        self._received = 0
+        self._out: list[Bytes] = []
+        self._flushing = False
+        self._first_block = True
+        self._window = _DEFAULT_WINDOW
+        self._initial_window = _DEFAULT_WINDOW
+        self._windows: dict[int, int] = {}
+        """What was added to a stream's window before its answer began."""
+        self._max_frame = 2**14
+        self._outgoing: dict[int, _Outgoing] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say what the peer may do."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._loop = asyncio.get_running_loop()
+        self._connections.all.add(self)
+        window = min(_LARGEST_WINDOW, self._most + 2**16)
+        settings = struct.pack(
+            ">HIHIHI", _TABLE_SIZE, 0, _MAX_STREAMS, 2**20, _INITIAL_WINDOW, window
+        )
+        self._send(_frame(_SETTINGS, 0, 0, settings))
+        self._open_window(_LARGEST_WINDOW - _DEFAULT_WINDOW)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel what runs: nobody waits for it."""
+        self._connections.discard(self)
+        self._outgoing.clear()
+        exchanges, self._exchanges = self._exchanges, {}
+        for exchange in exchanges.values():
+            exchange.gone()
+
+    def close(self) -> None:
+        """Close the connection, whatever runs."""
+        self._transport.abort()
+
+    # What comes
+
+    def data_received(self, data: bytes) -> None:
+        """Read whole frames; keep the rest for the next time."""
+        if self._rest:
+            data = self._rest + data
+        at, end = 0, len(data)
+        if not self._started:
+            if end < len(PREFACE):
+                self._rest = data
+                return
+            at, self._started = len(PREFACE), True
+        try:
+            while end - at >= 9:
+                word, flags, stream = _FRAME_HEAD.unpack_from(data, at)
+                begin = at + 9
+                stop = begin + (word >> 8)
+                if stop > end:
+                    break
+                at = stop
+                self._take(word & 0xFF, flags, stream, data[begin:stop])
+        except (MalformedBlock, struct.error, IndexError) as error:
+            self._give_up(error)
+            return
+        self._rest = data[at:]
+
+    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == _DATA:
+            self._take_data(flags, stream, payload)
+        elif kind in (_HEADERS, _CONTINUATION):
+            self._take_block(kind, flags, stream, payload)
+        elif kind == _RESET:
+            self._take_reset(stream)
+        elif kind == _WINDOW:
+            self._take_window(stream, int.from_bytes(payload, "big") & _LARGEST_WINDOW)
+        elif kind == _SETTINGS and not flags & _ACK:
+            self._take_settings(payload)
+        elif kind == _PING and not flags & _ACK:
+            self._send(_frame(_PING, _ACK, 0, payload))
+
+    def _take_block(self, kind: int, flags: int, stream: int, block: bytes) -> None:
+        first = flags
+        if kind == _CONTINUATION:
+            if self._unfinished is None:
+                raise MalformedBlock("a header block goes on that never began")
+            stream, first, begun = self._unfinished
+            block = begun + block
+        elif flags & (_PADDED | _PRIORITY):
+            block = _unpadded(flags, block)
+        if flags & _END_HEADERS:
+            self._unfinished = None
+            self._take_headers(first, stream, block)
+        else:
+            self._unfinished = (stream, first, block)
+
+    def _take_reset(self, stream: int) -> None:
+        self._outgoing.pop(stream, None)
+        self._windows.pop(stream, None)
+        exchange = self._exchanges.pop(stream, None)
+        if exchange is not None:
+            exchange.gone()
+
+    def _take_headers(self, flags: int, stream: int, block: bytes) -> None:
+        exchange = self._exchanges.get(stream)
+        if exchange is None:
+            fields, request_id = self._blocks.read(block)
+            exchange = _Http2Exchange(self, stream, fields, request_id)
+            self._exchanges[stream] = exchange
+        if flags & _END_STREAM:  # a request without a body, or the trailers of one
+            self._complete(exchange)
+
+    def _take_data(self, flags: int, stream: int, payload: bytes) -> None:
+        self._received += len(payload)
+        if self._received >= _REPLENISH:
+            self._open_window(self._received)
+            self._received = 0
+        exchange = self._exchanges.get(stream)
+        if exchange is None or exchange.answered:
+            return  # answered or reset while this was on its way
+        if flags & _PADDED:
+            payload = _unpadded(flags, payload)
+        exchange.size += len(payload)
+        if exchange.size <= self._most:
+            exchange.parts.append(payload)
+        else:
+            exchange.parts = []
+            self._open_window(len(payload), stream)
+        if flags & _END_STREAM or exchange.size > PATIENCE * self._most:
+            self._complete(exchange)
+
+    def _complete(self, exchange: _Http2Exchange) -> None:
+        if exchange.size > self._most:
+            exchange.fail(too_large(self._limit))
+            return
+        parts = exchange.parts
+        exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        exchange.parts = []
+        self._handler(exchange)
+
+    def _take_settings(self, payload: bytes) -> None:
+        for name, value in struct.iter_unpack(">HI", payload):
+            if name == _INITIAL_WINDOW:
+                for outgoing in self._outgoing.values():
+                    outgoing.window += value - self._initial_window
+                self._initial_window = value
+            elif name == _MAX_FRAME:
+                self._max_frame = value
+        self._send(_frame(_SETTINGS, _ACK, 0))
+        self._pump()
+
+    def _take_window(self, stream: int, more: int) -> None:
+        if stream == 0:
+            self._window += more
+        elif (outgoing := self._outgoing.get(stream)) is not None:
+            outgoing.window += more
+        elif stream in self._exchanges:
+            self._windows[stream] = self._windows.get(stream, 0) + more
+        if self._outgoing:
+            self._pump()
+
+    def _give_up(self, error: Exception) -> None:
+        log.error("the edge sent what is not HTTP/2: %s", error)
+        code = _COMPRESSION_ERROR if isinstance(error, MalformedBlock) else _PROTOCOL_ERROR
+        self._transport.write(_frame(_GOAWAY, 0, 0, struct.pack(">II", 0, code)))
+        self._transport.close()
+
+    # What goes
+
+    def answer_message(self, stream: int, parts: Sequence[Bytes]) -> None:
+        """Answer with a gRPC message and OK."""
+        if self._exchanges.pop(stream, None) is None:
+            return
+        length = sum(map(len, parts))
+        size = length + _GRPC_FRAME
+        number = stream.to_bytes(4, "big")
+        if self._first_block:
+            self._send(self._head(stream, 0, _GRPC_HEAD))
+        else:
+            self._send(_HEAD_BEFORE, number, _HEAD_AFTER)
+        window = self._initial_window + self._windows.pop(stream, 0)
+        if size <= self._max_frame and size <= self._window and size <= window:
+            self._window -= size
+            head = _MESSAGE_HEAD.pack(size << 8, 0, stream, 0, length)
+            self._send(head, *parts, _TAIL_BEFORE, number, _TAIL_AFTER)
+        else:
+            trailers = _TAIL_BEFORE + number + _TAIL_AFTER
+            self._queue(stream, _Outgoing((frame_prefix(length), *parts), trailers, window))
+
+    def answer(self, stream: int, fields: Headers, parts: Sequence[Bytes]) -> None:
+        """Answer with a head and a body."""
+        if self._exchanges.pop(stream, None) is None:
+            return
+        window = self._initial_window + self._windows.pop(stream, 0)
+        block = encode_block(fields)
+        self._send(self._head(stream, 0 if parts else _END_STREAM, block))
+        if parts:
+            self._queue(stream, _Outgoing(parts, None, window))
+
+    def _head(self, stream: int, flags: int, block: bytes) -> bytes:
+        if self._first_block:
+            self._first_block = False
+            block = _NO_TABLE + block
+        return _frame(_HEADERS, _END_HEADERS | flags, stream, block)
+
+    def _queue(self, stream: int, outgoing: _Outgoing) -> None:
+        self._outgoing[stream] = outgoing
+        self._pump()
+
+    def _pump(self) -> None:
+        """Send what the windows allow, in turns by stream."""
+        for stream in list(self._outgoing):
+            outgoing = self._outgoing[stream]
+            self._pump_one(stream, outgoing)
+            if not outgoing.parts:
+                del self._outgoing[stream]
+                self._send(outgoing.trailers or _frame(_DATA, _END_STREAM, stream))
+
+    def _pump_one(self, stream: int, outgoing: _Outgoing) -> None:
+        parts = outgoing.parts
+        while parts:
+            part = parts[0]
+            size = min(len(part), self._max_frame, self._window, outgoing.window)
+            if size <= 0:
+                return
+            self._send(_FRAME_HEAD.pack(size << 8, 0, stream), part[:size])
+            self._window -= size
+            outgoing.window -= size
+            if size == len(part):
+                parts.popleft()
+            else:
+                parts[0] = part[size:]
+
+    def _open_window(self, more: int, stream: int = 0) -> None:
+        self._send(_frame(_WINDOW, 0, stream, more.to_bytes(4, "big")))
+
+    def _send(self, *parts: Bytes) -> None:
+        """Write with everything else that is sent in this turn of the loop."""
+        self._out += parts
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        out, self._out = self._out, []
+        if not self._transport.is_closing():
+            self._transport.write(b"".join(out))
+
+
+def _unpadded(flags: int, payload: bytes) -> bytes:
+    """Return the payload without padding and priority (sections 6.1 and 6.2)."""
+    if flags & _PADDED:
+        payload = payload[1 : len(payload) - payload[0]]
+    return payload[5:] if flags & _PRIORITY else payload
