@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -140,6 +141,19 @@ async def test_what_cannot_be_served_is_reported(folder: Path, name: str) -> Non
         assert await replica.ended() == 1
         assert event.reason in replica.log.read_text()
         assert not (folder / "s").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds a process's data")
+async def test_who_heeds_what_is_said_of_memory_gets_a_replica(folder: Path) -> None:
+    model = models.identity(folder / "m.onnx")
+    async with replica_process(folder, model, resources={"memory": "100MiB"}) as replica:
+        event = await replica.event()
+    assert isinstance(event, Failed)
+    found = re.search("alone take ([0-9]+) bytes, and ([0-9]+) more are needed", event.reason)
+    assert found is not None
+    enough = int(found[1]) + int(found[2]) + 24 * 2**20
+    async with replica_process(folder, model, resources={"memory": enough}) as replica:
+        await replica.ready()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds a process's data")
