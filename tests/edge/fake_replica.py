@@ -1,4 +1,4 @@
-"""A replica for tests: HTTP/1.1 on a Unix socket, gRPC with chunked trailers.
+"""A replica for tests: the real one's listener, before whatever a test asks for.
 
 What it does is told by the request header ``x-do``, a list of steps with ``;`` between them:
 
@@ -13,118 +13,33 @@ import asyncio
 import json
 import os
 import sys
+import urllib.parse
+from pathlib import Path
 from typing import Any
 
-import httptools
+from hpack.huffman_table import decode_huffman
 
+from tidegate.replica.exchange import Exchange
+from tidegate.replica.header_blocks import encode_block
+from tidegate.replica.http import Server
+from tidegate.replica.http2 import _DATA, _frame, _Http2Exchange
 
-class Connection(asyncio.Protocol):
-    def __init__(self, replica: FakeReplica) -> None:
-        self.replica = replica
-        self.task: asyncio.Task[None] | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.parser = httptools.HttpRequestParser(self)
-        self.replica.connections.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        self.parser.feed_data(data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.replica.connections.discard(self)
-        if self.task is not None and not self.task.done():
-            self.task.cancel()
-            self.replica.cancelled += 1
-            self.replica.cancelled_event.set()
-
-    def on_message_begin(self) -> None:
-        self.headers: dict[str, str] = {}
-        self.size = 0
-        self.path = ""
-
-    def on_url(self, url: bytes) -> None:
-        self.path += url.decode()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.decode().lower()] = value.decode()
-
-    def on_body(self, body: bytes) -> None:
-        self.size += len(body)
-
-    def on_message_complete(self) -> None:
-        self.replica.requests += 1
-        self.replica.request_event.set()
-        self.task = asyncio.ensure_future(self.answer())
-
-    async def answer(self) -> None:
-        info: dict[str, Any] = {
-            "replica": self.replica.name,
-            "path": self.path,
-            "headers": self.headers,
-            "size": self.size,
-        }
-        payload = json.dumps(info).encode()
-        for step in filter(None, self.headers.get("x-do", "").split(";")):
-            verb, _, rest = step.strip().partition(" ")
-            if verb == "sleep":
-                await asyncio.sleep(float(rest))
-            elif verb == "big":
-                payload = bytes(int(rest))
-            elif verb == "close":
-                return self.transport.abort()
-            elif verb == "die":
-                os._exit(9)
-            elif verb == "half":
-                self.transport.write(self.head() + b"5\r\n\0\0\0\0\x09\r\n")
-                await asyncio.sleep(0.05)
-                return self.transport.abort()
-            elif verb == "http":
-                return self.plain(int(rest), b'{"error":"own words"}')
-            elif verb == "grpc":
-                code, _, words = rest.partition(" ")
-                return self.transport.write(
-                    b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\n"
-                    b"grpc-status: %s\r\ngrpc-message: %s\r\ncontent-length: 0\r\n\r\n"
-                    % (code.encode(), words.encode())
-                )
-        if "application/grpc" not in self.headers.get("content-type", ""):
-            return self.plain(200, payload)
-        frame = b"\0" + len(payload).to_bytes(4, "big") + payload
-        self.transport.write(
-            self.head() + b"%x\r\n%s\r\n0\r\ngrpc-status: 0\r\n\r\n" % (len(frame), frame)
-        )
-        return None
-
-    def head(self) -> bytes:
-        return (
-            b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\n"
-            b"transfer-encoding: chunked\r\n\r\n"
-        )
-
-    def plain(self, status: int, body: bytes) -> None:
-        self.transport.write(
-            b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-            % (status, len(body), body)
-        )
+_LIMIT = 2**30
 
 
 class FakeReplica:
     def __init__(self, socket: str, name: str = "") -> None:
         self.socket = socket
         self.name = name or socket.rsplit("/", 1)[-1]
-        self.connections: set[Connection] = set()
         self.requests = 0
         self.cancelled = 0
         self.request_event = asyncio.Event()
         self.cancelled_event = asyncio.Event()
+        self.server = Server(Path(socket), self.handle, _LIMIT)
+        self.tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> FakeReplica:
-        loop = asyncio.get_running_loop()
-        self.server = await loop.create_unix_server(
-            lambda: Connection(self), self.socket, backlog=2048
-        )
+        await self.server.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -132,9 +47,91 @@ class FakeReplica:
 
     def kill(self) -> None:
         """As ``kill -9`` looks from outside."""
-        self.server.close()
-        for connection in list(self.connections):
-            connection.transport.abort()
+        assert self.server._server is not None
+        self.server._server.close()
+        self.break_off()
+
+    def break_off(self) -> None:
+        """Close the connections, whatever runs."""
+        for connection in list(self.server.connections.all):
+            connection.close()
+
+    def handle(self, exchange: Exchange) -> None:
+        self.requests += 1
+        self.request_event.set()
+        task = asyncio.ensure_future(self.answer(exchange))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+        def cancel() -> None:
+            if not task.done():
+                task.cancel()
+                self.cancelled += 1
+                self.cancelled_event.set()
+
+        exchange.on_gone = cancel
+
+    async def answer(self, exchange: Exchange) -> None:
+        headers = _headers(exchange)
+        info: dict[str, Any] = {
+            "replica": self.name,
+            "path": exchange.target.decode(),
+            "headers": headers,
+            "size": len(exchange.body),
+        }
+        payload = json.dumps(info).encode()
+        for step in filter(None, headers.get("x-do", "").split(";")):
+            verb, _, rest = step.strip().partition(" ")
+            if verb == "sleep":
+                await asyncio.sleep(float(rest))
+            elif verb == "big":
+                payload = bytes(int(rest))
+            elif verb in ("close", "half"):
+                exchange.on_gone = None
+                if verb == "half":
+                    await _half(exchange)
+                return self.break_off()
+            elif verb == "die":
+                os._exit(9)
+            elif verb == "http":
+                return exchange.reply([b'{"error":"own words"}'], status=int(rest))
+            elif verb == "grpc":
+                code, _, words = rest.partition(" ")
+                return _grpc_error(exchange, code, words)
+        if exchange.grpc:
+            return exchange.reply_grpc(payload)
+        return exchange.reply([payload])
+
+
+def _headers(exchange: Exchange) -> dict[str, str]:
+    headers = {name.decode(): value.decode() for name, value in exchange.headers.items()}
+    raw = exchange.request_id
+    if raw is not None:
+        headers["x-request-id"] = raw.decode() if raw.isascii() else _unhuffman(raw)
+    return headers
+
+
+def _unhuffman(raw: bytes) -> str:
+    return decode_huffman(raw).decode()
+
+
+async def _half(exchange: Exchange) -> None:
+    """The head of an answer and a part of its body, on the wire."""
+    assert isinstance(exchange, _Http2Exchange)
+    connection, stream = exchange._connection, exchange.stream
+    block = b"\x88" + encode_block([(b"content-type", b"application/grpc")])
+    connection._send(connection._head(stream, 0, block), _frame(_DATA, 0, stream, b"\0\0\0\0\x09"))
+    await asyncio.sleep(0.05)
+
+
+def _grpc_error(exchange: Exchange, code: str, words: str) -> None:
+    fields = [
+        (b"content-type", b"application/grpc"),
+        (b"grpc-status", code.encode()),
+        (b"grpc-message", urllib.parse.quote(urllib.parse.unquote(words)).encode()),
+    ]
+    if exchange._begin_answer():
+        exchange._write_response(200, fields, ())
 
 
 async def main(socket: str) -> None:
