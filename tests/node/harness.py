@@ -81,7 +81,7 @@ class ServedNode:
 
     async def until_ready(self) -> None:
         """Wait until ``/v2/health/ready`` is 200."""
-        while (await self.get("/v2/health/ready"))[0] != 200:
+        while (await self.get("/v2/health/ready"))[0] != 200:  # noqa: ASYNC110 - over HTTP
             await asyncio.sleep(0.02)
 
     @property

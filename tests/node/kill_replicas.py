@@ -25,7 +25,7 @@ from tidegate.node.run_directory import RunDirectory
 
 MODEL = "scale"
 FACTOR = 2.0
-_PAUSE = 2.0
+_PAUSE = 1.5
 """Seconds within which, at a random moment, the next replica is killed."""
 
 

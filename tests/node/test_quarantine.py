@@ -20,7 +20,9 @@ from tests.node.kill_replicas import ready_pids, replicas_of
 from tests.node.traffic import Traffic, grpc_messages
 from tidegate.node.quarantine import Quarantine
 from tidegate.protocols.open_inference import MODEL_INFER
-from tidegate.replica.flight import Suspect
+from tidegate.replica.engine import RequestSlot
+from tidegate.replica.flight import Casualties, FlightRecorder, Suspect, tag
+from tidegate.scheduling.slot import Slot
 
 POISON = -2
 traps = pytest.mark.skipif(
@@ -97,6 +99,23 @@ def test_it_forgets_the_oldest_rather_than_grow() -> None:
         quarantine.died([second(name, number.to_bytes(16, "big"))])
     assert len(quarantine.digests) < 600
     assert quarantine.digests[-1] == (599).to_bytes(16, "big").hex()
+
+
+def test_a_replica_knows_what_killed_another_one(tmp_path: Path) -> None:
+    """By the other's recorder; not by its own, and not of what only waited there."""
+    mine, other = tmp_path / "1.flight", tmp_path / "2.flight"
+    casualties = Casualties(mine)
+    assert b"a" not in casualties
+    for path, request in ((mine, b"mine"), (other, b"a")):
+        slot: RequestSlot = Slot(None, lambda _: None, arrived=0.0, tag=tag(request, None))  # type: ignore[arg-type]
+        FlightRecorder(path).started([slot])
+    assert b"a" in casualties
+    assert b"mine" not in casualties
+    assert b"waited" not in casualties
+    assert b"" not in casualties
+    assert None not in casualties
+    other.unlink()
+    assert b"a" not in casualties
 
 
 def message(*values: int) -> bytes:

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import orjson
+from tritonclient.grpc import service_pb2
+
 from bench._driver import Driver, Lane
 from bench._http1 import RestConnection, connect_rest, encode_request
 from bench._http2 import GrpcConnection, connect_grpc
 from bench._plan import Plan
 from bench.load import Result, grpc_load, rest_load
-from tritonclient.grpc import service_pb2
-
 from tests.node.harness import ServedNode
 from tidegate.protocols.open_inference import MODEL_INFER
 

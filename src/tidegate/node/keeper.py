@@ -54,6 +54,8 @@ class Keeper:
         self._index = index
         self._process: ReplicaProcess | None = None
         self._back_off = BackOff()
+        self._last_flight: Path | None = None
+        """The recorder of a process that died, until there is a new process."""
         self._ending = False
         self._task: asyncio.Task[None] | None = None
 
@@ -86,6 +88,7 @@ class Keeper:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._clean()
+        self._forget_flight()
 
     def _named(self) -> str:
         return f"{self._generation.model}:{self._generation.version}#{self._index}"
@@ -161,6 +164,7 @@ class Keeper:
         generation = self._generation
         self._replica.ready = event
         self._replica.state = ReplicaState.READY
+        self._forget_flight()
         generation.failure = None
         batches = f"batches of up to {event.max_batch_size}" if event.batching else "no batching"
         self._around.announce(
@@ -188,6 +192,9 @@ class Keeper:
         spec = self._replica.spec
         if spec is not None:
             self._around.crashed(spec)
+            # The other replicas read what it was running when its requests come to them.
+            self._forget_flight()
+            self._last_flight = spec.flight
         self._clean()
         if self._back_off.looping:
             self._generation.failure = (
@@ -201,7 +208,13 @@ class Keeper:
         spec = self._replica.spec
         if spec is not None:
             for file in (spec.socket, spec.socket.with_suffix(".json"), spec.flight):
-                file.unlink(missing_ok=True)
+                if file != self._last_flight:
+                    file.unlink(missing_ok=True)
+
+    def _forget_flight(self) -> None:
+        if self._last_flight is not None:
+            self._last_flight.unlink(missing_ok=True)
+            self._last_flight = None
 
     def _does_not_fit(self) -> str | None:
         needed = size_on_disk(self._generation.entry.path)

@@ -1,7 +1,8 @@
 """A flight recorder: which requests were being run when the process died.
 
 A small file that the process writes through shared memory, so that what it last wrote
-survives any death of the process. Who started the process reads it afterwards.
+survives any death of the process. Who started the process reads it afterwards, and so do the
+other replicas, which get the requests of the dead one.
 """
 
 from __future__ import annotations
@@ -53,19 +54,23 @@ class FlightRecorder:
 
 def tag(request_id: bytes, digest: bytes | None) -> bytes:
     """Return the entry of a request; ``digest`` has 16 bytes and is there for a retry."""
-    short = request_id[:_LONGEST_ID].translate(None, b" \n")
+    short = _short(request_id)
     return short if digest is None else short + b" " + digest.hex().encode()
+
+
+def _short(request_id: bytes) -> bytes:
+    return request_id[:_LONGEST_ID].translate(None, b" \n")
 
 
 def read_suspects(path: Path) -> list[Suspect]:
     """Return what was being run by the process that wrote ``path``; it need not exist."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(min(int.from_bytes(file.read(_LENGTH), "little"), _SIZE))
     except OSError:
         return []
-    length = min(int.from_bytes(raw[:_LENGTH], "little"), _SIZE)
     suspects = []
-    for entry in raw[_LENGTH : _LENGTH + length].split(b"\n"):
+    for entry in raw.split(b"\n"):
         request_id, _, digest = entry.rpartition(b" ") if b" " in entry else (entry, b"", b"")
         complete = len(digest) == _DIGEST
         if request_id:
@@ -73,3 +78,26 @@ def read_suspects(path: Path) -> list[Suspect]:
                 Suspect(request_id, bytes.fromhex(digest.decode()) if complete else None)
             )
     return suspects
+
+
+class Casualties:
+    """What was being run by other replicas of the node when they died, by their recorders.
+
+    The request that kills replicas is among these. What only waited in a dead one's queue is
+    not, and may run in a batch again.
+    """
+
+    def __init__(self, own: Path) -> None:
+        self._own = own
+
+    def __contains__(self, request_id: object) -> bool:
+        """Whether another replica was running it; none that lives has what came here anew."""
+        if not isinstance(request_id, bytes) or not request_id:
+            return False
+        wanted = _short(request_id)
+        return any(
+            suspect.request_id == wanted
+            for path in self._own.parent.glob("*" + self._own.suffix)
+            if path != self._own
+            for suspect in read_suspects(path)
+        )

@@ -25,7 +25,7 @@ from tidegate.replica import lifeline
 from tidegate.replica.batch import BatchRunner
 from tidegate.replica.binding import Binder, Bound
 from tidegate.replica.engine import Answer, Engine
-from tidegate.replica.flight import FlightRecorder
+from tidegate.replica.flight import Casualties, FlightRecorder
 from tidegate.replica.http import Server
 from tidegate.replica.notices import Notices
 from tidegate.replica.service import Served, Service
@@ -183,7 +183,7 @@ async def _serve(
         max_batch_size=limits.max_batch_size,
         seconds=clock.now() - started,
     )
-    service = Service(served, engine, clock, ready)
+    service = Service(served, engine, clock, ready, Casualties(spec.flight))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tidegate.clock import Clock
@@ -93,8 +93,16 @@ class _Call:
 class Service:
     """Answers the calls of one model version."""
 
-    def __init__(self, served: Served, engine: Engine, clock: Clock, ready: Ready) -> None:
+    def __init__(
+        self,
+        served: Served,
+        engine: Engine,
+        clock: Clock,
+        ready: Ready,
+        casualties: Container[bytes] = (),
+    ) -> None:
         self._served = served
+        self._casualties = casualties
         self._ready = ready
         self._metadata = served.metadata
         self._name = served.metadata.name
@@ -217,9 +225,8 @@ class Service:
             rows=bound.rows,
             # An array of BYTES does not say how long they are.
             size=max(bound.size, len(exchange.body)),
-            # It may be what killed another replica. Should it kill this one, nothing that runs
-            # beside it must come under suspicion.
-            group=object() if retried else bound.group,
+            # Should it kill this one as well, nothing that runs beside it must be suspected.
+            group=object() if retried and self._deadly(exchange) else bound.group,
             deadline=self._deadline(exchange, now),
             tag=self._tag(exchange, retried),
         )
@@ -237,6 +244,10 @@ class Service:
         if sent is not None:
             deadline = min(deadline, now + parse_timeout(sent))
         return deadline
+
+    def _deadly(self, exchange: Exchange) -> bool:
+        """Say whether another replica died while it was running this request."""
+        return exchange.request_id in self._casualties
 
     def _tag(self, exchange: Exchange, retried: bool) -> bytes | None:
         digest = None
