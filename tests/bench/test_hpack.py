@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hpack
-from bench._hpack import decode, read_block
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bench._hpack import decode, read_block
 
 NAMES = st.sampled_from(
     ["grpc-status", "grpc-message", "content-type", "date", "x-request-id", "server", "é" * 200]

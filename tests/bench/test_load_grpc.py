@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from bench.load import Result, grpc_load
 
+from bench.load import Result, grpc_load
 from tests.bench import grpc_server
 from tests.bench.grpc_server import WORDS
 

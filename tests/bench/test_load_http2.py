@@ -7,10 +7,10 @@ import struct
 from collections import Counter
 
 import pytest
-from bench._http2 import frame
-from bench.load import Result, grpc_load
 
 from bench import _http2
+from bench._http2 import frame
+from bench.load import Result, grpc_load
 from tests.bench import scripted_h2 as h2
 from tests.bench.scripted_h2 import Request, scripted
 

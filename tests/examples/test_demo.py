@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from examples.train import handwriting
 
 from examples import demo
+from examples.train import handwriting
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+
 from examples.train import handwriting
 
 FOLDER = Path(__file__).parents[2] / "examples" / "models" / "digits"

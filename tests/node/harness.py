@@ -101,9 +101,7 @@ class ServedNode:
 
     async def status(self) -> dict[str, Any]:
         """The admin API's ``/status``."""
-        code, body = await asyncio.to_thread(
-            fetch, f"http://127.0.0.1:{self.admin_port}/status"
-        )
+        code, body = await asyncio.to_thread(fetch, f"http://127.0.0.1:{self.admin_port}/status")
         assert code == 200, body
         found: dict[str, Any] = json.loads(body)
         return found
