@@ -40,12 +40,15 @@ class BlockReader:
         cut = block.find(self._id_name) if self._id_name else -1
         if cut >= 0:
             at = cut + len(self._id_name)
-            end = at + 1 + (block[at] & _SHORT if at < len(block) else 0)
+            length = block[at] & _SHORT if at < len(block) else _SHORT
+            end = at + 1 + length
             # A key of this place and this rest was found by a full reading: what lies before
-            # the place ends with a field, so the bytes there are the id and nothing else.
-            fields = self._blocks.get((cut, block[:cut] + block[end:]))
-            if fields is not None:
-                return fields, block[at + 1 : end]
+            # the place ends with a field, so the bytes there are the id and nothing else, if
+            # it is all there and its length is in one byte.
+            if length < _SHORT and end <= len(block):
+                fields = self._blocks.get((cut, block[:cut] + block[end:]))
+                if fields is not None:
+                    return fields, block[at + 1 : end]
         else:
             fields = self._blocks.get((-1, block))
             if fields is not None:
@@ -55,15 +58,15 @@ class BlockReader:
     def _read_all(self, block: bytes) -> tuple[Mapping[bytes, bytes], bytes | None]:
         fields: dict[bytes, bytes] = {}
         request_id = None
-        key = (-1, block)
+        key: tuple[int, bytes] | None = (-1, block)
         try:
             for start, value_at, end in _split(block):
                 name, value = self._field(block[start:end], value_at - start)
                 if name != _REQUEST_ID:
                     fields[name] = value
                     continue
-                request_id = value
-                if len(value) < _SHORT:
+                first, request_id, key = request_id is None, value, None
+                if first and len(value) < _SHORT:
                     self._id_name = block[start:value_at]
                     if block.find(self._id_name) == start:
                         key = (start, block[:start] + block[end:])
@@ -71,7 +74,7 @@ class BlockReader:
             raise MalformedBlock(f"a header block cannot be read: {error}") from error
         if len(self._blocks) >= _REMEMBERED:
             self._blocks.clear()
-        if request_id is None or key[0] >= 0:
+        if key is not None:
             self._blocks[key] = fields
         return fields, request_id
 
