@@ -19,6 +19,7 @@ from tidegate.edge.topology import Topology, check_socket_path
 from tidegate.errors import EdgeFailed
 
 _UNLIMITED = -1
+_STOP_GRACE = 0.5
 ACKNOWLEDGE_TIMEOUT = 30.0
 """Seconds in which a connected Envoy acknowledges; it takes milliseconds."""
 
@@ -88,7 +89,10 @@ class ControlServer:
         trace: TracebackType | None,
     ) -> None:
         if self._server is not None:
-            await self._server.stop(None)
+            # Streams that end by themselves are no errors in grpc's log, as cancelled ones are.
+            for stream in self._streams:
+                stream.outgoing.put_nowait(None)
+            await self._server.stop(_STOP_GRACE)
             self._server = None
         self._socket.unlink(missing_ok=True)
 
