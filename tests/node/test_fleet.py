@@ -149,6 +149,23 @@ def test_back_to_an_older_version_whose_successors_are_removed() -> None:
     assert node.versions() == [1]
 
 
+def test_each_version_is_replaced_by_its_own_new_content() -> None:
+    node = Node()
+    node.look(repository(1, 2, policy="all"))
+    for version in (1, 2):
+        node.become(version, ReplicaState.READY)
+    node.apply()
+    node.look(repository(1, 2, policy="all", content="b"))
+    node.become(2, ReplicaState.READY)
+    told = node.apply()
+    assert told["m:1"], "the old 1 serves until the new one does"
+    assert told["m"] == told["m:2"] == node.generation(2).ready
+    assert node.versions() == [1, 1, 2]
+    node.become(1, ReplicaState.READY)
+    node.apply()
+    assert node.versions() == [1, 2]
+
+
 def test_a_slip_in_the_settings_leaves_what_was_live() -> None:
     node = serving(1)
     for slip in (repository(), repository(1, policy=9)):

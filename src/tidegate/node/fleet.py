@@ -163,9 +163,16 @@ class Fleet:
         generations = list(self.generations(model))
         if model not in self.models:
             return generations
-        awaited = sum(1 for g in generations if g.desired and not g.live)
-        old = sorted((g for g in generations if not g.desired), key=lambda g: (g.live, g.version))
-        kept = [g for g in old if g.live][-awaited:] if awaited else []
+        awaited = [g.version for g in generations if g.desired and not g.live]
+        replaced = [g.version for g in generations if g.desired and g.live]
+        old = [g for g in generations if not g.desired]
+        # Another content of a version is replaced by that very version; but the default version
+        # stays in any case, and while nothing desired is live, that is the highest.
+        kept = sorted(
+            (g for g in old if g.live and g.version not in replaced),
+            key=lambda g: (bool(replaced) and g.version in awaited, g.version),
+        )
+        kept = kept[-len(awaited) :] if awaited else []
         return [g for g in old if g not in kept]
 
     def forget(self, generation: Generation) -> None:
