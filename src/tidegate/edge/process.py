@@ -267,7 +267,12 @@ async def _launch(
         base = ["--base-id", str(parent.base_id), "--restart-epoch", str(epoch)]
     command = [str(binary), "-c", bootstrap, *base, *_arguments(settings)]
     pid = _spawn(command, run_dir, pass_fds)  # milliseconds: the shell ends at once
-    watch = ExitWatch(pid)
+    try:
+        watch = ExitWatch(pid)
+    except psutil.NoSuchProcess:
+        raise EdgeFailed(
+            f"Envoy ended as it started; the end of its log: {_last_words(run_dir / LOG)}"
+        ) from None
     try:
         await _until_it_answers(AdminClient(admin), watch, run_dir / LOG)
         _raise_file_limit(pid)

@@ -162,7 +162,7 @@ class Controller:
         self._tasks = [
             asyncio.create_task(self._apply_changes(), name="apply changes"),
             asyncio.create_task(self._watch(), name="watch the repository"),
-            asyncio.create_task(self.edge.keep(self._save), name="keep the edge"),
+            asyncio.create_task(self.edge.keep(self._edge_is_back), name="keep the edge"),
         ]
         self._changed.set()
 
@@ -181,17 +181,20 @@ class Controller:
     async def __aexit__(self, *exc: object) -> None:
         """Drain the edge, then end the replicas; nothing is left but the logs."""
         self._draining = True
-        for task in self._tasks[:2]:
+        # The edge's keeper, too: an edge that it started from now on would be left behind.
+        for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            with contextlib.suppress(EdgeFailed):
-                await self._control.publish(self._topology(), self._settings, timeout=1.0)
-            await self.edge.stop(self._hurry)
+            try:
+                with contextlib.suppress(EdgeFailed):
+                    await self._control.publish(self._topology(), self._settings, timeout=1.0)
+                await self.edge.stop(self._hurry)
+            except Exception:
+                log.exception("the edge cannot be drained: it is ended at once")
+                await self.edge.kill()
             await self.replicas.end()
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
             self.directory.remove()
             await self._stack.aclose()
 
@@ -199,6 +202,11 @@ class Controller:
         self.directory.save(
             NodeRecord(repository=self.repository, config=self.config, edge=self.edge.record())
         )
+
+    def _edge_is_back(self) -> None:
+        # What was to be retired while there was no edge still waits for it.
+        self._changed.set()
+        self._save()
 
     def _rejected(self, words: str) -> None:
         self.announce(f"Envoy refused its configuration: {words}")
@@ -220,6 +228,10 @@ class Controller:
                     again = self._look()
                 except ConfigurationError as error:
                     self.announce(f"{error}; what is served stays")
+                    break
+                except Exception as error:  # the next look may see more
+                    log.exception("the repository cannot be read")
+                    self.announce(f"the repository cannot be read: {error}; what is served stays")
                     break
                 if again is None:
                     break
@@ -256,8 +268,10 @@ class Controller:
             self._changed.clear()
             try:
                 await self._apply()
-            except EdgeFailed as error:
-                self.announce(str(error))
+            except Exception as error:
+                if not isinstance(error, EdgeFailed):
+                    log.exception("a change cannot be applied")
+                self.announce(f"a change is not in effect yet: {error}")
                 asyncio.get_running_loop().call_later(_RETRY_PUBLISH, self._changed.set)
 
     async def _apply(self) -> None:
@@ -270,7 +284,11 @@ class Controller:
         await self._control.publish(self._topology(), self._settings)
         if not self.edge.serving:
             return
+        # What was given up may have come back while the edge was told.
+        still = self.fleet.retired()
         for generation in retired:
+            if generation not in still:
+                continue
             self.announce(f"{generation.model}:{generation.version} draining")
             self.fleet.forget(generation)
             self.replicas.retire(generation)

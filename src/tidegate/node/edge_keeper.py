@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from tidegate.errors import EdgeFailed
 from tidegate.node.back_off import BackOff
 from tidegate.node.run_directory import RunDirectory
 from tidegate.replica import lifeline
+
+log = logging.getLogger(__name__)
 
 _CALM = 10.0
 
@@ -27,7 +30,6 @@ class EdgeKeeper:
         self._directory = directory
         self._announce = announce
         self._process: EnvoyProcess | None = None
-        self._stopping = False
 
     @property
     def pid(self) -> int | None:
@@ -78,22 +80,28 @@ class EdgeKeeper:
         while (process := self._process) is not None:
             began = loop.time()
             status = await process.wait()
-            if self._stopping:
-                return
             how = "" if status is None else f" with status {status}"
             self._announce(f"the edge ended{how}, starting it again; its log is {process.log}")
             self._process = None
+            served = loop.time() - began
             while not self.serving:
-                await asyncio.sleep(back_off.crashed(loop.time() - began))
+                await asyncio.sleep(back_off.crashed(served))
+                served = 0.0
                 try:
                     await self.start()
                 except EdgeFailed as error:
                     self._announce(str(error))
-            on_change()
+                except Exception as error:  # whatever it is, there must be an edge again
+                    log.exception("the edge cannot be started")
+                    self._announce(f"the edge cannot be started: {error}")
+            try:
+                on_change()
+            except OSError as error:
+                # It serves all the same; only a later controller would not find it.
+                self._announce(f"the new edge cannot be recorded: {error}")
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """Drain Envoy and end it; ``hurry`` cuts the draining short."""
-        self._stopping = True
+        """Drain Envoy and end it, when :meth:`keep` no longer runs; ``hurry`` cuts that short."""
         if self._process is None:
             return
         limit = self._settings.drain_timeout
@@ -113,7 +121,6 @@ class EdgeKeeper:
 
     async def kill(self) -> None:
         """End Envoy now, if there is one."""
-        self._stopping = True
         if self._process is not None:
             await self._process.kill()
 

@@ -22,6 +22,7 @@ from tidegate.replica.spec import Failed, Ready, ReplicaSpec
 log = logging.getLogger(__name__)
 
 _KILL_AFTER = 5.0
+_RETRY = 2.0
 
 
 @dataclass(slots=True)
@@ -46,7 +47,7 @@ class Surroundings:
 
 
 class Keeper:
-    """Keeps one replica; one task runs :meth:`keep` until :meth:`end`."""
+    """Keeps one replica; one task does that until :meth:`end`."""
 
     def __init__(self, around: Surroundings, generation: Generation, index: int) -> None:
         self._around = around
@@ -71,12 +72,12 @@ class Keeper:
     def start(self) -> None:
         """Begin with a new process."""
         self._generation.replicas[self._index] = Replica(self._index)
-        self._task = asyncio.create_task(self._keep(), name=f"keeper of {self._named()}")
+        self._task = asyncio.create_task(self._keep_on(), name=f"keeper of {self._named()}")
 
     def adopt(self, process: ReplicaProcess) -> None:
         """Begin with a process that is ready."""
         self._process = process
-        self._task = asyncio.create_task(self._keep(), name=f"keeper of {self._named()}")
+        self._task = asyncio.create_task(self._keep_on(), name=f"keeper of {self._named()}")
 
     async def end(self) -> None:
         """Let the replica drain and end; it is not started again."""
@@ -92,6 +93,31 @@ class Keeper:
 
     def _named(self) -> str:
         return f"{self._generation.model}:{self._generation.version}#{self._index}"
+
+    async def _keep_on(self) -> None:
+        """Keep the replica, whatever goes wrong: files that vanish, a system without room."""
+        while True:
+            try:
+                await self._keep()
+                return
+            except Exception as error:
+                log.exception("%s cannot be kept", self._named())
+                await self._go_back(f"cannot be run: {type(error).__name__}: {error}")
+            await asyncio.sleep(_RETRY)
+
+    async def _go_back(self, reason: str) -> None:
+        """Be where there is no process, unless it is ready."""
+        replica = self._replica
+        if self._process is not None:
+            if replica.state is ReplicaState.READY:
+                return
+            await self._process.end(_KILL_AFTER)
+            self._process = None
+        replica.ready = replica.pid = None
+        replica.state = ReplicaState.BACKING_OFF
+        self._generation.failure = reason
+        self._around.announce(f"{self._named()} {reason}; it is tried again")
+        self._around.changed()
 
     async def _keep(self) -> None:
         around = self._around

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+
+log = logging.getLogger(__name__)
 
 
 class Notices(BaseModel):
@@ -17,5 +20,11 @@ class Notices(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Notices:
-        """Read the file; there need not be one."""
-        return cls.model_validate_json(path.read_bytes()) if path.exists() else cls()
+        """Read the file; one that is not there, or cannot be read, says nothing."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValidationError) as error:
+            log.warning("the notices in %s are not heeded: %s", path, error)
+            return cls()
