@@ -58,7 +58,9 @@ class Replicas:
     async def adopt(self) -> int:
         """Take over the replicas that are ready and end the others; return how many."""
         found = self._launcher.find(self._directory.replicas)
-        self._around.ids = itertools.count(max((spec.id for spec, _ in found), default=0) + 1)
+        # Any file's number: one that could not be adopted removes its socket when it ends.
+        taken = [int(f.stem) for f in self._directory.replicas.iterdir() if f.stem.isdigit()]
+        self._around.ids = itertools.count(max(taken, default=0) + 1)
         adopted = await asyncio.gather(*(self._adopt(spec, process) for spec, process in found))
         return sum(adopted)
 
