@@ -6,11 +6,12 @@ import asyncio
 import logging
 import queue
 import threading
+import traceback
 from collections.abc import Sequence
 from typing import Protocol
 
 from tidegate.clock import Clock
-from tidegate.errors import DeadlineExceeded
+from tidegate.errors import DeadlineExceeded, InferenceFailed
 from tidegate.replica.batch import BatchRunner, Ran
 from tidegate.replica.binding import Bound
 from tidegate.scheduling.batcher import Batcher
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 _QUICK = 200e-6
 """Seconds; handing a batch to another thread and back takes about 50 µs of both cores."""
+
+_BETWEEN_TRACEBACKS = 1.0
+"""Seconds; a caller that sends what fails, again and again, must not fill the disk."""
 
 Answer = dict[str, Array]
 RequestSlot = Slot[Bound, Answer]
@@ -69,6 +73,7 @@ class Engine:
         self._expiry: asyncio.TimerHandle | None = None
         self._expiry_at = float("inf")
         self._pumping = False
+        self._traced_at = float("-inf")
 
     async def __aenter__(self) -> Engine:
         """Start the executor thread."""
@@ -166,9 +171,15 @@ class Engine:
                 bound.append(work)
         if not slots:
             return [], Ran([], [])
-        self._recorder.started(slots)
-        ran = self._runner.run(bound)
-        self._recorder.ended()
+        try:
+            self._recorder.started(slots)
+            ran = self._runner.run(bound)
+            self._recorder.ended()
+        except Exception as error:
+            # Never expected, but without a thread every request would wait for ever.
+            failed = InferenceFailed(f"internal error: {type(error).__name__}: {error}")
+            failed.__cause__ = error
+            ran = Ran([failed] * len(slots), [])
         return slots, ran
 
     def _finished(self, slots: list[RequestSlot], ran: Ran) -> None:
@@ -186,8 +197,17 @@ class Engine:
             self._batcher.clamp(ran.clamp)
         for slot, outcome in zip(slots, ran.outcomes):
             if isinstance(outcome, BaseException):
+                if isinstance(outcome, InferenceFailed):
+                    self._trace(outcome)
                 slot.fail(outcome)
             else:
                 slot.resolve(outcome)
         # An error holds the frames that it came through, and these hold it and all tensors.
         ran.outcomes.clear()
+
+    def _trace(self, error: InferenceFailed) -> None:
+        now = self._clock.now()
+        if now - self._traced_at >= _BETWEEN_TRACEBACKS:
+            self._traced_at = now
+            # As text: a record with the error would hold the frames and all tensors in them.
+            log.error("a request failed: %s", "".join(traceback.format_exception(error)))

@@ -134,6 +134,7 @@ class Service:
         except TidegateError as error:
             exchange.fail(error)
         except Exception as error:
+            log.exception("a request failed by a fault of the server")
             failed = InferenceFailed(f"internal error: {type(error).__name__}: {error}")
             failed.__cause__ = error
             exchange.fail(failed)
