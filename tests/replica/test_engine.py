@@ -474,3 +474,19 @@ async def test_every_request_gets_its_own_answer(
                 np.testing.assert_array_equal(array, value)
         assert b.engine.depth == 0
         assert all(len(run) <= max(largest, 5) for run in b.model.runs)
+
+
+async def test_a_fault_of_the_server_is_an_answer_and_logged_once_a_second(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench() as b:
+        with monkeypatch.context() as patch:
+            patch.setattr(b.notes, "started", lambda slots: 1 / 0)
+            for _ in range(3):
+                with pytest.raises(InferenceFailed, match="ZeroDivisionError"):
+                    await value_of(b.submit(1.0)[1])
+        # The thread that runs the model has survived.
+        assert await value_of(b.submit(2.0)[1]) == 2.0
+    logged = [r.getMessage() for r in caplog.records if "Traceback" in r.getMessage()]
+    assert len(logged) in (1, 2)  # two when the machine slept in between
+    assert "1 / 0" in logged[0]
