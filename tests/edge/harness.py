@@ -284,7 +284,9 @@ class Load:
         await client.close()
 
     async def __aenter__(self) -> Load:
-        self.channels = [channel(self.edge.port) for _ in range(4)]
+        # As clients are by default: what a GOAWAY refused is sent again on a new connection.
+        options = {"grpc.enable_retries": 1}
+        self.channels = [channel(self.edge.port, **options) for _ in range(4)]
         self.tasks = [
             asyncio.create_task(self._run(self.channels[i % 4])) for i in range(self.width)
         ] + [asyncio.create_task(self._run_rest()) for _ in range(4)]

@@ -91,3 +91,10 @@ def test_no_file_names_nobody(tmp_path: Path) -> None:
     assert read_suspects(tmp_path / "none") == []
     (tmp_path / "empty").touch()
     assert read_suspects(tmp_path / "empty") == []
+
+
+def test_what_was_torn_by_the_death_is_no_digest(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    for torn in (b"id zz" + b"0" * 30, b"id \xff\xfe", b"id 00"):
+        path.write_bytes(len(torn).to_bytes(4, "little") + torn)
+        assert read_suspects(path) == [Suspect(b"id", None)]

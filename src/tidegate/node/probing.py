@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tidegate.replica.service import STATUS_PATH
 from tidegate.replica.spec import Ready
 
@@ -25,5 +23,5 @@ async def probe(socket: Path) -> Ready | None:
                 return Ready.model_validate_json(await reader.readexactly(length))
             finally:
                 writer.close()
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, ValidationError, IndexError):
+    except (OSError, TimeoutError, EOFError, asyncio.LimitOverrunError, ValueError, IndexError):
         return None

@@ -72,12 +72,18 @@ def read_suspects(path: Path) -> list[Suspect]:
     suspects = []
     for entry in raw.split(b"\n"):
         request_id, _, digest = entry.rpartition(b" ") if b" " in entry else (entry, b"", b"")
-        complete = len(digest) == _DIGEST
         if request_id:
-            suspects.append(
-                Suspect(request_id, bytes.fromhex(digest.decode()) if complete else None)
-            )
+            suspects.append(Suspect(request_id, _digest(digest)))
     return suspects
+
+
+def _digest(written: bytes) -> bytes | None:
+    """Return the digest, unless it was being written at the moment of death."""
+    try:
+        digest = bytes.fromhex(written.decode("ascii"))
+    except ValueError:
+        return None
+    return digest if len(written) == _DIGEST else None
 
 
 class Casualties:

@@ -30,6 +30,8 @@ _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW, _CONTINUATION = 0, 
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 _TABLE_SIZE, _MAX_STREAMS, _INITIAL_WINDOW, _MAX_FRAME = 1, 3, 4, 5
 _PROTOCOL_ERROR, _COMPRESSION_ERROR = 1, 9
+_LARGEST_FRAME = 2**14
+"""Bytes, what a peer may send that was not told otherwise."""
 _LARGEST_WINDOW = 2**31 - 1
 _DEFAULT_WINDOW = 2**16 - 1
 _REPLENISH = 2**29
@@ -86,7 +88,9 @@ class _Outgoing:
     __slots__ = ("parts", "trailers", "window")
 
     def __init__(self, parts: Sequence[Bytes], trailers: bytes | None, window: int) -> None:
-        self.parts = deque(memoryview(part).cast("B") for part in parts if len(part))
+        # A view of an array without elements cannot be cast.
+        views = [view for part in parts if (view := memoryview(part)).nbytes]
+        self.parts = deque(view.cast("B") for view in views)
         self.trailers = trailers
         self.window = window
 
@@ -103,6 +107,7 @@ class Http2Connection(asyncio.Protocol):
         self._connections = connections
         self._blocks = BlockReader()
         self._exchanges: dict[int, _Http2Exchange] = {}
+        self._last_stream = 0
         self._rest = b""
         self._started = False
         self._unfinished: tuple[int, int, bytes] | None = None
@@ -159,6 +164,8 @@ class Http2Connection(asyncio.Protocol):
                 word, flags, stream = _FRAME_HEAD.unpack_from(data, at)
                 begin = at + 9
                 stop = begin + (word >> 8)
+                if word >> 8 > _LARGEST_FRAME:
+                    raise IndexError(f"a frame of {word >> 8} bytes")
                 if stop > end:
                     break
                 at = stop
@@ -207,6 +214,9 @@ class Http2Connection(asyncio.Protocol):
     def _take_headers(self, flags: int, stream: int, block: bytes) -> None:
         exchange = self._exchanges.get(stream)
         if exchange is None:
+            if stream <= self._last_stream:
+                return  # trailers of what was answered or reset while they were on their way
+            self._last_stream = stream
             fields, request_id = self._blocks.read(block)
             exchange = _Http2Exchange(self, stream, fields, request_id)
             self._exchanges[stream] = exchange
@@ -265,7 +275,8 @@ class Http2Connection(asyncio.Protocol):
     def _give_up(self, error: Exception) -> None:
         log.error("the edge sent what is not HTTP/2: %s", error)
         code = _COMPRESSION_ERROR if isinstance(error, MalformedBlock) else _PROTOCOL_ERROR
-        self._transport.write(_frame(_GOAWAY, 0, 0, struct.pack(">II", 0, code)))
+        self._send(_frame(_GOAWAY, 0, 0, struct.pack(">II", self._last_stream, code)))
+        self._flush()
         self._transport.close()
 
     # What goes
@@ -354,5 +365,7 @@ class Http2Connection(asyncio.Protocol):
 def _unpadded(flags: int, payload: bytes) -> bytes:
     """Return the payload without padding and priority (sections 6.1 and 6.2)."""
     if flags & _PADDED:
+        if payload[0] >= len(payload):
+            raise IndexError("a frame is all padding and more")
         payload = payload[1 : len(payload) - payload[0]]
     return payload[5:] if flags & _PRIORITY else payload
