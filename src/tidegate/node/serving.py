@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tidegate.config.node import NodeConfig
-from tidegate.errors import AddressInUse
+from tidegate.errors import AddressInUse, ConfigurationError
 from tidegate.node.admin import AdminServer
 from tidegate.node.controller import Controller
 from tidegate.node.machine import holder_of
@@ -32,6 +32,7 @@ def serve(repository: Path, config: NodeConfig, announce: Callable[[str], None])
     Raises:
         TidegateError: the node cannot start; nothing of it is left running.
     """
+    config = config.model_copy(update={"host": _address(config.host)})
     if config.port == 0:
         config = config.model_copy(update={"port": _free_port(config.host)})
     if config.admin_port == 0:
@@ -101,6 +102,20 @@ def _listen(port: int) -> socket.socket:
             f"the admin port {LOOPBACK}:{port} is taken{by} ({error.strerror}); choose another "
             "--admin-port (0: any free one)"
         ) from error
+
+
+def _address(host: str) -> str:
+    """Return the address that a host's name stands for; an edge takes addresses only."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(
+            f"host: {host!r} is neither an address nor a name that can be resolved ({error}); "
+            "give an address of this machine, as 127.0.0.1 or 0.0.0.0"
+        ) from error
+    # Of a name with both, as localhost, clients try the IPv4 address sooner or later.
+    found.sort(key=lambda each: each[0] != socket.AF_INET)
+    return str(found[0][4][0])
 
 
 def _free_port(host: str) -> int:
