@@ -159,7 +159,9 @@ class Edge:
             assert flags & END_HEADERS
             if self.first_block is None:
                 self.first_block = payload
-            answer.blocks.append(dict(self._decoder.decode(payload)))
+            answer.blocks.append(
+                {str(name): str(value) for name, value in self._decoder.decode(payload)}
+            )
         answer.ended = bool(flags & END_STREAM)
 
 
