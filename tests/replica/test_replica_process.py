@@ -194,7 +194,7 @@ async def test_notices_are_read_at_the_start_and_on_sighup(folder: Path) -> None
             # What cannot be read changes nothing.
             replica.spec.notices.write_text("{")
             replica.process.send_signal(signal.SIGHUP)
-            await until(lambda: "Traceback" in replica.log.read_text())
+            await until(lambda: "are not heeded" in replica.log.read_text())
             assert (await client.grpc(INFER, request)).grpc_status == 9
             assert await versions() == ["1", "2"]
 

@@ -145,7 +145,7 @@ class Controller:
         self._control = await self._stack.enter_async_context(
             ControlServer(self.directory.ads_socket, self._rejected)
         )
-        self._notices = Notices.read(self.directory.notices)
+        self._notices = Notices.read(self.directory.notices) or Notices()
         self._quarantine = Quarantine(self._notices.quarantined)
         count = await self.replicas.adopt()
         if self._adopted:

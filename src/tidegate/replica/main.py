@@ -201,6 +201,8 @@ async def _serve(
 
 def _read_notices(service: Service, spec: ReplicaSpec) -> None:
     notices = Notices.read(spec.notices)
+    if notices is None:
+        return  # what it was told before still counts
     service.notice(
         notices.versions.get(spec.model, (spec.version,)),
         frozenset(map(bytes.fromhex, notices.quarantined)),

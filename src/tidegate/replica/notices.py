@@ -19,12 +19,12 @@ class Notices(BaseModel):
     """Digests, in hexadecimal, of requests to refuse."""
 
     @classmethod
-    def read(cls, path: Path) -> Notices:
-        """Read the file; one that is not there, or cannot be read, says nothing."""
+    def read(cls, path: Path) -> Notices | None:
+        """Read the file. One that is not there says nothing; ``None``: it cannot be read."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return cls()
         except (OSError, ValidationError) as error:
             log.warning("the notices in %s are not heeded: %s", path, error)
-            return cls()
+            return None
