@@ -115,6 +115,6 @@ async def test_a_keeper_survives_what_nobody_foresaw(tmp_path: Path) -> None:
 
 def test_notices_that_cannot_be_read_say_nothing(tmp_path: Path) -> None:
     file = tmp_path / "notices.json"
-    assert Notices.read(file) is None
-    file.write_bytes(b"")
     assert Notices.read(file) == Notices()
+    file.write_bytes(b"")
+    assert Notices.read(file) is None
