@@ -22,7 +22,7 @@ from tidegate.types import Array
 log = logging.getLogger(__name__)
 
 _QUICK = 200e-6
-"""Seconds; handing a batch to another thread and back takes about 50 µs of both cores."""
+"""Seconds; handing a batch to another thread and back takes about 20 µs of CPU."""
 
 _BETWEEN_TRACEBACKS = 1.0
 """Seconds; a caller that sends what fails, again and again, must not fill the disk."""

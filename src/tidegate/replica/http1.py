@@ -74,7 +74,7 @@ class Http1Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        # Straight into the dictionary: a method here would be a third of the parsing.
+        # Straight into the dictionary: a method would be called for each header of each request.
         self.on_header = self._headers.__setitem__
         self._parser = httptools.HttpRequestParser(self)
         self._body: list[bytes] = []

@@ -1,10 +1,10 @@
 """HTTP/2 (RFC 9113), as far as an edge needs it to speak to a replica.
 
 One connection of each of the edge's threads carries all calls, so what arrives together is
-read at once and what is answered together is written at once: that is half of a replica's
-system calls and a third of its work. The edge is the only peer, and it has policed the HTTP.
-It resets a stream when the caller has gone or the caller's deadline has passed, which is the
-signal to cancel.
+read at once and what is answered together is written at once. With a connection for each
+call a tiny model's replica took 18 µs of CPU for a call, and so it takes 13. The edge is the
+only peer, and it has policed the HTTP. It resets a stream when the caller has gone or the
+caller's deadline has passed, which is the signal to cancel.
 
 The edge must be told to use no dynamic header table (``hpack_table_size: 0``).
 """

@@ -108,7 +108,7 @@ def encode_infer_parts(response: InferResponse) -> list[bytes | memoryview]:
     if response.parameters:
         parts.append(_encode_parameters(response.parameters))
     outputs = response.outputs
-    # The type's value and not the member, whose hash is a call of a Python function.
+    # Not `value`, which Enum reads through a descriptor that is written in Python.
     parts += [_output_head(t.name, t.dtype._value_, t.data.shape) for t in outputs]
     for tensor in outputs:
         raw = to_raw(tensor)
