@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -24,11 +24,11 @@ Parameter: TypeAlias = bool | int | float | str
 Dimension: TypeAlias = int | str | None
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
+NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
 
 def _empty() -> Mapping[str, Any]:
-    return _EMPTY
+    return NO_PARAMETERS
 
 
 _NUMPY: dict[str, Any] = {
@@ -182,7 +182,7 @@ class InferResponse:
     model: str
     version: str
     id: str = ""
-    outputs: tuple[Tensor, ...] = ()
+    outputs: Sequence[Tensor] = ()
     parameters: Mapping[str, Parameter] = field(default_factory=_empty)
 
 

@@ -22,20 +22,20 @@ from hpack.huffman_table import decode_huffman
 from tidegate.replica.exchange import Exchange
 from tidegate.replica.header_blocks import encode_block
 from tidegate.replica.http import Server
-from tidegate.replica.http2 import _DATA, _frame, _Http2Exchange
+from tidegate.replica.http2 import _DATA, Http2Connection, _frame
 
 _LIMIT = 2**30
 
 
 class FakeReplica:
-    def __init__(self, socket: str, name: str = "") -> None:
+    def __init__(self, socket: str, name: str = "", idle_timeout: float = 60.0) -> None:
         self.socket = socket
         self.name = name or socket.rsplit("/", 1)[-1]
         self.requests = 0
         self.cancelled = 0
         self.request_event = asyncio.Event()
         self.cancelled_event = asyncio.Event()
-        self.server = Server(Path(socket), self.handle, _LIMIT)
+        self.server = Server(Path(socket), self.handle, _LIMIT, idle_timeout=idle_timeout)
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> FakeReplica:
@@ -50,6 +50,12 @@ class FakeReplica:
         assert self.server._server is not None
         self.server._server.close()
         self.break_off()
+
+    @property
+    def receiving(self) -> bool:
+        """Whether a request has begun and not ended."""
+        connections = self.server.connections.all
+        return any(c._coming for c in connections if isinstance(c, Http2Connection))
 
     def break_off(self) -> None:
         """Close the connections, whatever runs."""
@@ -117,8 +123,8 @@ def _unhuffman(raw: bytes) -> str:
 
 async def _half(exchange: Exchange) -> None:
     """The head of an answer and a part of its body, on the wire."""
-    assert isinstance(exchange, _Http2Exchange)
     connection, stream = exchange._connection, exchange.stream
+    assert isinstance(connection, Http2Connection)
     block = b"\x88" + encode_block([(b"content-type", b"application/grpc")])
     connection._send(connection._head(stream, 0, block), _frame(_DATA, 0, stream, b"\0\0\0\0\x09"))
     await asyncio.sleep(0.05)
@@ -131,7 +137,7 @@ def _grpc_error(exchange: Exchange, code: str, words: str) -> None:
         (b"grpc-message", urllib.parse.quote(urllib.parse.unquote(words)).encode()),
     ]
     if exchange._begin_answer():
-        exchange._write_response(200, fields, ())
+        exchange._connection.write_response(exchange.stream, 200, fields, ())
 
 
 async def main(socket: str) -> None:

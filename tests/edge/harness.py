@@ -191,6 +191,8 @@ class Edge:
         self.clusters: dict[str, tuple[Endpoint, ...]] = {}
         self.ready = True
         self.metadata = b'{"name":"tidegate"}'
+        self.sole: str | None = None
+        """Whose calls go unread, while it is served."""
         self.stack = contextlib.AsyncExitStack()
 
     @property
@@ -209,9 +211,9 @@ class Edge:
         await self.control.__aexit__(None, None, None)
         await self.stack.aclose()
 
-    async def replica(self, name: str) -> FakeReplica:
+    async def replica(self, name: str, idle_timeout: float = 60.0) -> FakeReplica:
         (self.run_dir / f"{name}.sock").unlink(missing_ok=True)
-        fake = FakeReplica(str(self.run_dir / f"{name}.sock"), name)
+        fake = FakeReplica(str(self.run_dir / f"{name}.sock"), name, idle_timeout)
         await self.stack.enter_async_context(fake)
         self.replicas[name] = fake
         return fake
@@ -230,7 +232,8 @@ class Edge:
         await self.publish()
 
     def topology(self) -> Topology:
-        return Topology(self.clusters, self.ready, self.metadata)
+        sole = self.sole if self.sole in self.clusters else None
+        return Topology(self.clusters, self.ready, self.metadata, sole)
 
     async def publish(self) -> None:
         await self.control.publish(self.topology(), self.settings)

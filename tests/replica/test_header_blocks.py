@@ -50,7 +50,7 @@ def test_all_fields_are_read_but_the_request_id(
     sent = list(fields)
     if request_id is not None:
         sent.insert(place, (ID, request_id))
-    read, raw_id = BlockReader().read(encoded(sent, huffman=huffman))
+    read, raw_id = BlockReader(dict).read(encoded(sent, huffman=huffman))
     assert read == dict(fields)
     if request_id is None:
         assert raw_id is None
@@ -69,12 +69,12 @@ def test_all_fields_are_read_but_the_request_id(
 def test_a_reader_that_remembers_reads_as_a_fresh_one(
     templates: list[list[Field]], calls: list[tuple[int, int, bytes, bool]]
 ) -> None:
-    reader = BlockReader()
+    reader = BlockReader(dict)
     for which, place, request_id, huffman in calls:
         sent = list(templates[which % len(templates)])
         sent.insert(place, (ID, request_id))
         block = encoded(sent, huffman=huffman)
-        assert reader.read(block) == BlockReader().read(block)
+        assert reader.read(block) == BlockReader(dict).read(block)
 
 
 CALL = [(b":method", b"POST"), (b":path", b"/a.B/C"), (b"content-type", b"application/grpc")]
@@ -82,7 +82,7 @@ CALL = [(b":method", b"POST"), (b":path", b"/a.B/C"), (b"content-type", b"applic
 
 @pytest.mark.parametrize("huffman", [False, True])
 def test_repeated_blocks_are_looked_up(huffman: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = BlockReader()
+    reader = BlockReader(dict)
     first, _ = reader.read(encoded([*CALL[:1], (ID, b"0" * 36), *CALL[1:]], huffman=huffman))
     monkeypatch.setattr(BlockReader, "_read_all", None)
     for number in range(100):
@@ -98,7 +98,7 @@ def test_a_value_with_the_bytes_of_the_ids_name_does_not_confuse(huffman: bool) 
     trap = encoded([(ID, b"")], huffman=False)[1:-1]
     values = [trap, b"\0" + trap[1:], trap + b"\x03abc", b"q" + trap + b"\x7f" + b"z" * 90]
     values.append(encoded([(ID, b"abc")], huffman=True)[1:])
-    reader = BlockReader()
+    reader = BlockReader(dict)
     for _ in range(3):
         for value in values:
             for place in range(4):
@@ -111,12 +111,12 @@ def test_a_value_with_the_bytes_of_the_ids_name_does_not_confuse(huffman: bool) 
                         read, raw_id = reader.read(block)
                         assert read == {name: v for name, v in sent if name != ID}
                         assert (raw_id is None) == (fields is not sent)
-                        assert BlockReader().read(block) == (read, raw_id)
+                        assert BlockReader(dict).read(block) == (read, raw_id)
 
 
 def test_a_long_id_does_not_pass_for_headers() -> None:
     after = encode_block([(b"x-role", b"admin")])
-    reader = BlockReader()
+    reader = BlockReader(dict)
     reader.read(encode_block([(ID, b"short")]) + after)
     # Were its length taken for 127, what is left of this id would be the field above.
     request_id = b"i" * 126 + after
@@ -129,10 +129,10 @@ def test_a_long_id_does_not_pass_for_headers() -> None:
 
 
 def test_of_two_ids_a_remembering_reader_takes_the_same() -> None:
-    reader = BlockReader()
+    reader = BlockReader(dict)
     for first, second in [(b"a", b"b"), (b"c", b"b"), (b"c", b"d"), (b"c", b"e" * 200)]:
         block = encode_block([(ID, first), *CALL, (ID, second)])
-        assert reader.read(block) == BlockReader().read(block)
+        assert reader.read(block) == BlockReader(dict).read(block)
 
 
 @given(st.integers(62, 2**28), st.sampled_from([0x80, 0x40, 0x00, 0x10]))
@@ -141,11 +141,11 @@ def test_an_index_into_the_dynamic_table_is_malformed(index: int, form: int) -> 
     head = bytearray(hpack.hpack.encode_integer(index, prefix))
     head[0] |= form
     with pytest.raises(MalformedBlock):
-        BlockReader().read(bytes(head) + (b"" if form == 0x80 else b"\x01v"))
+        BlockReader(dict).read(bytes(head) + (b"" if form == 0x80 else b"\x01v"))
 
 
 def test_what_was_added_is_not_in_the_table() -> None:
-    reader = BlockReader()
+    reader = BlockReader(dict)
     assert reader.read(b"\x40\x01a\x01b")[0] == {b"a": b"b"}
     with pytest.raises(MalformedBlock):
         reader.read(b"\x40\x01a\x01b\xbe")
@@ -159,10 +159,10 @@ def test_a_truncated_block_is_malformed(
     sent = [*fields, (ID, request_id)]
     block = encoded(sent, huffman=huffman)
     begin = len(encoded(sent[:-1], huffman=huffman))
-    reader = BlockReader()
+    reader = BlockReader(dict)
     reader.read(block)
     for end in range(begin + 1, len(block)):
-        for reads in (reader, BlockReader()):
+        for reads in (reader, BlockReader(dict)):
             if block[begin:end] == b"\x20":
                 continue
             with pytest.raises(MalformedBlock):
@@ -176,7 +176,7 @@ def test_a_truncated_block_is_malformed(
 @example(b"\x00\xff\xff\xff\xff\x0f", False)
 @example(b"\x00\x81\xff\x00", False)
 def test_random_bytes_are_read_or_malformed(noise: bytes, after: bool) -> None:
-    reader = BlockReader()
+    reader = BlockReader(dict)
     start = encode_block([*CALL, (ID, b"abc")])
     reader.read(start)
     block = start + noise if after else noise
@@ -184,9 +184,9 @@ def test_random_bytes_are_read_or_malformed(noise: bytes, after: bool) -> None:
         read = reader.read(block)
     except MalformedBlock:
         with pytest.raises(MalformedBlock):
-            BlockReader().read(block)
+            BlockReader(dict).read(block)
     else:
-        assert read == BlockReader().read(block)
+        assert read == BlockReader(dict).read(block)
 
 
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=150), st.binary(max_size=300))))
@@ -198,11 +198,11 @@ def test_what_is_written_hpack_reads(fields: list[Field]) -> None:
 def test_strings_of_any_length_are_written(length: int) -> None:
     fields = [(b"n" * max(1, length), b"v" * length), (b"after", b"1")]
     assert decoded(encode_block(fields)) == fields
-    assert BlockReader().read(encode_block(fields)) == (dict(fields), None)
+    assert BlockReader(dict).read(encode_block(fields)) == (dict(fields), None)
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    reader = BlockReader()
+    reader = BlockReader(dict)
     for number in range(3000):
         reader.read(encode_block([(b"x-n", b"%d" % number), (ID, b"abc")]))
         reader.read(encode_block([(ID, b"%0130d" % number)]))

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 import hpack
 import numpy as np
@@ -381,6 +382,33 @@ async def test_padding_priority_continuation_and_trailers_are_read(folder: Path)
         assert exchange.body == b""
         exchange.reply_grpc(b"x")
         assert (await edge.answer(3)).body == framed(b"x")
+
+
+async def test_requests_that_stall_are_refused(folder: Path) -> None:
+    edge = Edge()
+    waiting: list[Exchange] = []
+    connection = Http2Connection(waiting.append, LIMIT, 0, OpenConnections(), idle_timeout=9.5)
+    connection.connection_made(Wire(edge))
+    head = {stream: frame(HEADERS, END_HEADERS, stream, block_of(GRPC)) for stream in (1, 3, 5)}
+    connection.data_received(PREFACE + head[1] + head[3] + head[5] + call(7))
+    connection.data_received(data(3, b"some", last=False) + data(5, b"some", last=False))
+    connection._look_for_stalled()
+    connection.data_received(data(5, b"more", last=False) + head[1][:4])
+    assert not edge.answers
+    connection._look_for_stalled()
+    await until(lambda: len(edge.answers) == 2)
+    for stream in (1, 3):
+        answer = edge.answers[stream]
+        assert (answer.ended, answer.blocks[0]["grpc-status"]) == (True, "4")
+        assert "nothing was received for 9.5 s" in unquote(answer.blocks[0]["grpc-message"])
+    connection.data_received(head[1][4:] + data(3, b"too late") + data(5, b", and all"))
+    assert [exchange.stream for exchange in waiting] == [7, 5]
+    assert waiting[1].body == b"somemore, and all"
+    connection._look_for_stalled()
+    connection._look_for_stalled()  # 7 and 5 may take as long as they need
+    assert len(edge.answers) == 2
+    assert not connection._coming
+    connection.connection_lost(None)
 
 
 async def test_a_reset_is_told_once_and_the_answer_dropped(folder: Path) -> None:

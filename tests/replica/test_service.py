@@ -172,12 +172,20 @@ async def test_what_is_wrong_over_grpc(folder: Path) -> None:
             assert not reply.body
 
         wrong_name = infer_request({"a": A, "b": B}, model="other")
-        await told(await client.grpc(INFER, wrong_name), 3, "'other', but came to 'm'")
+        await told(
+            await client.grpc(INFER, wrong_name), 5, "'other' is not served here: version 2"
+        )
+        lying = await client.grpc(INFER, wrong_name, tidegate_model="m")
+        await told(lying, 3, "for 'other', but its header tidegate-model led to version 2")
+        impossible = infer_request({"a": A, "b": B}, model="../" + "m" * 70)
+        await told(await client.grpc(INFER, impossible), 3, "m...' cannot be the name")
         wrong_version = infer_request({"a": A, "b": B}, version="3")
-        await told(await client.grpc(INFER, wrong_version), 5, "version '3' of 'm'")
+        await told(await client.grpc(INFER, wrong_version), 5, "version 3 of 'm' is not")
+        no_version = infer_request({"a": A, "b": B}, version="latest")
+        await told(await client.grpc(INFER, no_version), 3, "'latest' is not a version")
         await told(await client.grpc(INFER, b"\xff\xff"), 3, "")
         await told(await client.grpc(INFER, infer_request({"a": A})), 3, "'b' is missing")
-        await told(await client.grpc(READY, b""), 3, "came to 'm'")
+        await told(await client.grpc(READY, b""), 3, "no model name")
         await told(await client.grpc("/a.B/C", b""), 12, "no method /a.B/C")
         await told(await client.grpc(INFER, right, grpc_timeout="soon"), 3, "grpc-timeout")
         await told(await client.grpc(INFER, right, grpc_timeout="0n"), 4, "had passed")
@@ -197,8 +205,8 @@ async def test_what_is_wrong_over_rest(folder: Path) -> None:
             reply = await client.rest(method, path, body, named)
             assert (reply.status, words in reply.error) == (status, True), reply.error
 
-        await told(400, "'other'", "POST", "/v2/models/other/infer", BODY)
-        await told(404, "version '3'", "POST", "/v2/models/m/versions/3/infer", BODY)
+        await told(404, "'other'", "POST", "/v2/models/other/infer", BODY)
+        await told(404, "version 3", "POST", "/v2/models/m/versions/3/infer", BODY)
         await told(405, "takes POST, not GET", "GET", infer)
         await told(405, "takes GET, not POST", "POST", "/v2/models/m/ready")
         await told(405, "takes GET, not DELETE", "DELETE", "/v2/models/m")

@@ -16,8 +16,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import (
 from google.protobuf import struct_pb2, wrappers_pb2
 
 from tidegate.edge.local_replies import local_reply_config
-from tidegate.edge.messages import from_controller, packed, seconds
-from tidegate.edge.names import CLUSTER_HEADER, LISTENER, ROUTES
+from tidegate.edge.messages import TARGET, from_controller, packed, seconds
+from tidegate.edge.names import LISTENER, ROUTES, ROUTING_FILTER
 from tidegate.edge.routes import MESSAGE_ROOM, OWN_PATHS
 from tidegate.edge.routing_script import routing_script
 from tidegate.edge.settings import EdgeSettings
@@ -30,7 +30,7 @@ _LOG_FIELDS = {
     "method": "%REQ(:METHOD)%",
     "path": "%REQ(:PATH):1024%",
     "protocol": "%PROTOCOL%",
-    "target": f"%REQ({CLUSTER_HEADER})%",
+    "target": TARGET,
     "status": "%RESPONSE_CODE%",
     "grpc_status": "%GRPC_STATUS%",
     "details": "%RESPONSE_CODE_DETAILS%",
@@ -106,7 +106,7 @@ def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager
         settings.routings, settings.max_message_size
     )
     for name, message in (
-        ("envoy.filters.http.lua", script),
+        (ROUTING_FILTER, script),
         (
             "envoy.filters.http.router",
             router_pb2.Router(

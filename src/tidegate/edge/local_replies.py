@@ -22,10 +22,9 @@ from envoy.type.matcher.v3 import string_pb2
 from google.protobuf import struct_pb2
 
 from tidegate import errors
-from tidegate.edge.names import CLUSTER_HEADER
+from tidegate.edge.messages import TARGET
 from tidegate.protocols.statuses import GrpcCode, status_of
 
-_TARGET = f"%REQ({CLUSTER_HEADER})%"
 _BODY = "%LOCAL_REPLY_BODY%"
 
 
@@ -53,17 +52,17 @@ def _row(error: errors.RequestError, *flags: str, replace_status: bool = False) 
 
 def _rows(max_message_size: int) -> Iterator[_Row]:
     # What happened, as Envoy flags it. The first row that fits wins.
-    yield _row(errors.ModelNotFound(f"{_TARGET} is not served here"), "NC")
-    yield _row(errors.ModelNotReady(f"no replica of {_TARGET} can answer now; try again"), "UH")
+    yield _row(errors.ModelNotFound(f"{TARGET} is not served here"), "NC")
+    yield _row(errors.ModelNotReady(f"no replica of {TARGET} can answer now; try again"), "UH")
     yield _row(
-        errors.ModelNotReady(f"{_TARGET} broke off before it answered; try again"),
+        errors.ModelNotReady(f"{TARGET} broke off before it answered; try again"),
         *("UC", "UR", "LR"),
     )
     yield _row(
-        errors.ModelNotReady(f"{_TARGET} cannot be reached now; try again"), "UF", "UO", "URX"
+        errors.ModelNotReady(f"{TARGET} cannot be reached now; try again"), "UF", "UO", "URX"
     )
     yield _row(
-        errors.ModelNotReady(f"{_TARGET} answered what is not HTTP"), "UPE", replace_status=True
+        errors.ModelNotReady(f"{TARGET} answered what is not HTTP"), "UPE", replace_status=True
     )
     yield _row(errors.ModelNotReady("the edge is short of memory; try again"), "OM")
     # What the status says, when nothing is flagged.
@@ -80,7 +79,7 @@ def _rows(max_message_size: int) -> Iterator[_Row]:
     yield _Row(GrpcCode.RESOURCE_EXHAUSTED, "the headers of the request are too large", status=431)
     yield _row(
         errors.DeadlineExceeded(
-            f"no answer of {_TARGET} in the time that the caller gave "
+            f"no answer of {TARGET} in the time that the caller gave "
             "(grpc-timeout: %REQ(grpc-timeout)%)"
         )
     )

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 from envoy.config.core.v3 import address_pb2, config_source_pb2
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
+
+from tidegate.edge.names import CLUSTER_HEADER
+
+_OPERATORS = ("UPSTREAM_CLUSTER", {"command": "REQ", "param": CLUSTER_HEADER})
+TARGET = f"%COALESCE({json.dumps({'operators': _OPERATORS})})%"
+"""In a text of Envoy's: the cluster that a request went to, or that it asked for in vain."""
 
 
 def seconds(value: float) -> duration_pb2.Duration:

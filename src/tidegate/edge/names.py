@@ -8,6 +8,7 @@ CONTROLLER_CLUSTER = "tidegate/controller"
 XDS_CLUSTER = "tidegate/xds"
 LISTENER = "tidegate/clients"
 ROUTES = "tidegate/routes"
+ROUTING_FILTER = "envoy.filters.http.lua"
 
 CLUSTER_HEADER = "x-tidegate-cluster"
 """Names the cluster that answers; set by the routing script, dropped from what clients send."""

@@ -21,9 +21,7 @@ def snapshot_of(topology: Topology, settings: EdgeSettings) -> Snapshot:
         name = MODEL_PREFIX + key
         clusters[name] = packed(model_cluster(name))
         endpoints[name] = packed(load_assignment(name, replicas))
-    routes = route_configuration(
-        topology.ready, topology.server_metadata, settings.max_message_size
-    )
+    routes = route_configuration(topology, settings)
     return Snapshot(
         {
             CLUSTERS: clusters,

@@ -44,6 +44,8 @@ class Topology:
             turn a living model into one without replicas.
         ready: the answer of ``/v2/health/ready``: 200 or 503. ``/v2/health/live`` is 200.
         server_metadata: the JSON body of ``GET /v2``.
+        sole: the one model that there is, when a single version of it is all that is served.
+            Its replicas get the calls over gRPC unread, and refuse other names themselves.
 
     Raises:
         ValueError: a key, a weight or a socket's path is not possible.
@@ -52,6 +54,7 @@ class Topology:
     clusters: Mapping[str, tuple[Endpoint, ...]]
     ready: bool
     server_metadata: bytes
+    sole: str | None = None
 
     def __post_init__(self) -> None:
         for key, endpoints in self.clusters.items():
@@ -61,6 +64,8 @@ class Topology:
                 raise ValueError(f"{key} has no endpoint: leave out a model without replicas")
             if len({endpoint.socket for endpoint in endpoints}) != len(endpoints):
                 raise ValueError(f"{key} has two endpoints with the same socket")
+        if self.sole is not None and self.sole not in self.clusters:
+            raise ValueError(f"{self.sole!r} cannot be the sole model: it is none of the clusters")
 
 
 def check_socket_path(path: str) -> None:

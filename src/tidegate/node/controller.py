@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tidegate.clock import Clock, MonotonicClock
@@ -300,7 +300,8 @@ class Controller:
         for key, replicas in self.fleet.clusters().items():
             endpoints = tuple(Endpoint(str(r.spec.socket)) for r in replicas if r.spec)
             clusters[key] = endpoints or explains
-        return Topology(clusters, self.ready, server_metadata())
+        sole = _sole(clusters) if explains not in clusters.values() else None
+        return Topology(clusters, self.ready, server_metadata(), sole)
 
     def _tell_replicas(self) -> None:
         """Give the replicas the versions for their metadata, and the digests to refuse."""
@@ -320,6 +321,12 @@ class Controller:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGHUP)
         self._told = ready
+
+
+def _sole(clusters: Mapping[str, object]) -> str | None:
+    """Return the model of these clusters, when they are one model's in one version."""
+    model, *others = {key.partition(":")[0] for key in clusters} or {""}
+    return model if model in clusters and len(clusters) <= 2 and not others else None
 
 
 def _check_free(host: str, port: int) -> None:

@@ -5,7 +5,10 @@ The edge's routing script is generated from these facts, so the two cannot drift
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from tidegate.errors import InvalidInput
 
 MODEL_HEADER = "tidegate-model"
 """Names the model where the message cannot be read: a compressed message or a stream."""
@@ -16,6 +19,9 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """A model's name: of letters, digits, '.', '_' and '-', at most 128 of them."""
 VERSION_PATTERN = r"[1-9][0-9]{0,17}"
 """A version: a positive decimal number."""
+
+_NAME, _VERSION = re.compile(NAME_PATTERN), re.compile(VERSION_PATTERN)
+_SHOWN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +54,27 @@ class Routing:
     """REST paths that a replica answers."""
     server_methods: tuple[str, ...]
     """gRPC methods about the whole server: the controller answers."""
+
+
+def check_model(name: str, version: str = "") -> None:
+    """Refuse what can be no model's name and no version; an empty version is the default one.
+
+    Raises:
+        InvalidInput: in the words of the edge's routing script.
+    """
+    if not name:
+        raise InvalidInput("the message has no model name")
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"'{_shown(name)}' cannot be the name of a model: use letters, digits, '.', '_' and "
+            "'-', at most 128 of them, a letter or digit first"
+        )
+    if version and not _VERSION.fullmatch(version):
+        raise InvalidInput(
+            f"'{_shown(version)}' is not a version: it is a positive whole number, as 2"
+        )
+
+
+def _shown(text: str) -> str:
+    text = re.sub("[^ -~]", "?", text)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

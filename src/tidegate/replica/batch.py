@@ -79,13 +79,15 @@ class BatchRunner:
             ran.runs.append(Run(first.rows, self._time() - started))
             return [outputs]
         names = first.outputs
-        if any(bound.outputs != names for bound in batch):
-            names = tuple(dict.fromkeys(name for bound in batch for name in bound.outputs))
+        rows = 0
+        for bound in batch:
+            rows += len(bound.inputs[0])
+            if bound.outputs != names:
+                names = tuple(dict.fromkeys((*names, *bound.outputs)))
         joined = {
             name: np.concatenate(arrays)
             for name, arrays in zip(self._names, zip(*(bound.inputs for bound in batch)))
         }
-        rows = sum(bound.inputs[0].shape[0] for bound in batch)
         started = self._time()
         outputs = self._model.run(joined, names)
         ran.runs.append(Run(rows, self._time() - started))
@@ -102,8 +104,12 @@ def _split(batch: Sequence[Bound], outputs: dict[str, Array]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     start = 0
     for bound in batch:
-        stop = start + bound.inputs[0].shape[0]
-        outcomes.append({name: outputs[name][start:stop] for name in bound.outputs})
+        stop = start + len(bound.inputs[0])
+        # No comprehension: Python calls a function for each.
+        outcome: dict[str, Array] = {}
+        for name in bound.outputs:
+            outcome[name] = outputs[name][start:stop]
+        outcomes.append(outcome)
         start = stop
     return outcomes
 

@@ -95,13 +95,13 @@ class Engine:
         return self._batcher.depth
 
     def submit(self, slot: RequestSlot) -> None:
-        """Queue a slot; its outcome arrives by its own callback.
+        """Queue a slot that arrives now; its outcome comes by its own callback.
 
         Raises:
             QueueFull: too much work waits.
             DeadlineExceeded: its deadline cannot be met.
         """
-        self._batcher.add(slot, self._clock.now())
+        self._batcher.add(slot, slot.arrived)
         if slot.deadline < self._expiry_at:
             self._watch_deadlines()
         if self._idle and not self._pumping:

@@ -15,48 +15,80 @@ Bytes: TypeAlias = bytes | bytearray | memoryview
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 
-class Exchange:
-    """One request and the way to answer it; answering twice, or too late, does nothing.
+class Head:
+    """What a request says before its body. Many requests share one, and nobody changes it."""
 
-    A connection makes a subclass of it, which knows how to write.
-    """
+    __slots__ = ("grpc", "headers", "method", "target")
 
-    __slots__ = (
-        "answered",
-        "body",
-        "grpc",
-        "headers",
-        "method",
-        "on_gone",
-        "request_id",
-        "target",
-    )
-
-    def __init__(
-        self,
-        method: bytes,
-        target: bytes,
-        headers: Mapping[bytes, bytes],
-        request_id: bytes | None,
-        body: bytes,
-    ) -> None:
+    def __init__(self, method: bytes, target: bytes, headers: Mapping[bytes, bytes]) -> None:
         self.method = method
         self.target = target
         """The path as it came, with the query."""
         self.headers = headers
-        """By lower-case name; of a repeated header the last. Gone with the answer."""
+        """By lower-case name; of a repeated header the last."""
+        self.grpc = headers.get(b"content-type", b"").startswith(b"application/grpc")
+
+
+class Connection(Protocol):
+    """Writes the answers to what came over it."""
+
+    def write_message(self, stream: int, parts: Sequence[Bytes]) -> None:
+        """Write a successful gRPC response of one message."""
+
+    def write_response(
+        self, stream: int, status: int, fields: Headers, parts: Sequence[Bytes]
+    ) -> None:
+        """Write a head and a body."""
+
+
+class Exchange:
+    """One request and the way to answer it; answering twice, or too late, does nothing."""
+
+    __slots__ = ("_connection", "answered", "body", "head", "on_gone", "request_id", "stream")
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: int,
+        head: Head,
+        request_id: bytes | None,
+        body: bytes = b"",
+    ) -> None:
+        self._connection = connection
+        self.stream = stream
+        """Tells it from the others of its connection."""
+        self.head = head
         self.request_id = request_id
         """Tells requests apart, and is the same when one is tried again; not to be shown."""
         self.body = body
-        self.grpc = headers.get(b"content-type", b"").startswith(b"application/grpc")
         self.answered = False
         self.on_gone: Callable[[], object] | None = None
         """Called when the caller went away before there was an answer."""
 
     @property
+    def method(self) -> bytes:
+        """The HTTP method."""
+        return self.head.method
+
+    @property
+    def target(self) -> bytes:
+        """The path as it came, with the query."""
+        return self.head.target
+
+    @property
     def path(self) -> str:
         """The path as it came, without the query."""
-        return self.target.partition(b"?")[0].decode("latin-1")
+        return self.head.target.partition(b"?")[0].decode("latin-1")
+
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """By lower-case name; of a repeated header the last. Gone with the answer."""
+        return self.head.headers
+
+    @property
+    def grpc(self) -> bool:
+        """Whether it is a gRPC call."""
+        return self.head.grpc
 
     def _begin_answer(self) -> bool:
         """Say whether this is the first answer."""
@@ -74,8 +106,10 @@ class Exchange:
 
     def reply_grpc(self, *parts: Bytes) -> None:
         """Answer a gRPC call with the parts of a serialized message."""
-        if self._begin_answer():
-            self._write_message(parts)
+        if not self.answered:
+            self.answered = True
+            self.on_gone = None
+            self._connection.write_message(self.stream, parts)
 
     def reply(
         self,
@@ -95,7 +129,9 @@ class Exchange:
             *headers,
         ]
         # What would follow the head of an answer to HEAD is taken for the next answer.
-        self._write_response(status, fields, parts if self.method != b"HEAD" else ())
+        self._connection.write_response(
+            self.stream, status, fields, parts if self.method != b"HEAD" else ()
+        )
 
     def fail(self, error: BaseException) -> None:
         """Answer with an error, in the words of the transport that the call came by."""
@@ -113,15 +149,7 @@ class Exchange:
                 (b"grpc-message", percent_encode(message)),
                 (b"content-length", b"0"),
             ]
-            self._write_response(200, fields, ())
-
-    def _write_message(self, parts: Sequence[Bytes]) -> None:
-        """Write a successful gRPC response of one message."""
-        raise NotImplementedError
-
-    def _write_response(self, status: int, fields: Headers, parts: Sequence[Bytes]) -> None:
-        """Write a head and a body."""
-        raise NotImplementedError
+            self._connection.write_response(self.stream, 200, fields, ())
 
 
 Handler: TypeAlias = Callable[[Exchange], None]

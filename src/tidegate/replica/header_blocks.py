@@ -7,7 +7,8 @@ Its value is not even decoded, since it only tells requests apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, TypeVar
 
 import hpack
 
@@ -22,17 +23,23 @@ class MalformedBlock(ValueError):
     """The bytes are no header block, or one that needs a dynamic table."""
 
 
-class BlockReader:
-    """Reads the blocks of one peer."""
+Head = TypeVar("Head")
 
-    def __init__(self) -> None:
-        self._blocks: dict[tuple[int, bytes], Mapping[bytes, bytes]] = {}
+
+class BlockReader(Generic[Head]):
+    """Reads the blocks of one peer; ``make`` makes of their fields what is remembered."""
+
+    def __init__(self, make: Callable[[Mapping[bytes, bytes]], Head]) -> None:
+        self._make = make
+        self._blocks: dict[tuple[int, bytes], Head] = {}
         self._fields: dict[bytes, tuple[bytes, bytes]] = {}
         self._id_name = b""
         """The bytes that the peer writes before the value of the request's id."""
 
-    def read(self, block: bytes) -> tuple[Mapping[bytes, bytes], bytes | None]:
-        """Return the fields but the request's id, pseudo-headers included, and the raw id.
+    def read(self, block: bytes) -> tuple[Head, bytes | None]:
+        """Return what was made of all fields but the request's id, and the raw id.
+
+        The pseudo-headers are fields too.
 
         Raises:
             MalformedBlock: it cannot be read.
@@ -46,16 +53,16 @@ class BlockReader:
             # the place ends with a field, so the bytes there are the id and nothing else, if
             # it is all there and its length is in one byte.
             if length < _SHORT and end <= len(block):
-                fields = self._blocks.get((cut, block[:cut] + block[end:]))
-                if fields is not None:
-                    return fields, block[at + 1 : end]
+                head = self._blocks.get((cut, block[:cut] + block[end:]))
+                if head is not None:
+                    return head, block[at + 1 : end]
         else:
-            fields = self._blocks.get((-1, block))
-            if fields is not None:
-                return fields, None
+            head = self._blocks.get((-1, block))
+            if head is not None:
+                return head, None
         return self._read_all(block)
 
-    def _read_all(self, block: bytes) -> tuple[Mapping[bytes, bytes], bytes | None]:
+    def _read_all(self, block: bytes) -> tuple[Head, bytes | None]:
         fields: dict[bytes, bytes] = {}
         request_id = None
         key: tuple[int, bytes] | None = (-1, block)
@@ -74,9 +81,10 @@ class BlockReader:
             raise MalformedBlock(f"a header block cannot be read: {error}") from error
         if len(self._blocks) >= _REMEMBERED:
             self._blocks.clear()
+        head = self._make(fields)
         if key is not None:
-            self._blocks[key] = fields
-        return fields, request_id
+            self._blocks[key] = head
+        return head, request_id
 
     def _field(self, field: bytes, value_at: int) -> tuple[bytes, bytes]:
         known = self._fields.get(field)

@@ -9,7 +9,7 @@ from typing import cast
 
 from tidegate.replica.exchange import Handler, OpenConnections
 from tidegate.replica.http1 import Http1Connection
-from tidegate.replica.http2 import PREFACE, Http2Connection
+from tidegate.replica.http2 import IDLE_TIMEOUT, PREFACE, Http2Connection
 
 _BACKLOG = 4096
 _MARK = PREFACE[:3]
@@ -40,9 +40,11 @@ class _Newcomer(asyncio.Protocol):
         self._begun += data
         if len(self._begun) < len(_MARK):
             return
-        kind = Http2Connection if self._begun.startswith(_MARK) else Http1Connection
         server = self._server
-        connection = kind(server.handler, server.limit, server.room, server.connections)
+        shared = (server.handler, server.limit, server.room, server.connections)
+        connection: Http1Connection | Http2Connection = Http1Connection(*shared)
+        if self._begun.startswith(_MARK):
+            connection = Http2Connection(*shared, server.idle_timeout)
         self._transport.set_protocol(connection)
         connection.connection_made(self._transport)
         self._server.connections.discard(self)
@@ -53,14 +55,23 @@ class Server:
     """Listens on a Unix socket and gives every request to a handler.
 
     A body of more than ``limit`` bytes is refused, or rather one of ``room`` bytes more: room
-    for what frames a message of the limit.
+    for what frames a message of the limit. ``idle_timeout`` is for HTTP/2; see there.
     """
 
-    def __init__(self, path: Path, handler: Handler, limit: int, *, room: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        handler: Handler,
+        limit: int,
+        *,
+        room: int = 0,
+        idle_timeout: float = IDLE_TIMEOUT,
+    ) -> None:
         self._path = path
         self.handler = handler
         self.limit = limit
         self.room = room
+        self.idle_timeout = idle_timeout
         self.connections = OpenConnections()
         self._server: asyncio.Server | None = None
 

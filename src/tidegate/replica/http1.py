@@ -11,14 +11,14 @@ the signal to cancel.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import httptools
 
 from tidegate.errors import MessageTooLarge
 from tidegate.protocols.grpc_frames import frame_prefix
-from tidegate.replica.exchange import Bytes, Exchange, Handler, Headers, OpenConnections
+from tidegate.replica.exchange import Bytes, Exchange, Handler, Head, Headers, OpenConnections
 
 PATIENCE = 4
 """A body too large is read and dropped to its end, since most clients write all before they
@@ -34,31 +34,6 @@ _REASONS = {
     422: b"Unprocessable Content", 429: b"Too Many Requests", 500: b"Internal Server Error",
     501: b"Not Implemented", 503: b"Service Unavailable", 504: b"Gateway Timeout",
 }  # fmt: skip
-
-
-class _Http1Exchange(Exchange):
-    __slots__ = ("_connection",)
-
-    def __init__(
-        self,
-        connection: Http1Connection,
-        method: bytes,
-        target: bytes,
-        headers: Mapping[bytes, bytes],
-        body: bytes,
-    ) -> None:
-        super().__init__(method, target, headers, headers.get(b"x-request-id"), body)
-        self._connection = connection
-
-    def _write_message(self, parts: Sequence[Bytes]) -> None:
-        length = sum(map(len, parts))
-        head = _GRPC_HEAD + b"%x\r\n" % (length + _FRAME) + frame_prefix(length)
-        self._connection.answer(head, *parts, _GRPC_TAIL)
-
-    def _write_response(self, status: int, fields: Headers, parts: Sequence[Bytes]) -> None:
-        lines = [b"HTTP/1.1 %d %s" % (status, _REASONS.get(status, b"Status"))]
-        lines += [name + b": " + value for name, value in fields]
-        self._connection.answer(b"\r\n".join((*lines, b"\r\n")), *parts)
 
 
 class Http1Connection(asyncio.Protocol):
@@ -147,12 +122,25 @@ class Http1Connection(asyncio.Protocol):
 
     def _begin(self, body: bytes) -> Exchange:
         method = self._parser.get_method()
-        exchange = _Http1Exchange(self, method, self._url, self._headers, body)
-        self._exchange = exchange
-        return exchange
+        head = Head(method, self._url, self._headers)
+        self._exchange = Exchange(self, 0, head, self._headers.get(b"x-request-id"), body)
+        return self._exchange
 
-    def answer(self, *parts: Bytes) -> None:
-        """Write a whole response."""
+    def write_message(self, stream: int, parts: Sequence[Bytes]) -> None:
+        """Answer a gRPC call with a message and OK."""
+        length = sum(map(len, parts))
+        head = _GRPC_HEAD + b"%x\r\n" % (length + _FRAME) + frame_prefix(length)
+        self._write(head, *parts, _GRPC_TAIL)
+
+    def write_response(
+        self, stream: int, status: int, fields: Headers, parts: Sequence[Bytes]
+    ) -> None:
+        """Answer with a head and a body."""
+        lines = [b"HTTP/1.1 %d %s" % (status, _REASONS.get(status, b"Status"))]
+        lines += [name + b": " + value for name, value in fields]
+        self._write(b"\r\n".join((*lines, b"\r\n")), *parts)
+
+    def _write(self, *parts: Bytes) -> None:
         self._exchange = None
         if not self._transport.is_closing():
             self._transport.writelines(parts)

@@ -18,16 +18,22 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from tidegate.errors import DeadlineExceeded, RequestError
 from tidegate.protocols.grpc_frames import frame_prefix
-from tidegate.replica.exchange import Bytes, Exchange, Handler, Headers, OpenConnections
+from tidegate.replica.exchange import Bytes, Exchange, Handler, Head, Headers, OpenConnections
 from tidegate.replica.header_blocks import BlockReader, MalformedBlock, encode_block
 from tidegate.replica.http1 import PATIENCE, too_large
 
 log = logging.getLogger(__name__)
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+IDLE_TIMEOUT = 60.0
+"""Seconds; a sender that is silent for so long in the middle of its request, and for at most
+twice as long, is not waited for. The edge cannot tell it from one that waits for an answer."""
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
+_NOT_WHOLE = _END_HEADERS | _PADDED | _PRIORITY
+"""Flags that say whether a HEADERS frame is a header block as it is: all but the first."""
 _TABLE_SIZE, _MAX_STREAMS, _INITIAL_WINDOW, _MAX_FRAME = 1, 3, 4, 5
 _PROTOCOL_ERROR, _COMPRESSION_ERROR = 1, 9
 _LARGEST_FRAME = 2**14
@@ -54,32 +60,23 @@ _HEAD_FRAME = _frame(_HEADERS, _END_HEADERS, 0, _GRPC_HEAD)
 _HEAD_BEFORE, _HEAD_AFTER = _HEAD_FRAME[:5], _HEAD_FRAME[9:]
 _TAIL_FRAME = _frame(_HEADERS, _END_HEADERS | _END_STREAM, 0, _GRPC_TRAILERS)
 _TAIL_BEFORE, _TAIL_AFTER = _TAIL_FRAME[:5], _TAIL_FRAME[9:]
-_MESSAGE_HEAD = struct.Struct(">IBIBI")
-"""The head of a DATA frame and of the gRPC frame in it."""
+_SUCCESS = struct.Struct(f">{len(_HEAD_BEFORE)}sI{len(_HEAD_AFTER)}sIBIBI")
+"""The frame of the head, then the heads of a DATA frame and of the gRPC frame in it."""
+_TRAILERS = struct.Struct(f">{len(_TAIL_BEFORE)}sI{len(_TAIL_AFTER)}s")
 
 
-class _Http2Exchange(Exchange):
-    __slots__ = ("_connection", "parts", "size", "stream")
+def _head(fields: Mapping[bytes, bytes]) -> Head:
+    return Head(fields.get(b":method", b""), fields.get(b":path", b""), fields)
 
-    def __init__(
-        self,
-        connection: Http2Connection,
-        stream: int,
-        headers: Mapping[bytes, bytes],
-        request_id: bytes | None,
-    ) -> None:
-        method, path = headers.get(b":method", b""), headers.get(b":path", b"")
-        super().__init__(method, path, headers, request_id, b"")
-        self._connection = connection
-        self.stream = stream
+
+class _Body:
+    """A request body that comes in several frames."""
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.size = 0
-
-    def _write_message(self, parts: Sequence[Bytes]) -> None:
-        self._connection.answer_message(self.stream, parts)
-
-    def _write_response(self, status: int, fields: Headers, parts: Sequence[Bytes]) -> None:
-        self._connection.answer(self.stream, [(b":status", b"%d" % status), *fields], parts)
 
 
 class _Outgoing:
@@ -99,14 +96,25 @@ class Http2Connection(asyncio.Protocol):
     """One connection: many requests at a time."""
 
     def __init__(
-        self, handler: Handler, limit: int, room: int, connections: OpenConnections
+        self,
+        handler: Handler,
+        limit: int,
+        room: int,
+        connections: OpenConnections,
+        idle_timeout: float = IDLE_TIMEOUT,
     ) -> None:
         self._handler = handler
         self._limit = limit
+        self._idle_timeout = idle_timeout
+        self._sizes: dict[int, int] = {}
+        """How much of the requests that are coming was there at the last look."""
         self._most = limit + room
         self._connections = connections
-        self._blocks = BlockReader()
-        self._exchanges: dict[int, _Http2Exchange] = {}
+        self._blocks = BlockReader(_head)
+        self._coming: dict[int, Exchange] = {}
+        """Requests that have not ended yet; the others wait for their answers."""
+        self._exchanges: dict[int, Exchange] = {}
+        self._bodies: dict[int, _Body] = {}
         self._last_stream = 0
         self._rest = b""
         self._started = False
@@ -128,6 +136,7 @@ class Http2Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._loop = asyncio.get_running_loop()
         self._connections.all.add(self)
+        self._looking = self._loop.call_later(self._idle_timeout, self._look_for_stalled)
         window = min(_LARGEST_WINDOW, self._most + 2**16)
         settings = struct.pack(
             ">HIHIHI", _TABLE_SIZE, 0, _MAX_STREAMS, 2**20, _INITIAL_WINDOW, window
@@ -139,6 +148,9 @@ class Http2Connection(asyncio.Protocol):
         """Cancel what runs: nobody waits for it."""
         self._connections.discard(self)
         self._outgoing.clear()
+        self._looking.cancel()
+        self._bodies.clear()
+        self._coming.clear()
         exchanges, self._exchanges = self._exchanges, {}
         for exchange in exchanges.values():
             exchange.gone()
@@ -169,16 +181,21 @@ class Http2Connection(asyncio.Protocol):
                 if stop > end:
                     break
                 at = stop
-                self._take(word & 0xFF, flags, stream, data[begin:stop])
+                kind = word & 0xFF
+                # A call is one of each of these, as a rule.
+                if kind == _HEADERS and flags & _NOT_WHOLE == _END_HEADERS:
+                    self._take_headers(flags, stream, data[begin:stop])
+                elif kind == _DATA:
+                    self._take_data(flags, stream, data[begin:stop])
+                else:
+                    self._take(kind, flags, stream, data[begin:stop])
         except (MalformedBlock, struct.error, IndexError) as error:
             self._give_up(error)
             return
         self._rest = data[at:]
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == _DATA:
-            self._take_data(flags, stream, payload)
-        elif kind in (_HEADERS, _CONTINUATION):
+        if kind in (_HEADERS, _CONTINUATION):
             self._take_block(kind, flags, stream, payload)
         elif kind == _RESET:
             self._take_reset(stream)
@@ -207,49 +224,95 @@ class Http2Connection(asyncio.Protocol):
     def _take_reset(self, stream: int) -> None:
         self._outgoing.pop(stream, None)
         self._windows.pop(stream, None)
+        self._bodies.pop(stream, None)
+        self._coming.pop(stream, None)
         exchange = self._exchanges.pop(stream, None)
         if exchange is not None:
             exchange.gone()
 
     def _take_headers(self, flags: int, stream: int, block: bytes) -> None:
-        exchange = self._exchanges.get(stream)
+        exchange = self._coming.get(stream)
         if exchange is None:
             if stream <= self._last_stream:
                 return  # trailers of what was answered or reset while they were on their way
             self._last_stream = stream
-            fields, request_id = self._blocks.read(block)
-            exchange = _Http2Exchange(self, stream, fields, request_id)
-            self._exchanges[stream] = exchange
+            head, request_id = self._blocks.read(block)
+            exchange = self._coming[stream] = Exchange(self, stream, head, request_id)
         if flags & _END_STREAM:  # a request without a body, or the trailers of one
             self._complete(exchange)
 
     def _take_data(self, flags: int, stream: int, payload: bytes) -> None:
-        self._received += len(payload)
+        size = len(payload)
+        self._received += size
         if self._received >= _REPLENISH:
             self._open_window(self._received)
             self._received = 0
-        exchange = self._exchanges.get(stream)
-        if exchange is None or exchange.answered:
+        exchange = self._coming.get(stream)
+        if exchange is None:
             return  # answered or reset while this was on its way
         if flags & _PADDED:
             payload = _unpadded(flags, payload)
-        exchange.size += len(payload)
-        if exchange.size <= self._most:
-            exchange.parts.append(payload)
+        if flags & _END_STREAM and size <= self._most and stream not in self._bodies:
+            exchange.body = payload
+            self._hand_over(exchange)
         else:
-            exchange.parts = []
-            self._open_window(len(payload), stream)
-        if flags & _END_STREAM or exchange.size > PATIENCE * self._most:
-            self._complete(exchange)
+            self._take_piece(exchange, payload, ended=bool(flags & _END_STREAM))
 
-    def _complete(self, exchange: _Http2Exchange) -> None:
-        if exchange.size > self._most:
-            exchange.fail(too_large(self._limit))
-            return
-        parts = exchange.parts
-        exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
-        exchange.parts = []
+    def _take_piece(self, exchange: Exchange, piece: bytes, *, ended: bool) -> None:
+        body = self._bodies.get(exchange.stream)
+        if body is None:
+            body = self._bodies[exchange.stream] = _Body()
+        body.size += len(piece)
+        if body.size <= self._most:
+            body.parts.append(piece)
+        else:
+            body.parts = []
+            self._open_window(len(piece), exchange.stream)
+        if ended:
+            self._complete(exchange)
+        elif body.size > PATIENCE * self._most:
+            self._refuse(exchange, too_large(self._limit))
+
+    def _complete(self, exchange: Exchange) -> None:
+        body = self._bodies.get(exchange.stream)
+        if body is not None:
+            if body.size > self._most:
+                self._refuse(exchange, too_large(self._limit))
+                return
+            exchange.body = body.parts[0] if len(body.parts) == 1 else b"".join(body.parts)
+            del self._bodies[exchange.stream]
+        self._hand_over(exchange)
+
+    def _hand_over(self, exchange: Exchange) -> None:
+        del self._coming[exchange.stream]
+        self._exchanges[exchange.stream] = exchange
         self._handler(exchange)
+
+    def _refuse(self, exchange: Exchange, error: RequestError) -> None:
+        """Answer a request that the handler is not to see."""
+        self._bodies.pop(exchange.stream, None)
+        del self._coming[exchange.stream]
+        self._exchanges[exchange.stream] = exchange
+        exchange.fail(error)
+
+    def _look_for_stalled(self) -> None:
+        """Refuse what has not grown since the last look."""
+        self._looking = self._loop.call_later(self._idle_timeout, self._look_for_stalled)
+        sizes = {}
+        for stream, exchange in list(self._coming.items()):
+            body = self._bodies.get(stream)
+            size = 0 if body is None else body.size
+            if self._sizes.get(stream) == size:
+                self._refuse(
+                    exchange,
+                    DeadlineExceeded(
+                        "the rest of the request did not come: nothing was received for "
+                        f"{self._idle_timeout:g} s"
+                    ),
+                )
+            else:
+                sizes[stream] = size
+        self._sizes = sizes
 
     def _take_settings(self, payload: bytes) -> None:
         for name, value in struct.iter_unpack(">HI", payload):
@@ -267,7 +330,7 @@ class Http2Connection(asyncio.Protocol):
             self._window += more
         elif (outgoing := self._outgoing.get(stream)) is not None:
             outgoing.window += more
-        elif stream in self._exchanges:
+        elif stream in self._exchanges or stream in self._coming:
             self._windows[stream] = self._windows.get(stream, 0) + more
         if self._outgoing:
             self._pump()
@@ -281,32 +344,38 @@ class Http2Connection(asyncio.Protocol):
 
     # What goes
 
-    def answer_message(self, stream: int, parts: Sequence[Bytes]) -> None:
+    def write_message(self, stream: int, parts: Sequence[Bytes]) -> None:
         """Answer with a gRPC message and OK."""
         if self._exchanges.pop(stream, None) is None:
             return
         length = sum(map(len, parts))
         size = length + _GRPC_FRAME
-        number = stream.to_bytes(4, "big")
-        if self._first_block:
+        window = self._initial_window
+        if self._windows:
+            window += self._windows.pop(stream, 0)
+        trailers = _TRAILERS.pack(_TAIL_BEFORE, stream, _TAIL_AFTER)
+        if self._first_block or size > min(self._max_frame, self._window, window):
             self._send(self._head(stream, 0, _GRPC_HEAD))
-        else:
-            self._send(_HEAD_BEFORE, number, _HEAD_AFTER)
-        window = self._initial_window + self._windows.pop(stream, 0)
-        if size <= self._max_frame and size <= self._window and size <= window:
-            self._window -= size
-            head = _MESSAGE_HEAD.pack(size << 8, 0, stream, 0, length)
-            self._send(head, *parts, _TAIL_BEFORE, number, _TAIL_AFTER)
-        else:
-            trailers = _TAIL_BEFORE + number + _TAIL_AFTER
-            self._queue(stream, _Outgoing((frame_prefix(length), *parts), trailers, window))
+            framed: Sequence[Bytes] = (frame_prefix(length), *parts)
+            if size <= self._max_frame:
+                framed = (b"".join(framed),)
+            self._queue(stream, _Outgoing(framed, trailers, window))
+            return
+        self._window -= size
+        self._out.append(
+            _SUCCESS.pack(_HEAD_BEFORE, stream, _HEAD_AFTER, size << 8, 0, stream, 0, length)
+        )
+        self._out += parts
+        self._send(trailers)
 
-    def answer(self, stream: int, fields: Headers, parts: Sequence[Bytes]) -> None:
+    def write_response(
+        self, stream: int, status: int, fields: Headers, parts: Sequence[Bytes]
+    ) -> None:
         """Answer with a head and a body."""
         if self._exchanges.pop(stream, None) is None:
             return
         window = self._initial_window + self._windows.pop(stream, 0)
-        block = encode_block(fields)
+        block = encode_block([(b":status", b"%d" % status), *fields])
         self._send(self._head(stream, 0 if parts else _END_STREAM, block))
         if parts:
             self._queue(stream, _Outgoing(parts, None, window))

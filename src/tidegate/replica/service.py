@@ -23,19 +23,21 @@ from tidegate.protocols.compression import decompress
 from tidegate.protocols.grpc_frames import parse_timeout, unframe
 from tidegate.protocols.open_inference import grpc as v2_grpc
 from tidegate.protocols.open_inference import rest as v2_rest
-from tidegate.replica.binding import Binder
+from tidegate.protocols.routing import MODEL_HEADER, check_model
+from tidegate.replica.binding import Binder, Bound
 from tidegate.replica.engine import Answer, Engine, RequestSlot
 from tidegate.replica.exchange import Exchange
 from tidegate.replica.flight import tag
 from tidegate.replica.spec import Ready
 from tidegate.scheduling.slot import NO_DEADLINE, Slot
-from tidegate.types import InferRequest, InferResponse, ModelMetadata, Tensor
+from tidegate.types import NO_PARAMETERS, InferRequest, InferResponse, ModelMetadata, Tensor
 
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z]+))?")
 log = logging.getLogger(__name__)
 
 STATUS_PATH = "/replica"
 """Where a replica says what it is. Its socket answers it; the edge routes nobody there."""
+_MODEL_HEADER = MODEL_HEADER.encode()
 _HEADER_LENGTH = b"inference-header-content-length"
 
 
@@ -54,40 +56,37 @@ class Served:
 Encode = Callable[[Exchange, InferRequest, InferResponse], None]
 
 
-class _Call:
-    """An inference that is under way: what its answer needs."""
+class _Inference(Slot[Bound, Answer]):
+    """A slot, and what the answer to its request needs."""
 
-    __slots__ = ("_encode", "_exchange", "_request", "_service", "slot")
+    __slots__ = ("encode", "exchange", "request", "service")
 
-    slot: RequestSlot
-
-    def __init__(
-        self, service: Service, exchange: Exchange, request: InferRequest, encode: Encode
-    ) -> None:
-        self._service = service
-        self._exchange = exchange
-        self._request = request
-        self._encode = encode
+    exchange: Exchange
+    request: InferRequest
+    encode: Encode
+    service: Service
 
     def abandon(self) -> None:
         """The caller has gone."""
-        self.slot.cancel()
-        self._service.discard(self.slot)
+        self.cancel()
+        self.service.discard(self)
 
-    def answer(self, slot: RequestSlot) -> None:
-        """The slot has an outcome."""
-        if slot.result is None:
-            assert slot.error is not None
-            self._exchange.fail(slot.error)
+    def answer(self) -> None:
+        """There is an outcome."""
+        exchange, request = self.exchange, self.request
+        # A finished slot may lie in a heap for a while.
+        del self.exchange, self.request
+        if self.result is None:
+            assert self.error is not None
+            exchange.fail(self.error)
             return
         try:
-            response = self._service.response(self._request, slot.result)
-            self._encode(self._exchange, self._request, response)
+            self.encode(exchange, request, self.service.response(request, self.result))
         except TidegateError as error:
-            self._exchange.fail(error)
+            exchange.fail(error)
         except Exception as error:
             log.exception("an answer cannot be sent")
-            self._exchange.fail(InferenceFailed(f"the answer cannot be sent: {error}"))
+            exchange.fail(InferenceFailed(f"the answer cannot be sent: {error}"))
 
 
 class Service:
@@ -106,6 +105,8 @@ class Service:
         self._ready = ready
         self._metadata = served.metadata
         self._name = served.metadata.name
+        self._version = served.version
+        self._binder = served.binder
         self._engine = engine
         self._clock = clock
         self._dtypes = {spec.name: spec.dtype for spec in served.metadata.signature.outputs}
@@ -124,8 +125,9 @@ class Service:
     def handle(self, exchange: Exchange) -> None:
         """Answer ``exchange``, now or when the model has run; any error becomes its answer."""
         try:
-            if exchange.grpc:
-                method = self._grpc.get(exchange.target)
+            head = exchange.head
+            if head.grpc:
+                method = self._grpc.get(head.target)
                 if method is None:
                     raise MethodNotFound(f"this model has no method {exchange.path}")
                 method(exchange)
@@ -148,7 +150,7 @@ class Service:
         if match is None:
             raise MethodNotFound(f"there is no path {path}: see /v2/models/{self._name}")
         model, version, verb = match.groups(default="")
-        self._check_model(model, version)
+        self._check_model(exchange, model, version)
         if verb == "infer":
             self._expect(exchange, b"POST")
             self._infer_rest(exchange, model, version)
@@ -166,19 +168,21 @@ class Service:
             wanted, sent = method.decode(), exchange.method.decode("latin-1")
             raise MethodNotAllowed(f"{exchange.path} takes {wanted}, not {sent}")
 
-    def _check_model(self, model: str, version: str) -> None:
-        if model != self._name:
-            # A routing header that does not fit the message: nothing is gained by it.
+    def _check_model(self, exchange: Exchange, model: str, version: str) -> None:
+        if model == self._name and version in ("", self._version):
+            return
+        check_model(model, version)
+        asked = f"version {version} of {model!r}" if version else repr(model)
+        served = f"version {self._version} of {self._name!r}"
+        if _MODEL_HEADER in exchange.headers:
             raise InvalidInput(
-                f"the message is for the model {model!r}, but came to {self._name!r}"
+                f"the message is for {asked}, but its header {MODEL_HEADER} led to {served}: "
+                "name the same model in both"
             )
-        if version and version != self._served.version:
-            raise ModelNotFound(
-                f"version {version!r} of {model!r} is not served here: {self._served.version} is"
-            )
+        raise ModelNotFound(f"{asked} is not served here: {served} is")
 
     def _message(self, exchange: Exchange) -> bytes | memoryview:
-        encoding = exchange.headers.get(b"grpc-encoding")
+        encoding = exchange.head.headers.get(b"grpc-encoding")
         return unframe(
             exchange.body,
             limit=self._served.max_message_size,
@@ -192,16 +196,17 @@ class Service:
         return decompress(exchange.body, encoding, limit=self._served.max_message_size)
 
     def _ready_grpc(self, exchange: Exchange) -> None:
-        self._check_model(*v2_grpc.decode_model(self._message(exchange)))
+        self._check_model(exchange, *v2_grpc.decode_model(self._message(exchange)))
         exchange.reply_grpc(v2_grpc.encode_model_ready(True))
 
     def _metadata_grpc(self, exchange: Exchange) -> None:
-        self._check_model(*v2_grpc.decode_model(self._message(exchange)))
+        self._check_model(exchange, *v2_grpc.decode_model(self._message(exchange)))
         exchange.reply_grpc(v2_grpc.encode_model_metadata(self._metadata))
 
     def _infer_grpc(self, exchange: Exchange) -> None:
         request = v2_grpc.decode_infer(self._message(exchange))
-        self._check_model(request.model, request.version)
+        if request.version or request.model != self._name:
+            self._check_model(exchange, request.model, request.version)
         self._run(exchange, request, _encode_grpc)
 
     def _infer_rest(self, exchange: Exchange, model: str, version: str) -> None:
@@ -215,33 +220,39 @@ class Service:
         self._run(exchange, request, _encode_rest)
 
     def _run(self, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
-        bound = self._served.binder.bind(request)
+        bound = self._binder.bind(request)
         now = self._clock.now()
-        retried = exchange.headers.get(b"x-envoy-attempt-count", b"1") != b"1"
-        call = _Call(self, exchange, request, encode)
-        call.slot = slot = Slot(
+        headers = exchange.head.headers
+        retried = headers.get(b"x-envoy-attempt-count", b"1") != b"1"
+        # By position: this is made for every request, and keywords take twice as long.
+        slot = _Inference(
             bound,
-            call.answer,
-            arrived=now,
-            rows=bound.rows,
+            _Inference.answer,
+            now,
+            bound.rows,
             # An array of BYTES does not say how long they are.
-            size=max(bound.size, len(exchange.body)),
+            max(bound.size, len(exchange.body)),
             # Should it kill this one as well, nothing that runs beside it must be suspected.
-            group=object() if retried and self._deadly(exchange) else bound.group,
-            deadline=self._deadline(exchange, now),
-            tag=self._tag(exchange, retried),
+            object() if retried and self._deadly(exchange) else bound.group,
+            0,
+            self._deadline(headers, now),
+            self._tag(exchange, retried),
         )
+        slot.exchange = exchange
+        slot.request = request
+        slot.encode = encode
+        slot.service = self
         self._engine.submit(slot)
-        exchange.on_gone = call.abandon
+        exchange.on_gone = slot.abandon
 
     def discard(self, slot: RequestSlot) -> None:
         """Forget a slot that was cancelled."""
         self._engine.discard(slot)
 
-    def _deadline(self, exchange: Exchange, now: float) -> float:
+    def _deadline(self, headers: Mapping[bytes, bytes], now: float) -> float:
         limit = self._served.timeout
         deadline = NO_DEADLINE if limit is None else now + limit
-        sent = exchange.headers.get(b"grpc-timeout")
+        sent = headers.get(b"grpc-timeout")
         if sent is not None:
             deadline = min(deadline, now + parse_timeout(sent))
         return deadline
@@ -264,10 +275,10 @@ class Service:
 
     def response(self, request: InferRequest, result: Answer) -> InferResponse:
         """Return what came out of the model as the response to ``request``."""
-        outputs = tuple(
-            [Tensor(name, self._dtypes[name], array) for name, array in result.items()]
-        )
-        return InferResponse(self._name, self._served.version, request.id, outputs)
+        outputs = []
+        for name, array in result.items():
+            outputs.append(Tensor(name, self._dtypes[name], array))
+        return InferResponse(self._name, self._version, request.id, outputs, NO_PARAMETERS)
 
 
 def _encode_grpc(exchange: Exchange, request: InferRequest, response: InferResponse) -> None:

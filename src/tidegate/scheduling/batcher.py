@@ -143,15 +143,20 @@ class Batcher(Generic[Work, Result]):
             return []
         rows = 0
         batch: list[Slot[Work, Result]] = []
-        while (slot := group.queue.peek()) is not None:
+        queue = group.queue
+        while (slot := queue.peek()) is not None:
             if batch and rows + slot.rows > self._max_batch_size:
                 break
-            batch.append(group.queue.pop())
+            batch.append(queue.pop())
             rows += slot.rows
+            slot.queued = False
+            self._bytes -= slot.size
+        self._depth -= len(batch)
+        group.rows -= rows
+        if not group.rows:
+            del self._groups[batch[0].group]
         # Those left behind have waited once: they go with the next idle instance.
         group.hold_until = now
-        for slot in batch:
-            self._leave(slot)
         return batch
 
     def _most_urgent(self, now: float) -> _Group[Work, Result] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from typing import Generic
 
-from tidegate.scheduling.slot import Result, Slot, Work
+from tidegate.scheduling.slot import Result, Slot, State, Work
 
 _SMALL = 64
 
@@ -35,17 +35,18 @@ class PendingHeap(Generic[Work, Result]):
 
     def key(self) -> tuple[int, float, float] | None:
         """Return priority, deadline and arrival of the first pending slot, if there is one."""
-        entries = self._entries
-        while entries:
-            head = entries[0]
-            if head[3].pending:
-                return head[0], head[1], head[3].arrived
-            heapq.heappop(entries)
-        return None
+        slot = self.peek()
+        return None if slot is None else (*self._entries[0][:2], slot.arrived)
 
     def peek(self) -> Slot[Work, Result] | None:
         """Return the pending slot of the smallest key and leave it here."""
-        return self._entries[0][3] if self.key() is not None else None
+        entries = self._entries
+        while entries:
+            slot = entries[0][3]
+            if slot.state is State.PENDING:
+                return slot
+            heapq.heappop(entries)
+        return None
 
     def pop(self) -> Slot[Work, Result]:
         """Remove and return what :meth:`peek` returned."""

@@ -28,7 +28,7 @@ class Slot(Generic[Work, Result]):
 
     ``rows`` is its share of a batch, ``size`` its bytes, ``group`` what it has in common
     with those that it may run beside, ``deadline`` the time after which nobody waits.
-    ``on_done`` is called once, with the slot, by whichever of :meth:`resolve`,
+    ``on_done`` is called once, with this slot, by whichever of :meth:`resolve`,
     :meth:`fail` and :meth:`cancel` came first; the others then do nothing. What the slot
     holds, outcome included, is there until ``on_done`` returns: a finished slot may lie in a
     heap for a while, and would keep whole messages alive.
@@ -42,8 +42,7 @@ class Slot(Generic[Work, Result]):
     def __init__(
         self,
         work: Work,
-        on_done: Callable[[Slot[Work, Result]], None],
-        *,
+        on_done: Callable[[Any], None],
         arrived: float,
         rows: int = 1,
         size: int = 0,

@@ -32,6 +32,7 @@ from tidegate.protocols.open_inference.tensors import (
 )
 from tidegate.protocols.open_inference.typed_contents import read_length, typed_data
 from tidegate.types import (
+    NO_PARAMETERS,
     Array,
     DType,
     InferRequest,
@@ -49,7 +50,6 @@ _OTHERS = frozenset((0x0A, 0x12, 0x22, 0x2A, 0x32))
 """Tags of a request's other fields: name, version, parameters, inputs, outputs."""
 _LONGEST_PLAN = 4096
 """Bytes of a request's head that are worth remembering; bounds the memory of the cache."""
-_NO_PARAMETERS: Mapping[str, Parameter] = MappingProxyType({})
 
 
 class _Input(NamedTuple):
@@ -198,10 +198,13 @@ def _decode_usual(message: Buffer) -> InferRequest | None:
         identity = ""
         head = bytes(message[:position])
     plan = _plan(head) if len(head) <= _LONGEST_PLAN else _plan.__wrapped__(head)
-    tensors = _raw_tensors(plan.inputs, message, position)
+    model, version, parameters, inputs, outputs = plan
+    tensors = _raw_tensors(inputs, message, position)
     if tensors is None:
         return None
-    return InferRequest(plan.model, plan.version, identity, tensors, plan.outputs, plan.parameters)
+    return InferRequest(
+        model, version, identity, tensors, outputs, parameters, None, NO_PARAMETERS
+    )
 
 
 def _raw_tensors(
@@ -300,7 +303,7 @@ def _parsed(kind: Any, message: Buffer) -> Any:
 
 def _decode_parameters(entries: Any) -> Mapping[str, Parameter]:
     if not entries:
-        return _NO_PARAMETERS
+        return NO_PARAMETERS
     parameters: dict[str, Parameter] = {}
     for key, value in entries.items():
         choice = value.WhichOneof("parameter_choice")
