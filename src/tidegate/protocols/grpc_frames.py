@@ -38,7 +38,7 @@ _LONGEST_MESSAGE = 4096
 _NOT_PLAIN = re.compile(rb"[^\x20-\x24\x26-\x7e]")
 
 
-def unframe(body: Buffer, *, limit: int, encoding: str | None = None) -> bytes | memoryview:
+def unframe(body: Buffer, limit: int, encoding: str | None = None) -> bytes | memoryview:
     """Return the one message in the body of a unary call.
 
     Args:

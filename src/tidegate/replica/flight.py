@@ -54,11 +54,12 @@ class FlightRecorder:
 
 def tag(request_id: bytes, digest: bytes | None) -> bytes:
     """Return the entry of a request; ``digest`` has 16 bytes and is there for a retry."""
-    short = _short(request_id)
-    return short if digest is None else short + b" " + digest.hex().encode()
+    entry = short(request_id)
+    return entry if digest is None else entry + b" " + digest.hex().encode()
 
 
-def _short(request_id: bytes) -> bytes:
+def short(request_id: bytes) -> bytes:
+    """Return the entry of a request that is not a retry."""
     return request_id[:_LONGEST_ID].translate(None, b" \n")
 
 
@@ -100,7 +101,7 @@ class Casualties:
         """Whether another replica was running it; none that lives has what came here anew."""
         if not isinstance(request_id, bytes) or not request_id:
             return False
-        wanted = _short(request_id)
+        wanted = short(request_id)
         return any(
             suspect.request_id == wanted
             for path in self._own.parent.glob("*" + self._own.suffix)

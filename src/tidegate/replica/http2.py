@@ -254,7 +254,9 @@ class Http2Connection(asyncio.Protocol):
             payload = _unpadded(flags, payload)
         if flags & _END_STREAM and size <= self._most and stream not in self._bodies:
             exchange.body = payload
-            self._hand_over(exchange)
+            del self._coming[stream]
+            self._exchanges[stream] = exchange
+            self._handler(exchange)
         else:
             self._take_piece(exchange, payload, ended=bool(flags & _END_STREAM))
 
@@ -281,9 +283,6 @@ class Http2Connection(asyncio.Protocol):
                 return
             exchange.body = body.parts[0] if len(body.parts) == 1 else b"".join(body.parts)
             del self._bodies[exchange.stream]
-        self._hand_over(exchange)
-
-    def _hand_over(self, exchange: Exchange) -> None:
         del self._coming[exchange.stream]
         self._exchanges[exchange.stream] = exchange
         self._handler(exchange)

@@ -27,7 +27,7 @@ from tidegate.protocols.routing import MODEL_HEADER, check_model
 from tidegate.replica.binding import Binder, Bound
 from tidegate.replica.engine import Answer, Engine, RequestSlot
 from tidegate.replica.exchange import Exchange
-from tidegate.replica.flight import tag
+from tidegate.replica.flight import short, tag
 from tidegate.replica.spec import Ready
 from tidegate.scheduling.slot import NO_DEADLINE, Slot
 from tidegate.types import NO_PARAMETERS, InferRequest, InferResponse, ModelMetadata, Tensor
@@ -107,6 +107,7 @@ class Service:
         self._name = served.metadata.name
         self._version = served.version
         self._binder = served.binder
+        self._limit = served.max_message_size
         self._engine = engine
         self._clock = clock
         self._dtypes = {spec.name: spec.dtype for spec in served.metadata.signature.outputs}
@@ -183,11 +184,9 @@ class Service:
 
     def _message(self, exchange: Exchange) -> bytes | memoryview:
         encoding = exchange.head.headers.get(b"grpc-encoding")
-        return unframe(
-            exchange.body,
-            limit=self._served.max_message_size,
-            encoding=encoding.decode("latin-1") if encoding is not None else None,
-        )
+        if encoding is None:
+            return unframe(exchange.body, self._limit)
+        return unframe(exchange.body, self._limit, encoding.decode("latin-1"))
 
     def _body(self, exchange: Exchange) -> bytes:
         encoding = exchange.headers.get(b"content-encoding", b"").decode("latin-1").lower()
@@ -224,6 +223,10 @@ class Service:
         now = self._clock.now()
         headers = exchange.head.headers
         retried = headers.get(b"x-envoy-attempt-count", b"1") != b"1"
+        if retried or self._quarantined or exchange.request_id is None:
+            entry = self._entry(exchange, retried)
+        else:
+            entry = short(exchange.request_id)
         # By position: this is made for every request, and keywords take twice as long.
         slot = _Inference(
             bound,
@@ -236,7 +239,7 @@ class Service:
             object() if retried and self._deadly(exchange) else bound.group,
             0,
             self._deadline(headers, now),
-            self._tag(exchange, retried),
+            entry,
         )
         slot.exchange = exchange
         slot.request = request
@@ -261,15 +264,14 @@ class Service:
         """Say whether another replica died while it was running this request."""
         return exchange.request_id in self._casualties
 
-    def _tag(self, exchange: Exchange, retried: bool) -> bytes | None:
-        digest = None
-        if retried or self._quarantined:
-            digest = hashlib.blake2b(exchange.body, digest_size=16).digest()
-            if digest in self._quarantined:
-                raise Quarantined(
-                    "this very request was being run when two replicas died, and is not run "
-                    "again: see the model's log on the server, or change the request"
-                )
+    def _entry(self, exchange: Exchange, retried: bool) -> bytes | None:
+        """Return the request's entry in the flight recorder, if it may run at all."""
+        digest = hashlib.blake2b(exchange.body, digest_size=16).digest()
+        if digest in self._quarantined:
+            raise Quarantined(
+                "this very request was being run when two replicas died, and is not run "
+                "again: see the model's log on the server, or change the request"
+            )
         request_id = exchange.request_id
         return None if request_id is None else tag(request_id, digest if retried else None)
 

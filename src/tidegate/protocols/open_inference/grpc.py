@@ -186,10 +186,10 @@ def _decode_usual(message: Buffer) -> InferRequest | None:
         position += 2
         if size > 0x7F:
             size, position = read_length(message, at + 1)
-        if tag == _ID and not id_end:
+        if tag not in _OTHERS:
+            if tag != _ID or id_end:
+                return None
             id_at, id_start, id_end = at, position, position + size
-        elif tag not in _OTHERS:
-            return None
         position += size
     if id_end:
         identity = str(message[id_start:id_end], "utf-8")
