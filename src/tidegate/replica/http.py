@@ -42,9 +42,11 @@ class _Newcomer(asyncio.Protocol):
             return
         server = self._server
         shared = (server.handler, server.limit, server.room, server.connections)
-        connection: Http1Connection | Http2Connection = Http1Connection(*shared)
+        connection: Http1Connection | Http2Connection
         if self._begun.startswith(_MARK):
             connection = Http2Connection(*shared, server.idle_timeout)
+        else:
+            connection = Http1Connection(*shared)
         self._transport.set_protocol(connection)
         connection.connection_made(self._transport)
         self._server.connections.discard(self)
