@@ -123,6 +123,7 @@ class Driver:
         self.check = check
         self.latencies = array("d")
         self.result = Result()
+        self._codes = self.result.codes
         self.done = asyncio.Event()
         self.lanes: list[Lane] = []
         self._messages = messages
@@ -154,7 +155,7 @@ class Driver:
         if self.check is not None and not self.check(bytes(body[skip:])):
             self.fail(call, "WRONG", f"the check refused {bytes(body[skip : skip + 200])!r}")
             return
-        self.result.codes[code] += 1
+        self._codes[code] += 1
         self.latencies.append(at - call.started)
         call.issued = False
 

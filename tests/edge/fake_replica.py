@@ -105,7 +105,7 @@ class FakeReplica:
                 code, _, words = rest.partition(" ")
                 return _grpc_error(exchange, code, words)
         if exchange.grpc:
-            return exchange.reply_grpc(payload)
+            return exchange.reply_grpc((payload,))
         return exchange.reply([payload])
 
 

@@ -205,7 +205,7 @@ async def test_a_grpc_success_is_head_message_and_trailers(folder: Path) -> None
             assert exchange.target == b"/a.B/C?x=1"
             assert exchange.body == framed(b"hello")
             assert exchange.headers[b"te"] == b"trailers"
-            exchange.reply_grpc(b"wor", b"ld")
+            exchange.reply_grpc((b"wor", b"ld"))
             answer = await edge.answer(stream)
             assert answer.kinds == [HEADERS, DATA, HEADERS]
             assert answer.blocks == [
@@ -308,7 +308,7 @@ async def test_interleaved_streams_do_not_mix(folder: Path) -> None:
         exchanges = [await desk.next() for _ in bodies]
         rng.shuffle(exchanges)
         for exchange in exchanges:
-            exchange.reply_grpc(exchange.body[::-1])
+            exchange.reply_grpc((exchange.body[::-1],))
         for stream, body in bodies.items():
             answer = await edge.answer(stream)
             assert answer.body == framed(body[::-1])
@@ -341,7 +341,7 @@ async def test_frames_may_be_cut_anywhere(cuts: list[int], one_by_one: bool) -> 
     sent += b"".join(call(stream, body) for stream, body in bodies.items())
     edge = Edge()
     connection = Http2Connection(
-        lambda exchange: exchange.reply_grpc(exchange.body), LIMIT, 0, OpenConnections()
+        lambda exchange: exchange.reply_grpc((exchange.body,)), LIMIT, 0, OpenConnections()
     )
     connection.connection_made(Wire(edge))
     places = range(len(sent)) if one_by_one else sorted({c for c in cuts if c < len(sent)})
@@ -371,7 +371,7 @@ async def test_padding_priority_continuation_and_trailers_are_read(folder: Path)
         exchange = await desk.next()
         assert exchange.body == b"hello, you"
         assert exchange.headers[b"x-long"] == b"l" * 300
-        exchange.reply_grpc(b"")
+        exchange.reply_grpc((b"",))
         assert (await edge.answer(1)).body == framed(b"")
         # A head that ends its stream and goes on in another frame.
         edge.send(
@@ -380,7 +380,7 @@ async def test_padding_priority_continuation_and_trailers_are_read(folder: Path)
         )
         exchange = await desk.next()
         assert exchange.body == b""
-        exchange.reply_grpc(b"x")
+        exchange.reply_grpc((b"x",))
         assert (await edge.answer(3)).body == framed(b"x")
 
 
@@ -418,9 +418,9 @@ async def test_a_reset_is_told_once_and_the_answer_dropped(folder: Path) -> None
         edge.send(frame(RESET, 0, 1, struct.pack(">I", 8)) * 2)
         await edge.settle()
         assert desk.gone == [first]
-        first.reply_grpc(b"late")
+        first.reply_grpc((b"late",))
         first.fail(InvalidInput("later"))
-        second.reply_grpc(b"in time")
+        second.reply_grpc((b"in time",))
         assert (await edge.answer(3)).body == framed(b"in time")
         edge.send(frame(RESET, 0, 3, struct.pack(">I", 0)))
         await edge.settle()
@@ -435,7 +435,7 @@ async def desk_is_empty(desk: Desk) -> None:
     other = Edge()
     await other.connect(desk.path)
     other.send(call(1))
-    (await desk.next()).reply_grpc(b"")
+    (await desk.next()).reply_grpc((b"",))
     await other.answer(1)
     other.close()
 
@@ -445,7 +445,7 @@ async def test_a_reset_before_the_end_of_a_request_forgets_it(folder: Path) -> N
         head = frame(HEADERS, END_HEADERS, 1, block_of(GRPC))
         edge.send(head, data(1, b"half", last=False), frame(RESET, 0, 1, b"\0\0\0\x08"))
         edge.send(data(1, b"more"), call(3))
-        (await desk.next()).reply_grpc(b"3")
+        (await desk.next()).reply_grpc((b"3",))
         assert (await edge.answer(3)).body == framed(b"3")
         await edge.settle()
         assert desk.exchanges.empty()
@@ -456,12 +456,12 @@ async def test_with_the_connection_all_its_callers_leave(folder: Path) -> None:
     async with served(folder) as (desk, edge):
         edge.send(*(call(stream) for stream in range(1, 20, 2)))
         exchanges = [await desk.next() for _ in range(10)]
-        exchanges[0].reply_grpc(b"answered")
+        exchanges[0].reply_grpc((b"answered",))
         await edge.answer(1)
         edge.close()
         await until(lambda: len(desk.gone) >= 9)
         assert desk.gone == exchanges[1:]
-        exchanges[1].reply_grpc(b"late")
+        exchanges[1].reply_grpc((b"late",))
 
 
 async def test_an_answer_waits_for_both_windows(folder: Path) -> None:
@@ -469,7 +469,7 @@ async def test_an_answer_waits_for_both_windows(folder: Path) -> None:
     whole = framed(message)
     async with served(folder) as (desk, edge):
         edge.send(call(1))
-        (await desk.next()).reply_grpc(message)
+        (await desk.next()).reply_grpc((message,))
         await edge.settle()
         got = edge.answers[1]
         assert got.body == whole[:65535]
@@ -508,7 +508,7 @@ async def test_the_initial_window_may_change_in_the_middle(folder: Path) -> None
     whole = framed(message)
     async with served(folder, setting(INITIAL_WINDOW, 1000)) as (desk, edge):
         edge.send(call(1))
-        (await desk.next()).reply_grpc(message)
+        (await desk.next()).reply_grpc((message,))
         await edge.settle()
         got = edge.answers[1]
         assert len(got.body) == 1000
@@ -523,7 +523,7 @@ async def test_the_initial_window_may_change_in_the_middle(folder: Path) -> None
         await edge.settle()
         assert len(got.body) == 2200
         edge.send(call(3))
-        (await desk.next()).reply_grpc(b"y" * 1000)
+        (await desk.next()).reply_grpc((b"y" * 1000,))
         await edge.settle()
         assert len(edge.answers[3].body) == 700
         edge.send(setting(INITIAL_WINDOW, 2**31 - 1))
@@ -534,8 +534,8 @@ async def test_the_initial_window_may_change_in_the_middle(folder: Path) -> None
 async def test_a_reset_frees_an_answer_that_waits(folder: Path) -> None:
     async with served(folder) as (desk, edge):
         edge.send(call(1), call(3))
-        (await desk.next()).reply_grpc(bytes(10**6))
-        (await desk.next()).reply_grpc(b"small")
+        (await desk.next()).reply_grpc((bytes(10**6),))
+        (await desk.next()).reply_grpc((b"small",))
         await edge.settle()
         assert len(edge.answers[1].body) == 65535
         assert edge.answers[3].body == b""
@@ -550,7 +550,7 @@ async def test_a_reset_frees_an_answer_that_waits(folder: Path) -> None:
 async def test_messages_without_bytes_and_without_windows(folder: Path) -> None:
     async with served(folder, setting(INITIAL_WINDOW, 0)) as (desk, edge):
         edge.send(call(1), call(3), call(5))
-        (await desk.next()).reply_grpc()
+        (await desk.next()).reply_grpc(())
         (await desk.next()).fail(InvalidInput("needs no window"))
         (await desk.next()).reply([b""])
         assert (await edge.answer(3)).kinds == [HEADERS]
@@ -603,8 +603,8 @@ async def test_a_body_too_large_is_answered_after_its_end(
         edge.send(call(5, bytes(LIMIT)))
         exchange = await desk.next()
         assert len(exchange.body) == LIMIT
-        exchange.reply_grpc(b"5")
-        other.reply_grpc(b"1")
+        exchange.reply_grpc((b"5",))
+        other.reply_grpc((b"1",))
         assert (await edge.answer(5)).body == framed(b"5")
         assert (await edge.answer(1)).body == framed(b"1")
         assert desk.exchanges.empty()
@@ -624,7 +624,7 @@ async def test_patience_has_an_end(folder: Path) -> None:
         edge.send(call(3))
         exchange = await desk.next()
         assert exchange.request_id is not None
-        exchange.reply_grpc(b"3")
+        exchange.reply_grpc((b"3",))
         assert (await edge.answer(3)).body == framed(b"3")
         assert desk.exchanges.empty()
 
@@ -666,7 +666,7 @@ async def test_garbage_ends_its_connection_and_no_other(
         assert len(edge.got(GOAWAY)) == 1
         await until(lambda: pending in desk.gone)
         assert good not in desk.gone
-        good.reply_grpc(b"fine")
+        good.reply_grpc((b"fine",))
         assert (await other.answer(1)).body == framed(b"fine")
         assert desk.exchanges.empty()
 
@@ -675,7 +675,7 @@ async def test_63_mib_arrive_whole(folder: Path) -> None:
     message = os.urandom(2**20) * 63
     async with served(folder, setting(INITIAL_WINDOW, 2**28), window(0, 2**28)) as (desk, edge):
         edge.send(call(1))
-        (await desk.next()).reply_grpc(message)
+        (await desk.next()).reply_grpc((message,))
         answer = await edge.answer(1)
         assert answer.body == framed(message)
         assert answer.blocks[-1] == {"grpc-status": "0"}
@@ -686,7 +686,7 @@ async def test_63_mib_arrive_whole_through_small_windows(folder: Path) -> None:
     whole = framed(message)
     async with served(folder) as (desk, edge):
         edge.send(call(1))
-        (await desk.next()).reply_grpc(message)
+        (await desk.next()).reply_grpc((message,))
         got, given = edge.answers[1], 65535
         while given < len(whole):
             await edge.until(lambda: sum(map(len, got.pieces)) == given)  # noqa: B023

@@ -56,7 +56,7 @@ async def test_a_grpc_success_is_one_chunk_and_a_trailer(folder: Path) -> None:
         assert (exchange.method, exchange.path, exchange.grpc) == (b"POST", "/a.B/C", True)
         assert exchange.body == frame(b"hello")
         assert exchange.headers[b"te"] == b"trailers"
-        exchange.reply_grpc(b"world")
+        exchange.reply_grpc((b"world",))
         reply = await client.receive()
     assert reply.status == 200
     assert reply.headers == {
@@ -73,7 +73,7 @@ async def test_a_message_of_any_size_arrives_whole(folder: Path, size: int) -> N
     async with listening(folder) as (desk, _), EdgeClient(desk.path) as client:
         for _ in range(2):
             await client.send("POST", "/a.B/C", GRPC, frame(b""))
-            (await desk.next()).reply_grpc(message)
+            (await desk.next()).reply_grpc((message,))
             assert (await client.receive()).message == message
 
 
@@ -243,7 +243,7 @@ async def test_who_leaves_is_noticed_exactly_once(folder: Path, how: str) -> Non
             await asyncio.wait_for(desk.someone_left.wait(), WAIT)
         exchange.reply([b"too late"])
         exchange.fail(InferenceFailed("too late"))
-        exchange.reply_grpc(b"too late")
+        exchange.reply_grpc((b"too late",))
         exchange.gone()
         assert desk.gone == [exchange]
         await server.drain(WAIT)
@@ -289,7 +289,7 @@ async def test_a_connection_is_kept_for_many_requests(folder: Path) -> None:
         for number in range(200):
             if number % 2:
                 await client.send("POST", f"/grpc/{number}", GRPC, frame(b"%d" % number))
-                (await desk.next()).reply_grpc(b"%d" % number)
+                (await desk.next()).reply_grpc((b"%d" % number,))
                 reply = await client.receive()
                 assert reply.message == b"%d" % number
             else:

@@ -44,13 +44,13 @@ class ControllerApi:
         """Answer ``exchange``."""
         answer = self._server.get(exchange.path) if exchange.grpc else None
         if answer is not None:
-            exchange.reply_grpc(answer())
+            exchange.reply_grpc((answer(),))
             return
         cluster = exchange.headers.get(_HEADER, b"").decode("latin-1")
         if not cluster.startswith(MODEL_PREFIX):
             exchange.fail(MethodNotFound(f"there is no {exchange.path} here"))
         elif exchange.path == open_inference.MODEL_READY:
-            exchange.reply_grpc(v2_grpc.encode_model_ready(False))
+            exchange.reply_grpc((v2_grpc.encode_model_ready(False),))
         else:
             exchange.fail(self._why(cluster.removeprefix(MODEL_PREFIX)))
 

@@ -34,6 +34,10 @@ class Ran:
     """Run no batch of more rows than this: a larger one did not fit into memory."""
 
 
+_NOT_RUN: Outcome = {}
+"""Holds an outcome's place."""
+
+
 class BatchRunner:
     """Runs batches on a model, in the thread that calls it."""
 
@@ -48,7 +52,7 @@ class BatchRunner:
         A batch that raises is halved until only the culprit fails (bisection): its
         neighbours get their answers.
         """
-        ran = Ran([InferenceFailed("not run")] * len(batch), [])
+        ran = Ran([_NOT_RUN] * len(batch), [])
         self._run(batch, 0, ran)
         return ran
 

@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tidegate.clock import Clock
@@ -47,7 +47,8 @@ class Engine:
     All methods are called in the event loop's thread. The model runs in a thread of its own,
     one batch at a time. A batch that is sure to be quick is run in the loop's thread: handing
     it over and back would take longer than running it. ``always_hand_over`` forbids that,
-    where the loop must stay awake to say in time that a model hangs.
+    where the loop must stay awake to say in time that a model hangs. ``delivered`` is called
+    when all requests of a batch have their outcomes, so that these can be sent together.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Engine:
         clock: Clock,
         recorder: Recorder,
         *,
+        delivered: Callable[[], None] = lambda: None,
         always_hand_over: bool = False,
     ) -> None:
         self._runner = runner
@@ -65,6 +67,7 @@ class Engine:
         self._latency = latency
         self._clock = clock
         self._recorder = recorder
+        self._delivered = delivered
         self._quick = 0.0 if always_hand_over else _QUICK
         self._work: queue.SimpleQueue[list[RequestSlot] | None] = queue.SimpleQueue()
         self._idle = 1
@@ -106,12 +109,15 @@ class Engine:
             self._watch_deadlines()
         if self._idle and not self._pumping:
             # One turn of the loop later: what arrived together runs together.
-            self._pumping = True
-            self._loop.call_soon(self._pump)
+            self._pump_soon()
 
     def discard(self, slot: RequestSlot) -> None:
         """Forget a slot that was finished while it waited."""
         self._batcher.discard(slot)
+
+    def _pump_soon(self) -> None:
+        self._pumping = True
+        self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         self._pumping = False
@@ -131,9 +137,12 @@ class Engine:
                 return
             if self._latency.at_most(sum(slot.rows for slot in batch)) < self._quick:
                 self._deliver(*self._run(batch))
-            else:
-                self._idle -= 1
-                self._work.put(batch)
+                # Not at once: what the loop reads now may run with those that are left.
+                if self._batcher.depth and not self._pumping:
+                    self._pump_soon()
+                return
+            self._idle -= 1
+            self._work.put(batch)
 
     def _watch_deadlines(self) -> None:
         if self._expiry is not None:
@@ -204,6 +213,7 @@ class Engine:
                 slot.resolve(outcome)
         # An error holds the frames that it came through, and these hold it and all tensors.
         ran.outcomes.clear()
+        self._delivered()
 
     def _trace(self, error: InferenceFailed) -> None:
         now = self._clock.now()

@@ -18,7 +18,7 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 class Head:
     """What a request says before its body. Many requests share one, and nobody changes it."""
 
-    __slots__ = ("grpc", "headers", "method", "target")
+    __slots__ = ("encoding", "grpc", "headers", "method", "retried", "target", "timeout")
 
     def __init__(self, method: bytes, target: bytes, headers: Mapping[bytes, bytes]) -> None:
         self.method = method
@@ -27,6 +27,13 @@ class Head:
         self.headers = headers
         """By lower-case name; of a repeated header the last."""
         self.grpc = headers.get(b"content-type", b"").startswith(b"application/grpc")
+        encoding = headers.get(b"grpc-encoding")
+        self.encoding = None if encoding is None else encoding.decode("latin-1")
+        """How the gRPC message is compressed, if its frame says that it is."""
+        self.timeout = headers.get(b"grpc-timeout")
+        """How long the caller of a gRPC method waits, as it was sent."""
+        self.retried = headers.get(b"x-envoy-attempt-count", b"1") != b"1"
+        """Whether another replica has failed to answer this request."""
 
 
 class Connection(Protocol):
@@ -104,7 +111,7 @@ class Exchange:
         if self._begin_answer() and on_gone is not None:
             on_gone()
 
-    def reply_grpc(self, *parts: Bytes) -> None:
+    def reply_grpc(self, parts: Sequence[Bytes]) -> None:
         """Answer a gRPC call with the parts of a serialized message."""
         if not self.answered:
             self.answered = True
@@ -163,14 +170,34 @@ class Closable(Protocol):
         """Close it, whatever runs."""
 
 
-class OpenConnections:
-    """The connections that are open, and who waits for the last to close."""
+class Sender(Protocol):
+    """A connection that gathers what it has to send."""
 
-    __slots__ = ("_waiters", "all")
+    def flush(self) -> None:
+        """Send it."""
+
+
+class OpenConnections:
+    """The connections that are open, which have something to send, and who waits for the last."""
+
+    __slots__ = ("_unsent", "_waiters", "all")
 
     def __init__(self) -> None:
         self.all: set[Closable] = set()
         self._waiters: list[asyncio.Event] = []
+        self._unsent: list[Sender] = []
+
+    def flush_soon(self, connection: Sender) -> None:
+        """Flush the connection with the others, in the loop's next turn at the latest."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._unsent.append(connection)
+
+    def flush(self) -> None:
+        """Flush the connections that have asked for it since the last time."""
+        unsent, self._unsent = self._unsent, []
+        for connection in unsent:
+            connection.flush()
 
     def discard(self, connection: Closable) -> None:
         """Note that it is closed."""

@@ -68,13 +68,14 @@ class Server:
         *,
         room: int = 0,
         idle_timeout: float = IDLE_TIMEOUT,
+        connections: OpenConnections | None = None,
     ) -> None:
         self._path = path
         self.handler = handler
         self.limit = limit
         self.room = room
         self.idle_timeout = idle_timeout
-        self.connections = OpenConnections()
+        self.connections = connections or OpenConnections()
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Server:

@@ -109,6 +109,8 @@ class Http2Connection(asyncio.Protocol):
         self._sizes: dict[int, int] = {}
         """How much of the requests that are coming was there at the last look."""
         self._most = limit + room
+        self._whole = 9 + min(self._most, _LARGEST_FRAME)
+        """Bytes of the largest frame that may be taken for a body as it is."""
         self._connections = connections
         self._blocks = BlockReader(_head)
         self._coming: dict[int, Exchange] = {}
@@ -165,34 +167,45 @@ class Http2Connection(asyncio.Protocol):
         """Read whole frames; keep the rest for the next time."""
         if self._rest:
             data = self._rest + data
-        at, end = 0, len(data)
+        at = 0
         if not self._started:
-            if end < len(PREFACE):
+            if len(data) < len(PREFACE):
                 self._rest = data
                 return
             at, self._started = len(PREFACE), True
         try:
-            while end - at >= 9:
-                word, flags, stream = _FRAME_HEAD.unpack_from(data, at)
-                begin = at + 9
-                stop = begin + (word >> 8)
-                if word >> 8 > _LARGEST_FRAME:
-                    raise IndexError(f"a frame of {word >> 8} bytes")
-                if stop > end:
-                    break
-                at = stop
-                kind = word & 0xFF
-                # A call is one of each of these, as a rule.
-                if kind == _HEADERS and flags & _NOT_WHOLE == _END_HEADERS:
-                    self._take_headers(flags, stream, data[begin:stop])
-                elif kind == _DATA:
-                    self._take_data(flags, stream, data[begin:stop])
-                else:
-                    self._take(kind, flags, stream, data[begin:stop])
+            at = self._read(data, at)
         except (MalformedBlock, struct.error, IndexError) as error:
             self._give_up(error)
             return
         self._rest = data[at:]
+
+    def _read(self, data: bytes, at: int) -> int:
+        """Read the whole frames from ``at`` on; return where they end."""
+        end = len(data)
+        while end - at >= 9:
+            word, flags, stream = _FRAME_HEAD.unpack_from(data, at)
+            begin = at + 9
+            stop = begin + (word >> 8)
+            if word >> 8 > _LARGEST_FRAME:
+                raise IndexError(f"a frame of {word >> 8} bytes")
+            if stop > end:
+                break
+            at = stop
+            kind = word & 0xFF
+            # A call is one of each of these, as a rule, and both are here.
+            if kind == _HEADERS and flags & _NOT_WHOLE == _END_HEADERS:
+                last = _end_of_body(data, stop, stream) if flags == _END_HEADERS else 0
+                if last and last - stop <= self._whole and stream > self._last_stream:
+                    self._take_whole(stream, data[begin:stop], data[stop + 9 : last])
+                    at = last
+                else:
+                    self._take_headers(flags, stream, data[begin:stop])
+            elif kind == _DATA:
+                self._take_data(flags, stream, data[begin:stop])
+            else:
+                self._take(kind, flags, stream, data[begin:stop])
+        return at
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind in (_HEADERS, _CONTINUATION):
@@ -229,6 +242,17 @@ class Http2Connection(asyncio.Protocol):
         exchange = self._exchanges.pop(stream, None)
         if exchange is not None:
             exchange.gone()
+
+    def _take_whole(self, stream: int, block: bytes, body: bytes) -> None:
+        """Take a request that came in two frames at once."""
+        self._last_stream = stream
+        self._received += len(body)
+        if self._received >= _REPLENISH:
+            self._open_window(self._received)
+            self._received = 0
+        head, request_id = self._blocks.read(block)
+        exchange = self._exchanges[stream] = Exchange(self, stream, head, request_id, body)
+        self._handler(exchange)
 
     def _take_headers(self, flags: int, stream: int, block: bytes) -> None:
         exchange = self._coming.get(stream)
@@ -338,7 +362,7 @@ class Http2Connection(asyncio.Protocol):
         log.error("the edge sent what is not HTTP/2: %s", error)
         code = _COMPRESSION_ERROR if isinstance(error, MalformedBlock) else _PROTOCOL_ERROR
         self._send(_frame(_GOAWAY, 0, 0, struct.pack(">II", self._last_stream, code)))
-        self._flush()
+        self.flush()
         self._transport.close()
 
     # What goes
@@ -361,11 +385,8 @@ class Http2Connection(asyncio.Protocol):
             self._queue(stream, _Outgoing(framed, trailers, window))
             return
         self._window -= size
-        self._out.append(
-            _SUCCESS.pack(_HEAD_BEFORE, stream, _HEAD_AFTER, size << 8, 0, stream, 0, length)
-        )
-        self._out += parts
-        self._send(trailers)
+        head = _SUCCESS.pack(_HEAD_BEFORE, stream, _HEAD_AFTER, size << 8, 0, stream, 0, length)
+        self._send(head, *parts, trailers)
 
     def write_response(
         self, stream: int, status: int, fields: Headers, parts: Sequence[Bytes]
@@ -417,17 +438,28 @@ class Http2Connection(asyncio.Protocol):
         self._send(_frame(_WINDOW, 0, stream, more.to_bytes(4, "big")))
 
     def _send(self, *parts: Bytes) -> None:
-        """Write with everything else that is sent in this turn of the loop."""
+        """Write with everything else that is sent until the next flush."""
         self._out += parts
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush)
+            self._connections.flush_soon(self)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what was gathered."""
         self._flushing = False
         out, self._out = self._out, []
         if not self._transport.is_closing():
             self._transport.write(b"".join(out))
+
+
+def _end_of_body(data: bytes, at: int, stream: int) -> int:
+    """Return where the DATA frame at ``at`` ends; 0 if it is not there or not all of a body."""
+    if len(data) - at < 9:
+        return 0
+    word, flags, same = _FRAME_HEAD.unpack_from(data, at)
+    end: int = at + 9 + (word >> 8)
+    whole = same == stream and word & 0xFF == _DATA and flags == _END_STREAM and end <= len(data)
+    return end if whole else 0
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:

@@ -25,6 +25,7 @@ from tidegate.replica import lifeline
 from tidegate.replica.batch import BatchRunner
 from tidegate.replica.binding import Binder, Bound
 from tidegate.replica.engine import Answer, Engine
+from tidegate.replica.exchange import OpenConnections
 from tidegate.replica.flight import Casualties, FlightRecorder
 from tidegate.replica.http import Server
 from tidegate.replica.notices import Notices
@@ -160,12 +161,14 @@ async def _serve(
     )
     batcher: Batcher[Bound, Answer] = Batcher(limits, latency)
     runner = BatchRunner(model, clock.now)
+    connections = OpenConnections()
     engine = Engine(
         runner,
         batcher,
         latency,
         clock,
         FlightRecorder(spec.flight),
+        delivered=connections.flush,
         always_hand_over=spec.config.limits.timeout is not None,
     )
     served = Served(
@@ -189,7 +192,13 @@ async def _serve(
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _read_notices, service, spec)
     _read_notices(service, spec)
-    http = Server(spec.socket, service.handle, spec.max_message_size, room=PREFIX_SIZE)
+    http = Server(
+        spec.socket,
+        service.handle,
+        spec.max_message_size,
+        room=PREFIX_SIZE,
+        connections=connections,
+    )
     async with engine, http as server:
         log.info("ready: batches of up to %d rows on %s", limits.max_batch_size, model.device)
         _report(status_fd, ready)

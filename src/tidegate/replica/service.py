@@ -108,6 +108,7 @@ class Service:
         self._version = served.version
         self._binder = served.binder
         self._limit = served.max_message_size
+        self._timeout = served.timeout
         self._engine = engine
         self._clock = clock
         self._dtypes = {spec.name: spec.dtype for spec in served.metadata.signature.outputs}
@@ -183,10 +184,7 @@ class Service:
         raise ModelNotFound(f"{asked} is not served here: {served} is")
 
     def _message(self, exchange: Exchange) -> bytes | memoryview:
-        encoding = exchange.head.headers.get(b"grpc-encoding")
-        if encoding is None:
-            return unframe(exchange.body, self._limit)
-        return unframe(exchange.body, self._limit, encoding.decode("latin-1"))
+        return unframe(exchange.body, self._limit, exchange.head.encoding)
 
     def _body(self, exchange: Exchange) -> bytes:
         encoding = exchange.headers.get(b"content-encoding", b"").decode("latin-1").lower()
@@ -196,14 +194,15 @@ class Service:
 
     def _ready_grpc(self, exchange: Exchange) -> None:
         self._check_model(exchange, *v2_grpc.decode_model(self._message(exchange)))
-        exchange.reply_grpc(v2_grpc.encode_model_ready(True))
+        exchange.reply_grpc((v2_grpc.encode_model_ready(True),))
 
     def _metadata_grpc(self, exchange: Exchange) -> None:
         self._check_model(exchange, *v2_grpc.decode_model(self._message(exchange)))
-        exchange.reply_grpc(v2_grpc.encode_model_metadata(self._metadata))
+        exchange.reply_grpc((v2_grpc.encode_model_metadata(self._metadata),))
 
     def _infer_grpc(self, exchange: Exchange) -> None:
-        request = v2_grpc.decode_infer(self._message(exchange))
+        message = unframe(exchange.body, self._limit, exchange.head.encoding)
+        request = v2_grpc.decode_infer(message)
         if request.version or request.model != self._name:
             self._check_model(exchange, request.model, request.version)
         self._run(exchange, request, _encode_grpc)
@@ -221,8 +220,8 @@ class Service:
     def _run(self, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
         bound = self._binder.bind(request)
         now = self._clock.now()
-        headers = exchange.head.headers
-        retried = headers.get(b"x-envoy-attempt-count", b"1") != b"1"
+        head = exchange.head
+        retried = head.retried
         if retried or self._quarantined or exchange.request_id is None:
             entry = self._entry(exchange, retried)
         else:
@@ -238,7 +237,7 @@ class Service:
             # Should it kill this one as well, nothing that runs beside it must be suspected.
             object() if retried and self._deadly(exchange) else bound.group,
             0,
-            self._deadline(headers, now),
+            self._deadline(head.timeout, now),
             entry,
         )
         slot.exchange = exchange
@@ -252,13 +251,10 @@ class Service:
         """Forget a slot that was cancelled."""
         self._engine.discard(slot)
 
-    def _deadline(self, headers: Mapping[bytes, bytes], now: float) -> float:
-        limit = self._served.timeout
+    def _deadline(self, sent: bytes | None, now: float) -> float:
+        limit = self._timeout
         deadline = NO_DEADLINE if limit is None else now + limit
-        sent = headers.get(b"grpc-timeout")
-        if sent is not None:
-            deadline = min(deadline, now + parse_timeout(sent))
-        return deadline
+        return deadline if sent is None else min(deadline, now + parse_timeout(sent))
 
     def _deadly(self, exchange: Exchange) -> bool:
         """Say whether another replica died while it was running this request."""
@@ -284,7 +280,7 @@ class Service:
 
 
 def _encode_grpc(exchange: Exchange, request: InferRequest, response: InferResponse) -> None:
-    exchange.reply_grpc(*v2_grpc.encode_infer_parts(response))
+    exchange.reply_grpc(v2_grpc.encode_infer_parts(response))
 
 
 def _encode_rest(exchange: Exchange, request: InferRequest, response: InferResponse) -> None:

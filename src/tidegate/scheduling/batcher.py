@@ -141,6 +141,8 @@ class Batcher(Generic[Work, Result]):
         group = self._most_urgent(now)
         if group is None:
             return []
+        if group.rows <= self._max_batch_size:
+            return self._take_all(group)
         rows = 0
         batch: list[Slot[Work, Result]] = []
         queue = group.queue
@@ -157,6 +159,15 @@ class Batcher(Generic[Work, Result]):
             del self._groups[batch[0].group]
         # Those left behind have waited once: they go with the next idle instance.
         group.hold_until = now
+        return batch
+
+    def _take_all(self, group: _Group[Work, Result]) -> list[Slot[Work, Result]]:
+        batch = group.queue.drain()
+        for slot in batch:
+            slot.queued = False
+            self._bytes -= slot.size
+        self._depth -= len(batch)
+        del self._groups[batch[0].group]
         return batch
 
     def _most_urgent(self, now: float) -> _Group[Work, Result] | None:

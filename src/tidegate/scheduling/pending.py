@@ -8,6 +8,7 @@ from typing import Generic
 from tidegate.scheduling.slot import Result, Slot, State, Work
 
 _SMALL = 64
+_PENDING = State.PENDING
 
 
 class PendingHeap(Generic[Work, Result]):
@@ -43,7 +44,7 @@ class PendingHeap(Generic[Work, Result]):
         entries = self._entries
         while entries:
             slot = entries[0][3]
-            if slot.state is State.PENDING:
+            if slot.state is _PENDING:
                 return slot
             heapq.heappop(entries)
         return None
@@ -51,6 +52,12 @@ class PendingHeap(Generic[Work, Result]):
     def pop(self) -> Slot[Work, Result]:
         """Remove and return what :meth:`peek` returned."""
         return heapq.heappop(self._entries)[3]
+
+    def drain(self) -> list[Slot[Work, Result]]:
+        """Remove all and return the pending slots, smallest key first."""
+        entries, self._entries = self._entries, []
+        entries.sort()
+        return [entry[3] for entry in entries if entry[3].state is _PENDING]
 
     def __len__(self) -> int:
         """Entries, finished ones that were not swept yet included."""

@@ -23,6 +23,10 @@ class State(enum.Enum):
     CANCELLED = "cancelled"
 
 
+_PENDING = State.PENDING
+"""By its own name: Python 3.11 is slow to find a member in its class."""
+
+
 class Slot(Generic[Work, Result]):
     """One request on its way through the queue and the model.
 
@@ -61,32 +65,32 @@ class Slot(Generic[Work, Result]):
         self.deadline = deadline
         self.tag = tag
         self.queued = False
-        self.state = State.PENDING
+        self.state = _PENDING
         self.result: Result | None = None
         self.error: BaseException | None = None
 
     @property
     def pending(self) -> bool:
         """Whether somebody still waits for the outcome."""
-        return self.state is State.PENDING
+        return self.state is _PENDING
 
     def resolve(self, result: Result) -> bool:
         """Give the answer; return whether it was the first outcome."""
-        if self.state is not State.PENDING:
+        if self.state is not _PENDING:
             return False
         self.result = result
         return self._finish(State.RESOLVED)
 
     def fail(self, error: BaseException) -> bool:
         """Give an error; return whether it was the first outcome."""
-        if self.state is not State.PENDING:
+        if self.state is not _PENDING:
             return False
         self.error = error
         return self._finish(State.FAILED)
 
     def cancel(self) -> bool:
         """Say that nobody waits any more; return whether it was the first outcome."""
-        if self.state is not State.PENDING:
+        if self.state is not _PENDING:
             return False
         self.error = Cancelled("the caller went away")
         return self._finish(State.CANCELLED)

@@ -81,10 +81,9 @@ def decode_infer(message: Buffer) -> InferRequest:
         Unsupported: it asks for shared memory or a classification.
     """
     try:
-        request = _decode_usual(message)
+        return _decode_usual(message) or _decode_any(message)
     except (IndexError, UnicodeDecodeError):
-        request = None
-    return request or _decode_any(message)
+        return _decode_any(message)
 
 
 def encode_infer(response: InferResponse) -> bytes:
@@ -102,18 +101,30 @@ def encode_infer_parts(response: InferResponse) -> list[bytes | memoryview]:
     Raises:
         InferenceFailed: a parameter of the response is no value that the protocol can hold.
     """
-    parts: list[bytes | memoryview] = [_model_head(response.model, response.version)]
+    outputs = response.outputs
+    if len(outputs) == 1:
+        # One look-up for all that repeats; protobuf's fields may come in any order.
+        tensor = outputs[0]
+        raw = to_raw(tensor)
+        # Not `value`, which Enum reads through a descriptor that is written in Python.
+        dtype = tensor.dtype._value_
+        parts: list[bytes | memoryview] = [
+            _head(
+                response.model, response.version, tensor.name, dtype, tensor.data.shape, len(raw)
+            ),
+            raw,
+        ]
+    else:
+        parts = [_model_head(response.model, response.version)]
+        parts += [_output_head(t.name, t.dtype._value_, t.data.shape) for t in outputs]
+        for tensor in outputs:
+            raw = to_raw(tensor)
+            parts.append(_raw_output_head(len(raw)))
+            parts.append(raw)
     if response.id:
         parts.append(_field(0x1A, response.id.encode()))
     if response.parameters:
         parts.append(_encode_parameters(response.parameters))
-    outputs = response.outputs
-    # Not `value`, which Enum reads through a descriptor that is written in Python.
-    parts += [_output_head(t.name, t.dtype._value_, t.data.shape) for t in outputs]
-    for tensor in outputs:
-        raw = to_raw(tensor)
-        parts.append(_raw_output_head(len(raw)))
-        parts.append(raw)
     return parts
 
 
@@ -374,6 +385,16 @@ def _size(value: int) -> bytes:
 
 def _field(tag: int, data: bytes) -> bytes:
     return bytes((tag,)) + _size(len(data)) + data
+
+
+@functools.lru_cache(maxsize=1024)
+def _head(
+    model: str, version: str, name: str, datatype: str, shape: tuple[int, ...], size: int
+) -> bytes:
+    """Return all of a response of one output that comes before its data."""
+    return (
+        _model_head(model, version) + _output_head(name, datatype, shape) + _raw_output_head(size)
+    )
 
 
 @functools.lru_cache(maxsize=256)
