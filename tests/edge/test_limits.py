@@ -156,6 +156,13 @@ async def test_a_silent_sender_is_cut_and_a_long_inference_is_not(run_dir: Path)
             await client.close()
             await client.send(b"POST /v2/models/m HTTP/1.1\r\nhost:")
             assert (await client.receive()).status == 408
+            await client.close()
+            # A sender that trickles its headers is as good as silent.
+            await client.send(b"POST /v2/models/m HTTP/1.1\r\nhost: x\r\nx-slow: ")
+            answered = asyncio.ensure_future(client.receive())
+            while not (await asyncio.wait([answered], timeout=0.05))[0]:
+                await client.send(b"x")
+            assert answered.result().status == 408
         assert (await edge.call(x_do="sleep 1.5"))["replica"] == "a"
         answer = await edge.rest("POST", REST, b"{}", x_do="sleep 1.5")
         assert answer.status == 200

@@ -98,6 +98,16 @@ def test_raw_requests_of_tritonclient(
     assert same(second.data, other)
 
 
+@given(st.lists(st.sampled_from(["", "a", "b", "i" * 127, "i" * 128, "ü"]), max_size=6))
+def test_requests_that_differ_in_their_ids_alone(identities: list[str]) -> None:
+    for number, identity in enumerate(identities):
+        array = np.array([[number]], np.int64)
+        request = triton_request([triton_input("x", DType.INT64, array)], request_id=identity)
+        decoded = grpc.decode_infer(request.SerializeToString())
+        assert decoded.id == identity
+        assert same(decoded.inputs[0].data, array)
+
+
 @given(st.data(), st.sampled_from(sorted(FIELDS)))
 def test_typed_requests(data: st.DataObject, name: str) -> None:
     dtype = DType(name)
@@ -329,7 +339,8 @@ def test_arbitrary_bytes_raise_nothing_but_invalid_input(message: bytes) -> None
 
 
 @st.composite
-def mutated(draw: st.DrawFn) -> bytes:
+def mutated(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """Return a message that a client would send, and what became of it."""
     dtype = draw(ALL)
     array = draw(arrays(dtype))
     request = triton_request(
@@ -342,7 +353,8 @@ def mutated(draw: st.DrawFn) -> bytes:
         del request.raw_input_contents[:]
         contents = getattr(request.inputs[0].contents, FIELDS[dtype.value])
         contents.extend(array.reshape(-1).tolist())
-    message = bytearray(request.SerializeToString())
+    original = bytes(request.SerializeToString())
+    message = bytearray(original)
     for _ in range(draw(st.integers(1, 4))):
         if not message:
             break
@@ -356,11 +368,15 @@ def mutated(draw: st.DrawFn) -> bytes:
                 message.insert(at, draw(st.integers(0, 255)))
             case _:
                 del message[at:]
-    return bytes(message)
+    return original, bytes(message)
 
 
 @given(mutated())
-def test_mutated_messages_are_refused_or_mean_what_protobuf_says(message: bytes) -> None:
+def test_mutated_messages_are_refused_or_mean_what_protobuf_says(
+    messages: tuple[bytes, bytes],
+) -> None:
+    original, message = messages
+    grpc.decode_infer(original)  # what is remembered of it must not pass for what this one says
     request = refused_or_decoded(message)
     try:
         by_protobuf: InferRequest | None = grpc._decode_any(message)

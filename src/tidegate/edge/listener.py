@@ -85,7 +85,6 @@ def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager
         merge_slashes=True,
         path_with_escaped_slashes_action=_Manager.REJECT_REQUEST,
         max_request_headers_kb=wrappers_pb2.UInt32Value(value=64),
-        request_headers_timeout=seconds(settings.idle_timeout),
         stream_idle_timeout=seconds(settings.idle_timeout),
         stream_flush_timeout=seconds(max(settings.idle_timeout, 300.0)),
         drain_timeout=seconds(min(settings.drain_timeout, 1.0)),

@@ -88,10 +88,8 @@ class BatchRunner:
             rows += len(bound.inputs[0])
             if bound.outputs != names:
                 names = tuple(dict.fromkeys((*names, *bound.outputs)))
-        joined = {
-            name: np.concatenate(arrays)
-            for name, arrays in zip(self._names, zip(*(bound.inputs for bound in batch)))
-        }
+        columns = zip(*[bound.inputs for bound in batch])
+        joined = {name: np.concatenate(column) for name, column in zip(self._names, columns)}
         started = self._time()
         outputs = self._model.run(joined, names)
         ran.runs.append(Run(rows, self._time() - started))

@@ -35,6 +35,8 @@ class BlockReader(Generic[Head]):
         self._fields: dict[bytes, tuple[bytes, bytes]] = {}
         self._id_name = b""
         """The bytes that the peer writes before the value of the request's id."""
+        self._last: tuple[bytes, bytes, Head] | None = None
+        """What the last block had before and after the id, and what was made of it."""
 
     def read(self, block: bytes) -> tuple[Head, bytes | None]:
         """Return what was made of all fields but the request's id, and the raw id.
@@ -44,23 +46,34 @@ class BlockReader(Generic[Head]):
         Raises:
             MalformedBlock: it cannot be read.
         """
-        cut = block.find(self._id_name) if self._id_name else -1
-        if cut >= 0:
-            at = cut + len(self._id_name)
-            length = block[at] & _SHORT if at < len(block) else _SHORT
-            end = at + 1 + length
-            # A key of this place and this rest was found by a full reading: what lies before
-            # the place ends with a field, so the bytes there are the id and nothing else, if
-            # it is all there and its length is in one byte.
-            if length < _SHORT and end <= len(block):
-                head = self._blocks.get((cut, block[:cut] + block[end:]))
-                if head is not None:
+        if self._last is not None:
+            before, after, head = self._last
+            at = len(before)
+            if at < len(block) and block[:at] == before:
+                length = block[at] & _SHORT
+                end = at + 1 + length
+                if length < _SHORT and end <= len(block) and block[end:] == after:
                     return head, block[at + 1 : end]
-        else:
+        return self._look_up(block) or self._read_all(block)
+
+    def _look_up(self, block: bytes) -> tuple[Head, bytes | None] | None:
+        cut = block.find(self._id_name) if self._id_name else -1
+        if cut < 0:
             head = self._blocks.get((-1, block))
-            if head is not None:
-                return head, None
-        return self._read_all(block)
+            return None if head is None else (head, None)
+        at = cut + len(self._id_name)
+        length = block[at] & _SHORT if at < len(block) else _SHORT
+        end = at + 1 + length
+        # A key of this place and this rest was found by a full reading: what lies before the
+        # place ends with a field, so the bytes there are the id and nothing else, if it is all
+        # there and its length is in one byte.
+        if length == _SHORT or end > len(block):
+            return None
+        head = self._blocks.get((cut, block[:cut] + block[end:]))
+        if head is None:
+            return None
+        self._last = block[:at], block[end:], head
+        return head, block[at + 1 : end]
 
     def _read_all(self, block: bytes) -> tuple[Head, bytes | None]:
         fields: dict[bytes, bytes] = {}

@@ -53,17 +53,13 @@ class Served:
     max_message_size: int
 
 
-Encode = Callable[[Exchange, InferRequest, InferResponse], None]
-
-
 class _Inference(Slot[Bound, Answer]):
     """A slot, and what the answer to its request needs."""
 
-    __slots__ = ("encode", "exchange", "request", "service")
+    __slots__ = ("exchange", "request", "service")
 
     exchange: Exchange
     request: InferRequest
-    encode: Encode
     service: Service
 
     def abandon(self) -> None:
@@ -81,7 +77,11 @@ class _Inference(Slot[Bound, Answer]):
             exchange.fail(self.error)
             return
         try:
-            self.encode(exchange, request, self.service.response(request, self.result))
+            response = self.service.response(request, self.result)
+            if exchange.head.grpc:
+                exchange.reply_grpc(v2_grpc.encode_infer_parts(response))
+            else:
+                _reply_rest(exchange, request, response)
         except TidegateError as error:
             exchange.fail(error)
         except Exception as error:
@@ -205,7 +205,7 @@ class Service:
         request = v2_grpc.decode_infer(message)
         if request.version or request.model != self._name:
             self._check_model(exchange, request.model, request.version)
-        self._run(exchange, request, _encode_grpc)
+        self._run(exchange, request)
 
     def _infer_rest(self, exchange: Exchange, model: str, version: str) -> None:
         request = v2_rest.decode_infer(
@@ -215,9 +215,9 @@ class Service:
             _header_length(exchange.headers),
             signature=self._served.metadata.signature,
         )
-        self._run(exchange, request, _encode_rest)
+        self._run(exchange, request)
 
-    def _run(self, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
+    def _run(self, exchange: Exchange, request: InferRequest) -> None:
         bound = self._binder.bind(request)
         now = self._clock.now()
         head = exchange.head
@@ -242,7 +242,6 @@ class Service:
         )
         slot.exchange = exchange
         slot.request = request
-        slot.encode = encode
         slot.service = self
         self._engine.submit(slot)
         exchange.on_gone = slot.abandon
@@ -279,11 +278,7 @@ class Service:
         return InferResponse(self._name, self._version, request.id, outputs, NO_PARAMETERS)
 
 
-def _encode_grpc(exchange: Exchange, request: InferRequest, response: InferResponse) -> None:
-    exchange.reply_grpc(v2_grpc.encode_infer_parts(response))
-
-
-def _encode_rest(exchange: Exchange, request: InferRequest, response: InferResponse) -> None:
+def _reply_rest(exchange: Exchange, request: InferRequest, response: InferResponse) -> None:
     parts, header_length = v2_rest.encode_infer(response, request)
     if header_length is None:
         exchange.reply(parts)

@@ -185,8 +185,27 @@ def _plan(head: bytes) -> _Plan:
     return _plan_of(request)
 
 
+_last: list[tuple[bytes, bytes, _Plan]] = [(b"\0", b"", _Plan("", "", NO_PARAMETERS, (), ()))]
+"""What the last message said before and after its id, and what that means: the first guess."""
+
+
 def _decode_usual(message: Buffer) -> InferRequest | None:
     """Decode a message whose raw data comes last; ``None`` when it is laid out otherwise."""
+    before, after, plan = _last[0]
+    at = len(before)
+    if message[:at] == before:
+        identity = ""
+        if message[at] == _ID and (size := message[at + 1]) <= 0x7F:
+            identity = str(message[at + 2 : at + 2 + size], "utf-8")
+            at += 2 + size
+        end = at + len(after)
+        if message[at:end] == after and message[end] == _RAW_INPUT:
+            return _with_data(plan, identity, message, end)
+    return _decode_fields(message)
+
+
+def _decode_fields(message: Buffer) -> InferRequest | None:
+    """Decode such a message by where its fields begin."""
     position = id_at = id_start = id_end = 0
     while True:
         at = position
@@ -204,24 +223,21 @@ def _decode_usual(message: Buffer) -> InferRequest | None:
         position += size
     if id_end:
         identity = str(message[id_start:id_end], "utf-8")
-        head = bytes(message[:id_at]) + message[id_end:position]
     else:
-        identity = ""
-        head = bytes(message[:position])
-    plan = _plan(head) if len(head) <= _LONGEST_PLAN else _plan.__wrapped__(head)
+        identity, id_at, id_end = "", position, position
+    before, after = bytes(message[:id_at]), bytes(message[id_end:position])
+    head = before + after
+    if len(head) > _LONGEST_PLAN:
+        plan = _plan.__wrapped__(head)
+    else:
+        plan = _plan(head)
+        _last[0] = before, after, plan
+    return _with_data(plan, identity, message, position)
+
+
+def _with_data(plan: _Plan, identity: str, message: Buffer, position: int) -> InferRequest | None:
+    """Return the request when nothing but one raw field for each input follows."""
     model, version, parameters, inputs, outputs = plan
-    tensors = _raw_tensors(inputs, message, position)
-    if tensors is None:
-        return None
-    return InferRequest(
-        model, version, identity, tensors, outputs, parameters, None, NO_PARAMETERS
-    )
-
-
-def _raw_tensors(
-    inputs: tuple[_Input, ...], message: Buffer, position: int
-) -> tuple[Tensor, ...] | None:
-    """Return the tensors when nothing but one raw field for each follows."""
     end = len(message)
     tensors = []
     for name, dtype, shape, numpy, expected in inputs:
@@ -237,7 +253,11 @@ def _raw_tensors(
             tensors.append(Tensor(name, dtype, data))
         else:
             tensors.append(from_raw(name, dtype, shape, message[start:position]))
-    return tuple(tensors) if position == end else None
+    if position != end:
+        return None
+    return InferRequest(
+        model, version, identity, tuple(tensors), outputs, parameters, None, NO_PARAMETERS
+    )
 
 
 def _plan_of(request: Any) -> _Plan:
