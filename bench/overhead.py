@@ -211,7 +211,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each round")
-    parser.add_argument("--loads", nargs="+", default=["32x8", "8x8", "1x1"], metavar="CxM")
+    parser.add_argument("--loads", nargs="+", default=["8x32", "8x8", "1x1"], metavar="CxM")
     parser.add_argument(
         "--reference", nargs="+", choices=("uvloop", "asyncio"), default=["uvloop", "asyncio"]
     )

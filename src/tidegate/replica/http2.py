@@ -2,7 +2,7 @@
 
 One connection of each of the edge's threads carries all calls, so what arrives together is
 read at once and what is answered together is written at once. With a connection for each
-call a tiny model's replica took 18 µs of CPU for a call, and so it takes 13. The edge is the
+call a tiny model's replica took half as much CPU again for a call. The edge is the
 only peer, and it has policed the HTTP. It resets a stream when the caller has gone or the
 caller's deadline has passed, which is the signal to cancel.
 
