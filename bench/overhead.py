@@ -28,8 +28,8 @@ from rich.table import Table
 from tritonclient.grpc import service_pb2
 
 from bench import hardware, model, servers
-from bench.load import grpc_load
 from bench.servers import Server
+from tidegate.load.generator import grpc_load
 
 NAME = "mlp"
 METHOD = "/inference.GRPCInferenceService/ModelInfer"

@@ -12,12 +12,12 @@ import numpy as np
 import orjson
 from tritonclient.grpc import service_pb2
 
-from bench._driver import Driver, Lane
-from bench._http1 import RestConnection, connect_rest, encode_request
-from bench._http2 import GrpcConnection, connect_grpc
-from bench._plan import Plan
-from bench.load import Result, grpc_load, rest_load
 from tests.node.harness import ServedNode
+from tidegate.load.driver import Driver, Lane, Result
+from tidegate.load.generator import grpc_load, rest_load
+from tidegate.load.http1 import RestConnection, connect_rest, encode_request
+from tidegate.load.http2 import GrpcConnection, connect_grpc
+from tidegate.load.request_fields import Plan
 from tidegate.protocols.open_inference import MODEL_INFER
 
 ROWS = np.arange(1, 65, dtype=np.float32).reshape(16, 4)

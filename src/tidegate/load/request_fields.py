@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import hpack
 
-from bench._hpack import Fields
+from tidegate.load.response_fields import Fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import hpack
 
-from bench._http2 import frame
+from tidegate.load.http2 import frame
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
     0, 1, 2, 3, 4, 6, 7, 8, 9,

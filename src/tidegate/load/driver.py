@@ -1,4 +1,8 @@
-"""What both load generators share: the closed loop's calls, its lanes and its result."""
+"""What every load shares: its calls, its lanes and its result; here the closed loop.
+
+In a closed loop each caller makes its next call when it has the answer to the last one. The
+open loop, whose calls come when they are due, is in :mod:`tidegate.load.paced`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from bench._hpack import Fields
+    from tidegate.load.response_fields import Fields
 
 Check = Callable[[bytes], bool]
 now = time.monotonic
@@ -36,11 +40,12 @@ class Failure:
 
 @dataclass(slots=True)
 class Result:
-    """What a closed loop saw.
+    """What a load saw.
 
     ``codes`` counts every call by the name of its gRPC code, or by its HTTP status; besides
     those, ``WRONG`` is a success whose content the check refused and ``DISCONNECTED`` an
-    HTTP/1.1 call whose connection was lost. ``refused`` counts calls that the server said it
+    HTTP/1.1 call whose connection was lost, ``NOT_SENT`` a call of an open loop that was due but
+    found no caller free before the end. ``refused`` counts calls that the server said it
     never processed (GOAWAY, REFUSED_STREAM) and that were sent again, as a gRPC client does:
     they are in ``codes`` once, with their final code.
     """
@@ -53,7 +58,10 @@ class Result:
     connections: int = 0
     """Connections made, reconnections among them."""
     latencies_ms: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    """Of the successes, in the order in which they ended."""
+    """Of the successes, in the order in which they ended; and of an open loop's calls that were
+    not sent, how long they had been due."""
+    late_ms: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    """Of an open loop: how long after its time each call was sent."""
 
     @property
     def calls(self) -> int:
@@ -91,11 +99,14 @@ class Result:
 
 
 class Call:
-    """One of the closed loop's callers; it makes its calls one after another."""
+    """One of a load's callers; it makes its calls one after another."""
 
-    __slots__ = ("body", "head", "issued", "message", "refused", "started", "unsent", "window")
+    __slots__ = (
+        "body", "head", "issued", "lane", "message", "refused", "started", "unsent", "window",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
         self.issued = False
         """A call has been counted out and has no outcome yet."""
         self.started = 0.0
@@ -116,14 +127,20 @@ class Call:
 
 
 class Driver:
-    """The calls still to make and the outcomes so far, shared by all connections."""
+    """The calls still to make and the outcomes so far, shared by all connections.
 
-    def __init__(self, calls: int | None, messages: int, check: Check | None) -> None:
+    What ends in the first ``warm_up`` seconds is forgotten.
+    """
+
+    def __init__(
+        self, calls: int | None, messages: int, check: Check | None, warm_up: float = 0.0
+    ) -> None:
         self.left = sys.maxsize if calls is None else calls
         self.check = check
         self.latencies = array("d")
         self.result = Result()
         self._codes = self.result.codes
+        self._warm_up = warm_up
         self.done = asyncio.Event()
         self.lanes: list[Lane] = []
         self._messages = messages
@@ -136,9 +153,7 @@ class Driver:
         if call.issued:
             return True
         if self.left <= 0:
-            self._live -= 1
-            if self._live == 0:
-                self.done.set()
+            self._retire()
             return False
         self.left -= 1
         call.issued = True
@@ -147,6 +162,12 @@ class Driver:
         call.message = self._issued % self._messages
         self._issued += 1
         return True
+
+    def _retire(self) -> None:
+        """Count out one caller."""
+        self._live -= 1
+        if self._live == 0:
+            self.done.set()
 
     def succeed(
         self, call: Call, code: str, at: float, body: bytes | bytearray, skip: int = 0
@@ -181,7 +202,7 @@ class Driver:
         until: asyncio.Event | None,
         timeout: float | None,
     ) -> Result:
-        """Run the closed loop to its end."""
+        """Run the load to its end; ``seconds`` come after the warm-up."""
         self._live = connections * in_flight
         self.lanes = [Lane(self, connect, in_flight) for _ in range(connections)]
         self._began = now()
@@ -191,9 +212,7 @@ class Driver:
             tasks.append(asyncio.ensure_future(self._stop_at(until)))
         if timeout is not None:
             tasks.append(asyncio.ensure_future(self._expire(timeout)))
-        timer = None
-        if seconds is not None:
-            timer = asyncio.get_running_loop().call_later(seconds, self.stop)
+        timers = self._start(seconds)
         tasks.append(asyncio.ensure_future(self._ended()))
         try:
             # The others end by an error alone, which must not pass as silence.
@@ -202,7 +221,7 @@ class Driver:
                 task.result()
         finally:
             self.result.seconds = now() - self._began
-            if timer is not None:
+            for timer in timers:
                 timer.cancel()
             for task in tasks:
                 task.cancel()
@@ -210,6 +229,23 @@ class Driver:
             await asyncio.gather(*(lane.close() for lane in self.lanes))
         self.result.latencies_ms = np.frombuffer(self.latencies, np.float64) * 1e3
         return self.result
+
+    def _start(self, seconds: float | None) -> list[asyncio.TimerHandle]:
+        """Set the times of the load; return what :meth:`run` has to cancel."""
+        loop = asyncio.get_running_loop()
+        timers = []
+        if self._warm_up:
+            timers.append(loop.call_later(self._warm_up, self._forget))
+        if seconds is not None:
+            timers.append(loop.call_later(self._warm_up + seconds, self.stop))
+        return timers
+
+    def _forget(self) -> None:
+        """The warm-up is over: what was seen so far does not count."""
+        self._codes.clear()
+        self.result.failures.clear()
+        del self.latencies[:]
+        self._began = now()
 
     async def _ended(self) -> None:
         await self.done.wait()
@@ -262,7 +298,7 @@ class Lane:
         self.connections: set[Connection] = set()
         self._connect = connect
         self._current: Connection | None = None
-        self._idle = [Call() for _ in range(in_flight)]
+        self._idle = [Call(self) for _ in range(in_flight)]
         self._wanted = asyncio.Event()
         self._wanted.set()
 

@@ -1,9 +1,9 @@
-"""A gRPC client connection over HTTP/2 with prior knowledge, for closed loops of unary calls.
+"""A gRPC client connection over HTTP/2 with prior knowledge, for loads of unary calls.
 
 RFC 9113 (HTTP/2), RFC 7541 (HPACK) and gRPC's PROTOCOL-HTTP2.md. What makes it fast: the
 request's header block is the same for every call; our SETTINGS forbid the peer a dynamic
-table, so equal blocks mean equal headers and are read once (``_hpack``); replies that arrive
-together are answered with one write.
+table, so equal blocks mean equal headers and are read once (``response_fields``); replies that
+arrive together are answered with one write.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import cast
 
-from bench._codes import CANCEL, REFUSED_STREAM, of_reset, of_response
-from bench._driver import Call, Driver, Lane, now
-from bench._hpack import NO_FIELDS, Fields, read_block
-from bench._plan import Plan, request_blocks
+from tidegate.load.driver import Call, Driver, Lane, now
+from tidegate.load.outcomes import CANCEL, REFUSED_STREAM, of_reset, of_response
+from tidegate.load.request_fields import Plan, request_blocks
+from tidegate.load.response_fields import NO_FIELDS, Fields, read_block
 
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = (
     0, 1, 3, 4, 6, 7, 8, 9,

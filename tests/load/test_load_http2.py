@@ -8,11 +8,12 @@ from collections import Counter
 
 import pytest
 
-from bench import _http2
-from bench._http2 import frame
-from bench.load import Result, grpc_load
-from tests.bench import scripted_h2 as h2
-from tests.bench.scripted_h2 import Request, scripted
+from tests.load import scripted_h2 as h2
+from tests.load.scripted_h2 import Request, scripted
+from tidegate.load import http2
+from tidegate.load.driver import Result
+from tidegate.load.generator import grpc_load
+from tidegate.load.http2 import frame
 
 
 async def load(
@@ -286,7 +287,7 @@ async def _give_windows(server: h2.ScriptedServer, room: int) -> None:
 
 
 async def test_streams_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_http2, "LAST_STREAM_USED", 41)
+    monkeypatch.setattr(http2, "LAST_STREAM_USED", 41)
     async with scripted(Request.answer) as server:
         result = await load(server, calls=200)
         assert result.codes == Counter(OK=200)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from bench.load import rest_load
+from tidegate.load.generator import rest_load
 
 Answer = Callable[["Request"], list[bytes]]
 

@@ -6,7 +6,7 @@ import hpack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench._hpack import decode, read_block
+from tidegate.load.response_fields import decode, read_block
 
 NAMES = st.sampled_from(
     ["grpc-status", "grpc-message", "content-type", "date", "x-request-id", "server", "é" * 200]

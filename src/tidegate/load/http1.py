@@ -1,4 +1,4 @@
-"""An HTTP/1.1 client connection for closed loops: kept open, one request at a time (RFC 9112)."""
+"""An HTTP/1.1 client connection for loads: kept open, one request at a time (RFC 9112)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from bench._driver import Call, Driver, Lane, now
+from tidegate.load.driver import Call, Driver, Lane, now
 
 _CACHED_HEADS = 4096
 _heads: dict[bytes, Head] = {}

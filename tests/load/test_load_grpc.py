@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.load import Result, grpc_load
-from tests.bench import grpc_server
-from tests.bench.grpc_server import WORDS
+from tests.load import grpc_server
+from tests.load.grpc_server import WORDS
+from tidegate.load.driver import Result
+from tidegate.load.generator import grpc_load
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:grpc.*")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench._hpack import Fields
+from tidegate.load.response_fields import Fields
 from tidegate.protocols.statuses import GrpcCode
 
 REFUSED_STREAM, CANCEL = 0x7, 0x8

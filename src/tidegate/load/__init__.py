@@ -1,0 +1,1 @@
+"""The load generator: closed and open loops of V2 calls, and what they measured."""
