@@ -15,12 +15,14 @@ from typing import Any
 
 import annotated_types
 import click
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
+from tidegate.cli.exits import documented
 from tidegate.cli.main import cli
-from tidegate.config.model import ModelConfig, Section
+from tidegate.config.model import ModelConfig
 from tidegate.config.node import NodeConfig
+from tidegate.config.origins import fields
 from tidegate.config.units import parse_duration, parse_size
 
 PAGES = Path(__file__).parent
@@ -87,18 +89,6 @@ def written(value: Any, accepted: str) -> str:
     return f"`{value}`"
 
 
-def fields(section: type[Section], prefix: str = "") -> list[tuple[str, FieldInfo]]:
-    """Return every key of the schema with its field, sections flattened with dots."""
-    found: list[tuple[str, FieldInfo]] = []
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found += fields(typing.cast("type[Section]", kind), f"{prefix}{name}.")
-        else:
-            found.append((prefix + name, field))
-    return found
-
-
 def table(head: str, rows: list[str]) -> str:
     """Return a Markdown table."""
     columns = head.count("|") - 1
@@ -154,7 +144,16 @@ def plain(text: str) -> str:
     return text.replace("  [", " [").replace("[", "\\[").replace("|", "\\|")
 
 
-TABLES = {"model": model_table, "node": node_table, "commands": commands}
+def exits() -> str:
+    """Return the exit statuses."""
+    rows = [
+        f"| {status} | {', '.join(f'`{name}`' for name in names.split(', ') if name)} | {when} |"
+        for status, names, when in documented()
+    ]
+    return table("| status | errors | when |", rows)
+
+
+TABLES = {"model": model_table, "node": node_table, "commands": commands, "exits": exits}
 
 
 def renewed(page: str) -> str:

@@ -6,9 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidegate.config.loading import load_model_config, load_node_config
+from tidegate.config.loading import (
+    keys_of,
+    load_model_config,
+    load_model_settings,
+    load_node_config,
+)
 from tidegate.config.model import ModelConfig
 from tidegate.config.node import NodeConfig
+from tidegate.config.origins import DEFAULT, Origin, value_of
 from tidegate.errors import ConfigurationError
 
 
@@ -136,19 +142,46 @@ def test_precedence_and_origins(tmp_path: Path) -> None:
     assert (config.host, config.port, config.admin_port) == ("0.0.0.0", 11, 22)
     assert (config.max_message_size, config.drain_timeout) == (2**20, 0.25)
     assert config.envoy_threads is None
-    assert origins == dict.fromkeys(NodeConfig.model_fields, "default") | {
-        "host": str(file),
-        "max_message_size": str(file),
-        "port": "TIDEGATE_PORT",
-        "admin_port": "command line",
-        "drain_timeout": "command line",
+    assert origins == dict.fromkeys(keys_of(NodeConfig), DEFAULT) | {
+        "host": Origin("file", str(file), 1),
+        "max_message_size": Origin("file", str(file), 4),
+        "port": Origin("environment", "TIDEGATE_PORT"),
+        "admin_port": Origin("command line", "--admin-port"),
+        "drain_timeout": Origin("command line", "--drain-timeout"),
     }
+    assert {str(origins[key]) for key in ("host", "port", "admin_port", "run_dir")} == {
+        f"{file}:1",
+        "TIDEGATE_PORT",
+        "command line (--admin-port)",
+        "default",
+    }
+
+
+def test_origins_of_a_model_s_settings(file: Path) -> None:
+    file.write_text("# few\nbatching:\n  max_batch_size: 8\n  enabled: auto\nversions: [1, 3]\n")
+    config, origins = load_model_settings(file)
+    assert config == load_model_config(file)
+    assert list(origins) == keys_of(ModelConfig)
+    given = {key: str(origin) for key, origin in origins.items() if origin != DEFAULT}
+    assert given == {
+        "batching.max_batch_size": f"{file}:3",
+        "batching.enabled": f"{file}:4",
+        "versions.only": f"{file}:5",
+    }
+    assert value_of(config, "versions.only") == (1, 3)
+
+
+def test_origins_where_a_file_repeats_itself(file: Path) -> None:
+    file.write_text("limits: &l {timeout: 1s}\nbatching:\n  <<: {max_batch_size: 8}\n")
+    _, origins = load_model_settings(file)
+    assert str(origins["limits.timeout"]) == f"{file}:1"
+    assert str(origins["batching.max_batch_size"]) == f"{file}:2"
 
 
 def test_without_any_source(tmp_path: Path) -> None:
     config, origins = load_node_config(tmp_path, {"PATH": "/bin", "TIDEGATE_DEBUG": "1"}, {})
     assert config == NodeConfig()
-    assert set(origins.values()) == {"default"}
+    assert set(origins.values()) == {DEFAULT}
 
 
 def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:

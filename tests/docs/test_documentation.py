@@ -11,6 +11,7 @@ import yaml
 from docs import tables
 from tidegate.config.model import ModelConfig
 from tidegate.config.node import NodeConfig
+from tidegate.config.origins import fields
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -27,7 +28,7 @@ def test_every_key_is_documented() -> None:
     model = (DOCS / "guides" / "model-repository.md").read_text(encoding="utf-8")
     node = (DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")
     for schema, page in ((ModelConfig, model), (NodeConfig, node)):
-        keys = [key for key, _ in tables.fields(schema)]
+        keys = [key for key, _ in fields(schema)]
         assert keys
         for key in keys:
             assert f"| `{key}` |" in page

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import click
 import orjson
-from rich.console import Console
 from rich.markup import escape
 
 from tidegate.cli import machine, network
+from tidegate.cli.exits import PARTLY
 from tidegate.cli.findings import Finding, fail, ok, warn
+from tidegate.cli.terminal import new_console
 from tidegate.config.loading import load_node_config
 from tidegate.config.node import NodeConfig
 from tidegate.errors import EdgeFailed, TidegateError
@@ -36,7 +37,7 @@ def doctor(options: Mapping[str, object], *, as_json: bool) -> int:
         click.echo(orjson.dumps(content, option=orjson.OPT_INDENT_2))
     else:
         _print(findings)
-    return 1 if any(finding.state == "fail" for finding in findings) else 0
+    return PARTLY if any(finding.state == "fail" for finding in findings) else 0
 
 
 def examine(config: NodeConfig) -> list[Finding]:
@@ -111,7 +112,7 @@ def _cuda_runtimes() -> list[str]:
 
 
 def _print(findings: list[Finding]) -> None:
-    console = Console()
+    console = new_console()
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
         line = f"{_MARKS[finding.state]}  {finding.what:<{width}}  {escape(finding.detail)}"

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 import orjson
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from tidegate.cli.options import size_text
+from tidegate.cli.terminal import new_console
 from tidegate.errors import ConfigurationError, ModelError
 from tidegate.protocols.statuses import status_of
 from tidegate.repository.layout import (
@@ -84,7 +84,7 @@ def _inspect(entry: ModelEntry, load: bool) -> _Inspected:
 
 
 def _print(path: Path, inspected: list[_Inspected], problems: list[Problem]) -> None:
-    console = Console(soft_wrap=False)
+    console = new_console()
     for each in inspected:
         entry = each.entry
         if not entry.versions:

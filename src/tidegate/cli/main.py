@@ -15,11 +15,11 @@ from typing import Any
 import click
 
 from tidegate import __version__
+from tidegate.cli.exits import INTERRUPTED
 from tidegate.cli.options import node_options
 from tidegate.errors import TidegateError
 from tidegate.protocols.statuses import status_of
 
-_INTERRUPTED = 130
 _DEBUG = "TIDEGATE_DEBUG"
 
 
@@ -100,6 +100,27 @@ def doctor(as_json: bool, **options: object) -> int:
 
 
 @cli.command()
+@click.argument("repository", type=click.Path(path_type=Path), default=".")
+@click.option("--model", metavar="NAME", help="the settings of this model of REPOSITORY")
+@click.option("--show-origin", is_flag=True, help="tell where each value came from")
+@click.option("--json", "as_json", is_flag=True, help="print JSON, origins included")
+@node_options()
+def config(
+    repository: Path, model: str | None, show_origin: bool, as_json: bool, **options: object
+) -> int:
+    """Show every setting of a node that serves the folder REPOSITORY.
+
+    The command line counts most, then the environment, then REPOSITORY/tidegate.yaml. With
+    --model, the settings of that model, as its model.yaml has them.
+    """
+    from tidegate.cli.settings import config as run
+
+    if model is not None and any(value is not None for value in options.values()):
+        raise click.UsageError("--model shows a model's settings, which are in its model.yaml")
+    return run(repository, model, options, show_origin=show_origin, as_json=as_json)
+
+
+@cli.command()
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def version(as_json: bool) -> int:
     """Print the versions of Tidegate, Python, Envoy and the runtimes."""
@@ -121,7 +142,7 @@ def run(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return _INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output has gone, as `| head` does; nothing may be written any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

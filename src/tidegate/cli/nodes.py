@@ -18,9 +18,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tidegate.cli.exits import NOT_READY
 from tidegate.cli.options import size_text
 from tidegate.cli.serving import announce, check_serving_parts
+from tidegate.cli.terminal import new_console
 from tidegate.config.loading import load_node_config
+from tidegate.config.origins import DEFAULT
 from tidegate.errors import ConfigurationError, NodeError, NodeNotFound
 from tidegate.node.run_directory import RunDirectory, base_directory, find_nodes
 
@@ -41,10 +44,10 @@ def status(port: str | None, run_dir: str | None, *, as_json: bool) -> int:
     if as_json:
         click.echo(orjson.dumps(states, option=orjson.OPT_INDENT_2))
     else:
-        console = Console()
+        console = new_console()
         for state in states:
             _print(console, state)
-    return 0 if all(state.get("ready") for state in states) else os.EX_UNAVAILABLE
+    return 0 if all(state.get("ready") for state in states) else NOT_READY
 
 
 def stop(port: str | None, run_dir: str | None, *, every: bool) -> int:
@@ -70,7 +73,7 @@ def _chosen(port: str | None, run_dir: str | None) -> list[RunDirectory]:
     config, origins = load_node_config(Path(), _relevant(), {"port": port, "run_dir": run_dir})
     base = base_directory(config.run_dir)
     nodes = list(find_nodes(base))
-    if origins["port"] == "default":
+    if origins["port"] == DEFAULT:
         if not nodes:
             raise NodeNotFound(
                 f"no node of yours runs (none is recorded in {base}); start one with "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -40,9 +41,9 @@ def _option(name: str, field: FieldInfo) -> Callable[[_F], _F]:
 
 
 def _metavar(field: FieldInfo) -> str:
-    if _reads(field, parse_size):
+    if is_size(field):
         return "SIZE"
-    if _reads(field, parse_duration):
+    if is_duration(field):
         return "TIME"
     annotation = str(field.annotation)
     if "Path" in annotation:
@@ -51,17 +52,43 @@ def _metavar(field: FieldInfo) -> str:
 
 
 def _text(field: FieldInfo) -> str:
-    if _reads(field, parse_size):
+    if is_size(field):
         return size_text(field.default)
-    if _reads(field, parse_duration):
+    if is_duration(field):
         return f"{field.default:g}s"
     if field.annotation is bool:
         return "on" if field.default else "off"
     return str(field.default)
 
 
+def is_size(field: FieldInfo) -> bool:
+    """Whether the field is a number of bytes."""
+    return _reads(field, parse_size)
+
+
+def is_duration(field: FieldInfo) -> bool:
+    """Whether the field is a number of seconds."""
+    return _reads(field, parse_duration)
+
+
 def _reads(field: FieldInfo, parser: Callable[[object], object]) -> bool:
-    return any(getattr(item, "func", None) is parser for item in field.metadata)
+    parts: list[Any] = [*field.metadata, field.annotation]
+    while parts:
+        part = parts.pop()
+        if getattr(part, "func", None) is parser:
+            return True
+        # Of an optional setting, what is said of its type lies within the union.
+        parts += typing.get_args(part)
+        parts += getattr(part, "metadata", ())
+    return False
+
+
+def exact_size(size: int) -> str:
+    """Write a number of bytes with the largest unit that tells it exactly."""
+    for unit, bytes_of in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size and size % bytes_of == 0:
+            return f"{size // bytes_of}{unit}"
+    return f"{size}B"
 
 
 def size_text(size: int) -> str:

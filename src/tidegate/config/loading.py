@@ -13,6 +13,7 @@ import yaml
 
 from tidegate.config.model import ModelConfig, Section
 from tidegate.config.node import NodeConfig
+from tidegate.config.origins import DEFAULT, Origin, fields, is_given
 from tidegate.errors import ConfigurationError
 
 MODEL_FILE = "model.yaml"
@@ -38,45 +39,73 @@ def load_model_config(path: Path) -> ModelConfig:
         ConfigurationError: the file cannot be read, is not a YAML mapping, or holds an
             unknown key or a wrong value; the message names file, line, key and value.
     """
+    return load_model_settings(path)[0]
+
+
+def load_model_settings(path: Path) -> tuple[ModelConfig, Mapping[str, Origin]]:
+    """Read a ``model.yaml`` as :func:`load_model_config` does, and tell the origins.
+
+    Returns:
+        The settings, and where the value of each key (as ``batching.enabled``) came from.
+
+    Raises:
+        ConfigurationError: as :func:`load_model_config`.
+    """
     data, lines = read_mapping(path)
-    return _validate(ModelConfig, data, str(path), lines)
+    config = _validate(ModelConfig, data, str(path), lines)
+    return config, dict.fromkeys(keys_of(ModelConfig), DEFAULT) | _in_file(path, config, lines)
 
 
 def load_node_config(
     root: Path, environ: Mapping[str, str], options: Mapping[str, object]
-) -> tuple[NodeConfig, Mapping[str, str]]:
+) -> tuple[NodeConfig, Mapping[str, Origin]]:
     """Merge a node's settings: options, then ``TIDEGATE_…``, then ``ROOT/tidegate.yaml``.
 
     An option that is ``None`` and a variable that is empty count as not given. Relative
     paths in the file are relative to ``root``, all others to the working directory.
 
     Returns:
-        The settings, and for each field where its value came from: ``command line``, the
-        variable's name, the file's path or ``default``.
+        The settings, and where the value of each key came from.
 
     Raises:
         ConfigurationError: a source holds an unknown name or a wrong value.
     """
     values: dict[str, object] = {}
-    origins = dict.fromkeys(NodeConfig.model_fields, "default")
+    origins = dict.fromkeys(keys_of(NodeConfig), DEFAULT)
     file = root / NODE_FILE
     if file.is_file():
         data, lines = read_mapping(file)
-        given: Mapping[str, object] = _validate(NodeConfig, data, str(file), lines).model_dump(
-            include=set(data)
-        )
-        for name, value in given.items():
+        config = _validate(NodeConfig, data, str(file), lines)
+        for name, value in config.model_dump(include=set(data)).items():
             values[name] = root / value.expanduser() if isinstance(value, Path) else value
-            origins[name] = str(file)
+        origins |= _in_file(file, config, lines)
     for name, variable, text in _variables(environ):
         values[name] = _single(name, text, variable)
-        origins[name] = variable
+        origins[name] = Origin("environment", variable)
     for name, value in options.items():
         if value is not None:
             option = "--" + name.replace("_", "-")
             values[name] = _single(name, value, option)
-            origins[name] = "command line"
+            origins[name] = Origin("command line", option)
     return _validate(NodeConfig, values, "settings", {}), origins
+
+
+def keys_of(schema: type[Section]) -> list[str]:
+    """Return every key of ``schema``; sections are flattened with dots."""
+    return [key for key, _ in fields(schema)]
+
+
+def _in_file(path: Path, config: Section, lines: _Lines) -> dict[str, Origin]:
+    """Return the origins of the keys that ``config``, read from ``path``, was given."""
+    found = {}
+    for key in keys_of(type(config)):
+        if is_given(config, key):
+            # Of a short form, as "versions: all", only the key above has a line.
+            above: tuple[str | int, ...] = tuple(key.split("."))
+            while above and above not in lines:
+                above = above[:-1]
+            found[key] = Origin("file", str(path), lines.get(above))
+    return found
 
 
 def read_mapping(path: Path) -> tuple[dict[str, Any], _Lines]:

@@ -26,7 +26,7 @@ from tidegate.node.api import ControllerApi, server_metadata
 from tidegate.node.edge_keeper import EdgeKeeper
 from tidegate.node.fleet import Fleet
 from tidegate.node.launcher import ProcessLauncher
-from tidegate.node.machine import holder_of, usable_cores
+from tidegate.node.machine import not_ours, usable_cores
 from tidegate.node.quarantine import Quarantine
 from tidegate.node.replicas import Replicas
 from tidegate.node.run_directory import NodeRecord, RunDirectory, write_whole
@@ -336,9 +336,4 @@ def _check_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            holder = holder_of(port)
-            by = f" by {holder}" if holder is not None else ""
-            raise AddressInUse(
-                f"{host}:{port} cannot be listened on: it is taken{by} ({error.strerror}); "
-                "choose another --host or --port"
-            ) from error
+            raise not_ours(f"{host}:{port}", port, error, "--host or --port") from error

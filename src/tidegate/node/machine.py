@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import psutil
+
+from tidegate.errors import AddressInUse
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
@@ -31,6 +34,16 @@ def size_on_disk(path: Path) -> int:
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return path.stat().st_size
+
+
+def not_ours(place: str, port: int, error: OSError, instead: str) -> AddressInUse:
+    """Return the error for a port that cannot be listened on, with who holds it if known."""
+    if error.errno == errno.EADDRINUSE:
+        holder = holder_of(port)
+        state = f"is taken by {holder}" if holder is not None else "is taken"
+    else:
+        state = "cannot be listened on"
+    return AddressInUse(f"{place} {state} ({error.strerror}); choose another {instead}")
 
 
 def holder_of(port: int) -> str | None:

@@ -13,7 +13,7 @@ from tidegate.config.node import NodeConfig
 from tidegate.errors import AddressInUse, ConfigurationError
 from tidegate.node.admin import AdminServer
 from tidegate.node.controller import Controller
-from tidegate.node.machine import holder_of
+from tidegate.node.machine import not_ours
 from tidegate.node.run_directory import RunDirectory, base_directory
 
 LOOPBACK = "127.0.0.1"
@@ -96,12 +96,8 @@ def _listen(port: int) -> socket.socket:
     try:
         return socket.create_server((LOOPBACK, port))
     except OSError as error:
-        holder = holder_of(port)
-        by = f" by {holder}" if holder is not None else ""
-        raise AddressInUse(
-            f"the admin port {LOOPBACK}:{port} is taken{by} ({error.strerror}); choose another "
-            "--admin-port (0: any free one)"
-        ) from error
+        place = f"the admin port {LOOPBACK}:{port}"
+        raise not_ours(place, port, error, "--admin-port (0: any free one)") from error
 
 
 def _address(host: str) -> str:

@@ -72,6 +72,14 @@ _TABLE: dict[type[errors.TidegateError], Status] = {
 }
 
 
+def kinds_by_exit() -> dict[int, list[type[errors.TidegateError]]]:
+    """Return the kinds of errors by their exit codes, in the order of the tree."""
+    found: dict[int, list[type[errors.TidegateError]]] = {}
+    for kind, status in _TABLE.items():
+        found.setdefault(status.exit, []).append(kind)
+    return found
+
+
 def status_of(error: BaseException) -> Status:
     """Return the status of ``error``: its own kind's, or that of the nearest ancestor.
 

@@ -1,0 +1,102 @@
+"""``tidegate config``: every setting, its value, and where that came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from pydantic.fields import FieldInfo
+from rich.markup import escape
+from rich.table import Table
+
+from tidegate.cli.options import exact_size, is_duration, is_size
+from tidegate.cli.terminal import new_console
+from tidegate.config.loading import (
+    MODEL_FILE,
+    load_model_settings,
+    load_node_config,
+    nearest,
+)
+from tidegate.config.model import ModelConfig, Section
+from tidegate.config.origins import DEFAULT, Origin, fields, value_of
+from tidegate.errors import ModelNotFound
+from tidegate.repository.layout import scan
+
+
+def config(
+    repository: Path,
+    model: str | None,
+    options: Mapping[str, object],
+    *,
+    show_origin: bool,
+    as_json: bool,
+) -> int:
+    """Print the settings of a node that serves ``repository``, or of one of its models.
+
+    Raises:
+        ConfigurationError: a source holds an unknown name or a wrong value.
+        ModelNotFound: the repository has no such model.
+    """
+    section: Section
+    if model is None:
+        section, origins = load_node_config(repository, os.environ, options)
+    else:
+        section, origins = _of_model(repository, model)
+    found = list(fields(type(section)))
+    if as_json:
+        rows = [_as_json(key, section, origins[key]) for key, _ in found]
+        click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2))
+        return 0
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    columns = ("setting", "value", "from") if show_origin else ("setting", "value")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for key, field in found:
+        value, origin = _text(value_of(section, key), field), origins[key]
+        style = "dim" if origin == DEFAULT else ""
+        cells = (escape(key), escape(value), escape(str(origin)))
+        table.add_row(*cells[: len(columns)], style=style)
+    new_console().print(table)
+    return 0
+
+
+def _of_model(repository: Path, name: str) -> tuple[ModelConfig, Mapping[str, Origin]]:
+    file = repository / name / MODEL_FILE
+    models = scan(repository).models
+    if name not in models:
+        known = nearest(name, models) if models else "there is none"
+        raise ModelNotFound(f"{repository} has no model {name!r}; {known}")
+    if file.is_file():
+        return load_model_settings(file)
+    return ModelConfig(), {key: DEFAULT for key, _ in fields(ModelConfig)}
+
+
+def _as_json(key: str, section: Section, origin: Origin) -> dict[str, Any]:
+    """Return one setting; sizes are in bytes and durations in seconds."""
+    value = value_of(section, key)
+    return {
+        "setting": key,
+        "value": str(value) if isinstance(value, Path) else value,
+        "source": origin.source,
+        "name": origin.name or None,
+        "line": origin.line,
+    }
+
+
+def _text(value: Any, field: FieldInfo) -> str:
+    """Write a value as a file would."""
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    if is_size(field):
+        return exact_size(value)
+    if is_duration(field):
+        return f"{value:g}s"
+    return str(value)
