@@ -24,6 +24,8 @@
         ├── ModelNotReady           loading, draining or crashed
         ├── DeadlineExceeded        no answer in the time that the caller gave
         ├── Cancelled               the caller went away
+        ├── PermissionDenied        not from here, or not with this configuration
+        ├── LoadFailed              the model that was to be loaded cannot be
         ├── Quarantined             this very request killed two replicas
         └── InferenceFailed         the model raised while it ran
 
@@ -125,6 +127,14 @@ class DeadlineExceeded(RequestError):
 
 class Cancelled(RequestError):
     """The caller went away before there was an answer."""
+
+
+class PermissionDenied(RequestError):
+    """The server does not do this for callers of this port."""
+
+
+class LoadFailed(RequestError):
+    """The model that was to be loaded cannot be, or was unloaded meanwhile."""
 
 
 class Quarantined(RequestError):

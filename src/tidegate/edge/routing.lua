@@ -190,17 +190,34 @@ local function unescaped(segment)
   return (gsub(segment, "%%(%x%x)", function(code) return char(tonumber(code, 16)) end))
 end
 
--- Says whether the path is one of a model's.
+-- Says whether the controller answers the path.
+local function is_server_path(path)
+  if SERVER_PATHS[path] then return true end
+  for _, prefix in ipairs(SERVER_PREFIXES) do
+    if sub(path, 1, #prefix) == prefix then return true end
+  end
+  return false
+end
+
+-- Says whether the path is one of the server's or of a model's.
 local function by_path(handle, path)
   local query = find(path, "?", 1, true)
   local tail = query and sub(path, query) or ""
   if query then path = sub(path, 1, query - 1) end
+  if is_server_path(path) then
+    route(handle, CONTROLLER_CLUSTER)
+    return true
+  end
   for _, prefix in ipairs(PREFIXES) do
     if sub(path, 1, #prefix) == prefix then
       local name, rest = match(path, "^([^/]*)(.*)$", #prefix + 1)
       if name == "" then return false end
       local model, version = unescaped(name), nil
       local number, verb = match(rest, "^/versions/([^/]*)(.*)$")
+      if SERVER_VERBS[verb or rest] then
+        route(handle, CONTROLLER_CLUSTER)
+        return true
+      end
       if number then
         version = unescaped(number)
         rest = "/versions/" .. version .. verb

@@ -26,9 +26,13 @@ _Lua: TypeAlias = "str | int | bool | Mapping[str, _Lua] | Mapping[int, _Lua] | 
 def routing_script(routings: Iterable[Routing], max_message_size: int) -> str:
     """Return the Lua program that routes the calls of ``routings``."""
     routings = tuple(routings)
+    server_paths = [path for r in routings for path in r.server_paths]
     tables: dict[str, object] = {
         "METHODS": {m.path: _tree(m) for r in routings for m in r.methods},
         "SERVER_METHODS": {path: True for r in routings for path in r.server_methods},
+        "SERVER_PATHS": {path: True for path in server_paths if not path.endswith("/")},
+        "SERVER_PREFIXES": [path for path in server_paths if path.endswith("/")],
+        "SERVER_VERBS": {verb: True for r in routings for verb in r.server_verbs},
         "PREFIXES": [p.prefix for r in routings for p in r.prefixes],
         "LIMIT": max_message_size,
         "NAME": _LUA_NAME,

@@ -9,12 +9,16 @@ import psutil
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tidegate import __version__
+from tidegate.errors import MessageTooLarge, PermissionDenied, TidegateError
 from tidegate.node.controller import Controller
 from tidegate.node.fleet import Generation, Replica
+from tidegate.protocols.open_inference.documents import LARGEST
+from tidegate.protocols.open_inference.rest import encode_error
+from tidegate.protocols.statuses import status_of as status_of_error
 
 
 def status_of(controller: Controller) -> dict[str, Any]:
@@ -39,7 +43,7 @@ def _model(controller: Controller, name: str) -> dict[str, Any]:
     serving = default is not None and bool(default.ready)
     return {
         "name": name,
-        "state": "ready" if serving else "not ready",
+        "state": "unloaded" if name in fleet.unloaded else "ready" if serving else "not ready",
         "default_version": default.version if default is not None else None,
         "reason": None if serving else fleet.reason(name),
         "versions": [
@@ -91,7 +95,50 @@ def application(controller: Controller) -> Starlette:
     async def live(request: Request) -> JSONResponse:
         return JSONResponse({"live": True})
 
-    return Starlette(routes=[Route("/status", status), Route("/live", live)])
+    async def call(request: Request) -> Response:
+        return await _call(controller, request)
+
+    return Starlette(
+        routes=[
+            Route("/status", status),
+            Route("/live", live),
+            Route("/v2/{path:path}", call, methods=["GET", "POST"]),
+        ]
+    )
+
+
+async def _call(controller: Controller, request: Request) -> Response:
+    """Answer one of the calls that the public port has, too, without its restrictions."""
+    try:
+        _refuse_pages(request)
+        path = request.scope["raw_path"].decode("latin-1").partition("?")[0]
+        body = await controller.calls.answer_path(
+            request.method, path, await _body(request), trusted=True
+        )
+    except TidegateError as error:
+        body = encode_error(str(error))
+        return Response(body, status_of_error(error).http, media_type="application/json")
+    return Response(body, media_type="application/json")
+
+
+def _refuse_pages(request: Request) -> None:
+    """Refuse what a page of another site makes a browser on this machine send here."""
+    site = request.headers.get("sec-fetch-site", "none")
+    origin = request.headers.get("origin")
+    host = request.headers.get("host", "")
+    if site not in ("none", "same-origin") or (
+        origin is not None and origin.partition("://")[2] != host
+    ):
+        raise PermissionDenied(f"the admin API is not for pages of other sites ({origin})")
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > LARGEST:
+            raise MessageTooLarge(f"the body is larger than {LARGEST} bytes; send less")
+    return body
 
 
 class AdminServer(uvicorn.Server):
@@ -106,6 +153,8 @@ class AdminServer(uvicorn.Server):
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
+                # A model that is being loaded does not hold up the end of a node.
+                timeout_graceful_shutdown=1,
             )
         )
 

@@ -5,54 +5,105 @@ Calls about the whole server, and why a model that is known has no replica.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from tidegate import __version__
 from tidegate.edge.names import CLUSTER_HEADER, MODEL_PREFIX
-from tidegate.errors import MethodNotFound, ModelNotFound, ModelNotReady
+from tidegate.errors import (
+    InferenceFailed,
+    MethodNotFound,
+    ModelNotFound,
+    ModelNotReady,
+    TidegateError,
+)
 from tidegate.node.fleet import Fleet
+from tidegate.node.server_calls import Call, Extension, ServerCalls
 from tidegate.protocols import open_inference
+from tidegate.protocols.grpc_frames import unframe
 from tidegate.protocols.open_inference import grpc as v2_grpc
 from tidegate.protocols.open_inference import rest as v2_rest
 from tidegate.replica.exchange import Exchange
 
+log = logging.getLogger(__name__)
+
 NAME = "tidegate"
-EXTENSIONS = ("binary_tensor_data",)
+_REPLICAS = ("binary_tensor_data",)
+"""The extensions that are answered by replicas alone."""
 _HEADER = CLUSTER_HEADER.encode()
 
 
-def server_metadata() -> bytes:
+def extension_names(extensions: Sequence[Extension]) -> tuple[str, ...]:
+    """Return what the server's metadata names."""
+    return (*_REPLICAS, *(name for extension in extensions for name in extension.names))
+
+
+def server_metadata(names: Sequence[str]) -> bytes:
     """Return the answer of ``GET /v2``."""
-    return v2_rest.encode_server_metadata(NAME, __version__, EXTENSIONS)
+    return v2_rest.encode_server_metadata(NAME, __version__, names)
+
+
+def server_extension(ready: Callable[[], bool], names: Callable[[], Sequence[str]]) -> Extension:
+    """Return the calls that every server of the protocol has, over gRPC.
+
+    The edge answers them itself over REST.
+    """
+
+    async def live(call: Call) -> bytes:
+        return v2_grpc.encode_server_live(True)
+
+    async def server_ready(call: Call) -> bytes:
+        return v2_grpc.encode_server_ready(ready())
+
+    async def metadata(call: Call) -> bytes:
+        return v2_grpc.encode_server_metadata(NAME, __version__, names())
+
+    return Extension(
+        methods={
+            open_inference.SERVER_LIVE: live,
+            open_inference.SERVER_READY: server_ready,
+            open_inference.SERVER_METADATA: metadata,
+        }
+    )
 
 
 class ControllerApi:
-    """Answers exchanges from the fleet; ``ready`` says how the whole server feels."""
+    """Answers exchanges: calls about the whole server, and those of models without replicas."""
 
-    def __init__(self, fleet: Fleet, ready: Callable[[], bool]) -> None:
+    def __init__(self, calls: ServerCalls, fleet: Fleet, limit: int) -> None:
+        self._calls = calls
         self._fleet = fleet
-        self._ready = ready
-        self._server: Mapping[str, Callable[[], bytes]] = {
-            open_inference.SERVER_LIVE: lambda: v2_grpc.encode_server_live(True),
-            open_inference.SERVER_READY: lambda: v2_grpc.encode_server_ready(self._ready()),
-            open_inference.SERVER_METADATA: lambda: v2_grpc.encode_server_metadata(
-                NAME, __version__, EXTENSIONS
-            ),
-        }
+        self._limit = limit
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def handle(self, exchange: Exchange) -> None:
-        """Answer ``exchange``."""
-        answer = self._server.get(exchange.path) if exchange.grpc else None
-        if answer is not None:
-            exchange.reply_grpc((answer(),))
-            return
+        """Answer ``exchange``, now or later."""
         cluster = exchange.headers.get(_HEADER, b"").decode("latin-1")
-        if not cluster.startswith(MODEL_PREFIX):
-            exchange.fail(MethodNotFound(f"there is no {exchange.path} here"))
-        elif exchange.path == open_inference.MODEL_READY:
-            exchange.reply_grpc((v2_grpc.encode_model_ready(False),))
-        else:
-            exchange.fail(self._why(cluster.removeprefix(MODEL_PREFIX)))
+        if cluster.startswith(MODEL_PREFIX):
+            if exchange.grpc and exchange.path == open_inference.MODEL_READY:
+                exchange.reply_grpc((v2_grpc.encode_model_ready(False),))
+            else:
+                exchange.fail(self._why(cluster.removeprefix(MODEL_PREFIX)))
+            return
+        answer = self._answer_grpc(exchange) if exchange.grpc else self._answer_rest(exchange)
+        task = asyncio.create_task(_guarded(exchange, answer))
+        exchange.on_gone = task.cancel
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer_grpc(self, exchange: Exchange) -> None:
+        path = exchange.path
+        if not self._calls.has_method(path):
+            raise MethodNotFound(f"there is no method {path} here")
+        message = bytes(unframe(exchange.body, self._limit, exchange.head.encoding))
+        exchange.reply_grpc((await self._calls.answer_method(path, message, trusted=False),))
+
+    async def _answer_rest(self, exchange: Exchange) -> None:
+        method = exchange.method.decode("latin-1")
+        body = await self._calls.answer_path(method, exchange.path, exchange.body, trusted=False)
+        exchange.reply([body])
 
     def _why(self, key: str) -> Exception:
         model, _, version = key.partition(":")
@@ -63,3 +114,13 @@ class ControllerApi:
                 f"{named} is not served here: see 'tidegate status' on the server"
             )
         return ModelNotReady(f"{named} is not ready: {reason}")
+
+
+async def _guarded(exchange: Exchange, answer: Coroutine[Any, Any, None]) -> None:
+    try:
+        await answer
+    except TidegateError as error:
+        exchange.fail(error)
+    except Exception as error:
+        log.exception("a call to the server failed by a fault of its own")
+        exchange.fail(InferenceFailed(f"internal error: {type(error).__name__}: {error}"))

@@ -21,15 +21,22 @@ from tidegate.config.node import NodeConfig
 from tidegate.edge.control import ControlServer
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.topology import Endpoint, Topology
-from tidegate.errors import AddressInUse, ConfigurationError, EdgeFailed
-from tidegate.node.api import ControllerApi, server_metadata
+from tidegate.errors import AddressInUse, ConfigurationError, EdgeFailed, ModelNotFound
+from tidegate.node.api import (
+    ControllerApi,
+    extension_names,
+    server_extension,
+    server_metadata,
+)
 from tidegate.node.edge_keeper import EdgeKeeper
 from tidegate.node.fleet import Fleet
 from tidegate.node.launcher import ProcessLauncher
 from tidegate.node.machine import not_ours, usable_cores
+from tidegate.node.model_control import ModelControl
 from tidegate.node.quarantine import Quarantine
 from tidegate.node.replicas import Replicas
 from tidegate.node.run_directory import NodeRecord, RunDirectory, write_whole
+from tidegate.node.server_calls import ServerCalls
 from tidegate.replica import lifeline
 from tidegate.replica.flight import read_suspects
 from tidegate.replica.http import Server
@@ -66,6 +73,8 @@ class Controller:
         self._quarantine = Quarantine()
         self._notices = Notices()
         self._changed = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []
+        """Those who wait for the edge to be told."""
         self._told: set[int] = set()
         """The processes that know the notices."""
         self._settled = False
@@ -95,6 +104,13 @@ class Controller:
             announce=announce,
             crashed=self._crashed,
         )
+        self.calls = ServerCalls(
+            (
+                server_extension(lambda: self.ready, self._extension_names),
+                ModelControl(self, public=config.public_control).extension(),
+            )
+        )
+        """What is answered about the whole node."""
 
     @property
     def ready(self) -> bool:
@@ -131,7 +147,9 @@ class Controller:
         self._adopted = self.edge.adopt(record.edge if record is not None else None)
         if not self._adopted:
             _check_free(self.config.host, self.config.port)
-        elif record is not None and record.repository != self.repository:
+        elif record is not None and record.repository == self.repository:
+            self.fleet.unloaded.update(record.unloaded)
+        elif record is not None:
             raise AddressInUse(
                 f"port {self.config.port} is taken: an edge that serves {record.repository} runs "
                 f"there without a controller; stop it with 'tidegate stop --port "
@@ -139,8 +157,8 @@ class Controller:
             )
 
     async def _start(self) -> None:
-        api = ControllerApi(self.fleet, lambda: self.ready)
         limit = self.config.max_message_size
+        api = ControllerApi(self.calls, self.fleet, limit)
         await self._stack.enter_async_context(Server(self.directory.api_socket, api.handle, limit))
         self._control = await self._stack.enter_async_context(
             ControlServer(self.directory.ads_socket, self._rejected)
@@ -200,7 +218,12 @@ class Controller:
 
     def _save(self) -> None:
         self.directory.save(
-            NodeRecord(repository=self.repository, config=self.config, edge=self.edge.record())
+            NodeRecord(
+                repository=self.repository,
+                config=self.config,
+                edge=self.edge.record(),
+                unloaded=tuple(sorted(self.fleet.unloaded)),
+            )
         )
 
     def _edge_is_back(self) -> None:
@@ -237,19 +260,58 @@ class Controller:
                     break
                 await asyncio.sleep(again)
 
+    def take(self, model: str, *, unloaded: bool) -> None:
+        """Look at a model now, complete or not, and serve it or not from now on.
+
+        Raises:
+            ModelNotFound: it is not in the repository.
+            ConfigurationError: the repository cannot be read.
+        """
+        found = scan(self.repository)
+        entry = found.models.get(model)
+        if entry is None and model not in self.fleet.models:
+            raise ModelNotFound(f"there is no model {model!r} in the repository")
+        self._settling.believe(model, entry)
+        if unloaded:
+            self.fleet.unloaded.add(model)
+        else:
+            self.fleet.unloaded.discard(model)
+            # What could not be loaded may have failed for a reason that has passed.
+            for generation in list(self.fleet.generations(model)):
+                if generation.final:
+                    self.fleet.forget(generation)
+                    self.replicas.retire(generation)
+        self._save()
+        self._look()
+        self._follow()
+
+    async def applied(self) -> None:
+        """Wait until the edge has been told of the next change, and of all there were before."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def apply_soon(self) -> None:
+        """Tell the edge anew, whether something has changed or not."""
+        self._changed.set()
+
     def _look(self) -> float | None:
         found = scan(self.repository)
         settled, again = self._settling.look(found, self._clock.now(), time.time())
         if settled.problems != self.found.problems or settled.models != self.found.models:
             self._tell_problems(settled)
             self.found = settled
-            for generation in self.fleet.update(settled):
-                self.replicas.start(generation)
-            for generation in self.fleet.generations():
-                if generation.desired and not generation.final:
-                    self.replicas.start(generation)
-            self._changed.set()
+            self._follow()
         return again
+
+    def _follow(self) -> None:
+        """Start what should run by now."""
+        for generation in self.fleet.update(self.found):
+            self.replicas.start(generation)
+        for generation in self.fleet.generations():
+            if generation.desired and not generation.final:
+                self.replicas.start(generation)
+        self._changed.set()
 
     def _tell_problems(self, repository: Repository) -> None:
         known = {str(p) for p in self.found.problems}
@@ -266,9 +328,14 @@ class Controller:
         while True:
             await self._changed.wait()
             self._changed.clear()
+            waiters, self._waiters = self._waiters, []
             try:
                 await self._apply()
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_result(None)
             except Exception as error:
+                self._waiters += waiters
                 if not isinstance(error, EdgeFailed):
                     log.exception("a change cannot be applied")
                 self.announce(f"a change is not in effect yet: {error}")
@@ -301,7 +368,10 @@ class Controller:
             endpoints = tuple(Endpoint(str(r.spec.socket)) for r in replicas if r.spec)
             clusters[key] = endpoints or explains
         sole = _sole(clusters) if explains not in clusters.values() else None
-        return Topology(clusters, self.ready, server_metadata(), sole)
+        return Topology(clusters, self.ready, server_metadata(self._extension_names()), sole)
+
+    def _extension_names(self) -> tuple[str, ...]:
+        return extension_names(self.calls.extensions)
 
     def _tell_replicas(self) -> None:
         """Give the replicas the versions for their metadata, and the digests to refuse."""

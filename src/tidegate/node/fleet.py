@@ -12,6 +12,7 @@ A generation is *live* once it gets traffic. The rules:
   is not live: a broken new version leaves the old one serving.
 - While none of a model's versions can be read, or none of those that ``model.yaml`` names is
   there (a slip, say), what was live stays, as long as its files are there.
+- What was unloaded by hand is not desired and not kept, until it is loaded by hand.
 - A model that is known, but has no ready replica, is answered by the controller, which
   knows the reason.
 """
@@ -98,6 +99,8 @@ class Fleet:
     def __init__(self, exists: Callable[[Path], bool] = Path.exists) -> None:
         self._exists = exists
         self.models: dict[str, ModelEntry] = {}
+        self.unloaded: set[str] = set()
+        """The models that are not to be served, whatever the repository holds."""
         self._generations: dict[str, list[Generation]] = {}
 
     def generations(self, model: str | None = None) -> Iterator[Generation]:
@@ -133,6 +136,8 @@ class Fleet:
             generation.desired = False
         started: list[Generation] = []
         for name, entry in self.models.items():
+            if name in self.unloaded:
+                continue
             selected = entry.config.versions.select(list(entry.versions))
             for version in reversed(selected):
                 found = entry.versions[version]
@@ -161,7 +166,7 @@ class Fleet:
 
     def _retired(self, model: str) -> list[Generation]:
         generations = list(self.generations(model))
-        if model not in self.models:
+        if model not in self.models or model in self.unloaded:
             return generations
         awaited = [g.version for g in generations if g.desired and not g.live]
         replaced = [g.version for g in generations if g.desired and g.live]
@@ -216,6 +221,8 @@ class Fleet:
         entry = self.models.get(model)
         if entry is None:
             return None
+        if model in self.unloaded:
+            return "it was unloaded: load it to have it served again"
         generations = [
             g for g in self.generations(model) if not version or str(g.version) == version
         ]

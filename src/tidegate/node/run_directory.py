@@ -49,6 +49,8 @@ class NodeRecord(BaseModel):
     config: NodeConfig
     edge: dict[str, Any] | None = None
     """As :meth:`tidegate.edge.process.EnvoyProcess.record` gave it."""
+    unloaded: tuple[str, ...] = ()
+    """The models that were unloaded by hand."""
 
 
 class RunDirectory:

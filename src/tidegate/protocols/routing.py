@@ -53,7 +53,11 @@ class Routing:
     prefixes: tuple[RoutedPrefix, ...]
     """REST paths that a replica answers."""
     server_methods: tuple[str, ...]
-    """gRPC methods about the whole server: the controller answers."""
+    """gRPC methods about the whole server, streams included: the controller answers."""
+    server_paths: tuple[str, ...] = ()
+    """REST paths that the controller answers; all below one that ends with a slash."""
+    server_verbs: tuple[str, ...] = ()
+    """What follows a model's path, as ``/stats``, where the controller answers and no replica."""
 
 
 def check_model(name: str, version: str = "") -> None:

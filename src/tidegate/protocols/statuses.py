@@ -42,7 +42,7 @@ class Status(NamedTuple):
 
 
 _USAGE, _DATA, _NO_INPUT, _UNAVAILABLE, _SOFTWARE = 64, 65, 66, 69, 70
-_CANNOT_CREATE, _TEMPORARY, _CONFIG = 73, 75, 78
+_CANNOT_CREATE, _TEMPORARY, _NO_PERMISSION, _CONFIG = 73, 75, 77, 78
 
 _TABLE: dict[type[errors.TidegateError], Status] = {
     errors.TidegateError: Status(500, GrpcCode.INTERNAL, _SOFTWARE),
@@ -67,6 +67,8 @@ _TABLE: dict[type[errors.TidegateError], Status] = {
     errors.ModelNotReady: Status(503, GrpcCode.UNAVAILABLE, _UNAVAILABLE),
     errors.DeadlineExceeded: Status(504, GrpcCode.DEADLINE_EXCEEDED, _TEMPORARY),
     errors.Cancelled: Status(499, GrpcCode.CANCELLED, _TEMPORARY),
+    errors.PermissionDenied: Status(403, GrpcCode.PERMISSION_DENIED, _NO_PERMISSION),
+    errors.LoadFailed: Status(400, GrpcCode.FAILED_PRECONDITION, _DATA),
     errors.Quarantined: Status(422, GrpcCode.FAILED_PRECONDITION, _DATA),
     errors.InferenceFailed: Status(500, GrpcCode.INTERNAL, _SOFTWARE),
 }

@@ -66,6 +66,14 @@ class Settling:
     _settled: dict[str, ModelEntry] = field(default_factory=dict)
     _pending: dict[str, tuple[str | None, float]] = field(default_factory=dict)
 
+    def believe(self, name: str, entry: ModelEntry | None) -> None:
+        """Take what a scan found of one model for settled: somebody says that it is complete."""
+        self._pending.pop(name, None)
+        if entry is None:
+            self._settled.pop(name, None)
+        else:
+            self._settled[name] = entry
+
     def look(
         self, repository: Repository, now: float, wall: float
     ) -> tuple[Repository, float | None]:

@@ -15,6 +15,9 @@ MODEL_METADATA = _SERVICE + "ModelMetadata"
 SERVER_LIVE = _SERVICE + "ServerLive"
 SERVER_READY = _SERVICE + "ServerReady"
 SERVER_METADATA = _SERVICE + "ServerMetadata"
+REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
+REPOSITORY_LOAD = _SERVICE + "RepositoryModelLoad"
+REPOSITORY_UNLOAD = _SERVICE + "RepositoryModelUnload"
 
 ROUTING = Routing(
     methods=tuple(
@@ -22,5 +25,13 @@ ROUTING = Routing(
         for path in (MODEL_INFER, MODEL_READY, MODEL_METADATA)
     ),
     prefixes=(RoutedPrefix("/v2/models/"),),
-    server_methods=(SERVER_LIVE, SERVER_READY, SERVER_METADATA),
+    server_methods=(
+        SERVER_LIVE,
+        SERVER_READY,
+        SERVER_METADATA,
+        REPOSITORY_INDEX,
+        REPOSITORY_LOAD,
+        REPOSITORY_UNLOAD,
+    ),
+    server_paths=("/v2/repository/",),
 )

@@ -134,7 +134,7 @@ def decode_model(message: Buffer) -> tuple[str, str]:
     Raises:
         InvalidInput: the message is malformed.
     """
-    request = _parsed(messages.ModelReadyRequest, message)
+    request = parsed(messages.ModelReadyRequest, message)
     return request.name, request.version
 
 
@@ -175,10 +175,25 @@ def encode_server_metadata(name: str, version: str, extensions: Sequence[str]) -
     return bytes(message.SerializeToString())
 
 
+def parsed(kind: Any, message: Buffer) -> Any:
+    """Return the message of this kind that lies in ``message``.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    try:
+        return kind.FromString(bytes(message))
+    except DecodeError as error:
+        raise InvalidInput(
+            f"the message of {len(message)} bytes is not a valid {kind.DESCRIPTOR.full_name}: "
+            f"{error}; encode it with the Open Inference Protocol's own .proto file"
+        ) from error
+
+
 @functools.lru_cache(maxsize=1024)
 def _plan(head: bytes) -> _Plan:
     """Return what a request without its id and raw data says."""
-    request = _parsed(messages.ModelInferRequest, head)
+    request = parsed(messages.ModelInferRequest, head)
     for tensor in request.inputs:
         if tensor.contents.ByteSize():
             _refuse_mixture(tensor.name)
@@ -292,7 +307,7 @@ def _plan_of(request: Any) -> _Plan:
 
 def _decode_any(message: Buffer) -> InferRequest:
     """Decode a message however it is laid out, by protobuf's own parser."""
-    request = _parsed(messages.ModelInferRequest, message)
+    request = parsed(messages.ModelInferRequest, message)
     plan = _plan_of(request)
     raws = request.raw_input_contents
     if raws:
@@ -320,16 +335,6 @@ def _decode_any(message: Buffer) -> InferRequest:
     return InferRequest(
         plan.model, plan.version, request.id, tensors, plan.outputs, plan.parameters
     )
-
-
-def _parsed(kind: Any, message: Buffer) -> Any:
-    try:
-        return kind.FromString(bytes(message))
-    except DecodeError as error:
-        raise InvalidInput(
-            f"the message of {len(message)} bytes is not a valid {kind.DESCRIPTOR.full_name}: "
-            f"{error}; encode it with the Open Inference Protocol's own .proto file"
-        ) from error
 
 
 def _decode_parameters(entries: Any) -> Mapping[str, Parameter]:

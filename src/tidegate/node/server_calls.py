@@ -1,0 +1,121 @@
+"""How calls about the whole server are told apart and answered, on either port.
+
+An *extension* of the protocol is a set of REST endpoints and gRPC methods that belong together.
+What is served, what ``GET /v2`` names and what ``/openapi.json`` describes are all read from the
+extensions that there are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+from urllib.parse import unquote
+
+from tidegate.errors import InvalidInput, MethodNotAllowed, MethodNotFound
+from tidegate.protocols.routing import check_model
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: ``body`` is a JSON document, or the message of a gRPC method.
+
+    ``parameters`` are what the path names. ``trusted`` says that it came by the admin port.
+    """
+
+    body: bytes
+    trusted: bool
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+Answer: TypeAlias = Callable[[Call], Awaitable[bytes]]
+"""Returns the JSON document or the message to answer with, or raises a ``TidegateError``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One REST call.
+
+    ``path`` is a template, as ``/v2/models/{model}/stats``. ``takes`` and ``gives`` are JSON
+    schemas of the bodies, for its description; ``takes`` is empty where there is none.
+    """
+
+    method: str
+    path: str
+    answer: Answer
+    summary: str
+    gives: Mapping[str, object] = field(default_factory=dict)
+    takes: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """Endpoints and methods that belong together; ``names`` are those of the protocol."""
+
+    names: tuple[str, ...] = ()
+    endpoints: Sequence[Endpoint] = ()
+    methods: Mapping[str, Answer] = field(default_factory=dict)
+
+
+class ServerCalls:
+    """All calls that the controller answers, by path."""
+
+    def __init__(self, extensions: Iterable[Extension]) -> None:
+        self.extensions = tuple(extensions)
+        self._methods = {p: a for e in self.extensions for p, a in e.methods.items()}
+        self._paths: dict[str, dict[str, Endpoint]] = {}
+        for extension in self.extensions:
+            for endpoint in extension.endpoints:
+                self._paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+        self._patterns = [(_pattern(path), path) for path in self._paths]
+
+    async def answer_method(self, path: str, message: bytes, *, trusted: bool) -> bytes:
+        """Answer a gRPC call.
+
+        Raises:
+            TidegateError: it is not answered.
+        """
+        answer = self._methods.get(path)
+        if answer is None:
+            raise MethodNotFound(f"there is no method {path} here")
+        return await answer(Call(message, trusted))
+
+    def has_method(self, path: str) -> bool:
+        """Whether there is this gRPC method."""
+        return path in self._methods
+
+    async def answer_path(self, method: str, path: str, body: bytes, *, trusted: bool) -> bytes:
+        """Answer a REST call with a JSON document.
+
+        Raises:
+            TidegateError: it is not answered.
+        """
+        for pattern, template in self._patterns:
+            match = pattern.fullmatch(path)
+            if match is None:
+                continue
+            endpoints = self._paths[template]
+            endpoint = endpoints.get("GET" if method == "HEAD" else method)
+            if endpoint is None:
+                wanted = " or ".join(sorted(endpoints))
+                raise MethodNotAllowed(f"{path} takes {wanted}, not {method}")
+            return await endpoint.answer(Call(body, trusted, _parameters(match)))
+        raise MethodNotFound(f"there is no path {path} here")
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", template)
+    parts[::2] = map(re.escape, parts[::2])
+    parts[1::2] = [f"(?P<{name}>[^/]+)" for name in parts[1::2]]
+    return re.compile("".join(parts))
+
+
+def _parameters(match: re.Match[str]) -> dict[str, str]:
+    try:
+        found = {name: unquote(text, errors="strict") for name, text in match.groupdict().items()}
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"the path {match[0]!r} is not UTF-8: {error}") from error
+    if "model" in found:
+        check_model(found["model"], found.get("version", ""))
+    return found

@@ -1,0 +1,271 @@
+"""The calls about the whole server, on the public and on the admin port, by real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
+
+from tests import models
+from tests.node.harness import ServedNode, fetch
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServedNode]:
+    root = tmp_path_factory.mktemp("server")
+    models.identity(root / "wide.onnx", shape=("batch", "n"))
+    for version in (1, 2):
+        models.scale(root / "scale" / str(version) / "model.onnx", float(version))
+    (root / "scale" / "model.yaml").write_text("versions: all\nreplicas: 2\n")
+    (root / "broken").mkdir()
+    cut(root / "broken" / "model.onnx")
+    async with ServedNode(root, "--public-control") as served:
+        yield served
+
+
+def cut(file: Path) -> None:
+    """A model that looks like one and cannot be loaded."""
+    models.scale(file, 1.0)
+    file.write_bytes(file.read_bytes().replace(b"Mul", b"Mux"))
+
+
+@pytest.fixture
+def http(node: ServedNode) -> Iterator[Any]:
+    with tritonclient.http.InferenceServerClient(node.target, network_timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def rpc(node: ServedNode) -> Iterator[Any]:
+    with tritonclient.grpc.InferenceServerClient(node.target) as client:
+        yield client
+
+
+@pytest.fixture(params=["http", "grpc"])
+def either(request: pytest.FixtureRequest) -> Any:
+    """A client of tritonclient."""
+    return request.getfixturevalue("http" if request.param == "http" else "rpc")
+
+
+def call(client: Any, method: str, *arguments: Any, **options: Any) -> Any:
+    """Call a method of a client; documents in JSON, whichever transport they came by."""
+    if isinstance(client, tritonclient.grpc.InferenceServerClient) and method.startswith("get_"):
+        options["as_json"] = True
+    return getattr(client, method)(*arguments, **options)
+
+
+def index(client: Any) -> dict[tuple[str, str], dict[str, str]]:
+    found = call(client, "get_model_repository_index")
+    found = found.get("models", []) if isinstance(found, dict) else found
+    return {(m["name"], m.get("version", "")): m for m in found}
+
+
+def scaled(client: Any) -> float:
+    module = tritonclient.http
+    if isinstance(client, tritonclient.grpc.InferenceServerClient):
+        module = tritonclient.grpc
+    tensor = module.InferInput("x", [1, 4], "FP32")
+    tensor.set_data_from_numpy(np.ones((1, 4), np.float32))
+    answer = call(client, "infer", "scale", [tensor])
+    return float(answer.as_numpy("y")[0, 0])
+
+
+# -- the repository -----------------------------------------------------------------------------
+
+
+async def test_the_index_names_every_version_and_its_state(either: Any) -> None:
+    found = index(either)
+    assert {key: m["state"] for key, m in found.items()} == {
+        ("wide", "1"): "READY",
+        ("scale", "1"): "READY",
+        ("scale", "2"): "READY",
+        ("broken", "1"): "UNAVAILABLE",
+    }
+    assert found["broken", "1"]["reason"]
+
+
+async def test_the_index_of_what_is_ready(node: ServedNode) -> None:
+    status, body = await node.post("/v2/repository/index", b'{"ready": true}')
+    assert (status, {m["name"] for m in json.loads(body)}) == (200, {"wide", "scale"})
+
+
+async def test_unload_and_load(node: ServedNode, either: Any) -> None:
+    assert scaled(either) == 2
+    call(either, "unload_model", "scale")
+    assert not call(either, "is_model_ready", "scale")
+    found = index(either)
+    for version in "12":
+        entry = found["scale", version]
+        assert (entry["state"], entry["reason"]) == ("UNAVAILABLE", "unloaded")
+    with pytest.raises(InferenceServerException, match="it was unloaded"):
+        scaled(either)
+    # A look at the repository, because of another model's change, does not bring it back.
+    models.identity(node.repository / "other.onnx")
+    call(either, "load_model", "other")
+    with pytest.raises(InferenceServerException, match="it was unloaded"):
+        scaled(either)
+    (node.repository / "other.onnx").unlink()
+    call(either, "unload_model", "scale")
+    call(either, "load_model", "scale")
+    assert call(either, "is_model_ready", "scale")
+    assert scaled(either) == 2
+    replicas = set(node.replicas("scale"))
+    call(either, "load_model", "scale")
+    assert replicas <= set(node.replicas("scale")), "nothing had changed"
+
+
+async def test_load_takes_what_has_just_been_copied(node: ServedNode, either: Any) -> None:
+    models.scale(node.repository / "scale" / "3" / "model.onnx", 3.0)
+    call(either, "load_model", "scale")
+    assert scaled(either) == 3
+    shutil.rmtree(node.repository / "scale" / "3")
+    call(either, "load_model", "scale")
+    assert scaled(either) == 2
+
+
+async def test_a_load_that_fails_says_why(node: ServedNode, either: Any) -> None:
+    with pytest.raises(InferenceServerException, match="'broken' cannot be loaded: ") as caught:
+        call(either, "load_model", "broken")
+    assert caught.value.status() in ("400", "StatusCode.FAILED_PRECONDITION")
+    with pytest.raises(InferenceServerException, match="there is no model 'nothing'"):
+        call(either, "load_model", "nothing")
+    with pytest.raises(InferenceServerException, match="there is no model 'nothing'"):
+        call(either, "unload_model", "nothing")
+
+
+async def test_a_model_that_failed_is_tried_again(node: ServedNode, either: Any) -> None:
+    file = node.repository / "broken" / "model.onnx"
+    models.scale(file, 1.0)
+    call(either, "load_model", "broken")
+    assert call(either, "is_model_ready", "broken")
+    cut(file)
+    with pytest.raises(InferenceServerException, match="cannot be loaded"):
+        call(either, "load_model", "broken")
+    assert call(either, "is_model_ready", "broken"), "what was served still is"
+    call(either, "unload_model", "broken")
+    with pytest.raises(InferenceServerException, match="cannot be loaded"):
+        call(either, "load_model", "broken")
+    assert not call(either, "is_model_ready", "broken")
+
+
+@pytest.mark.parametrize("name", ["../scale", "a/b", "", "x" * 129, ".hidden", "a\0b", "é"])
+async def test_no_name_leads_out_of_the_repository(rpc: Any, name: str) -> None:
+    for method in ("load_model", "unload_model"):
+        with pytest.raises(InferenceServerException) as caught:
+            call(rpc, method, name)
+        assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        ("repository/models/..%2Fscale/load", b"", 400, ""),
+        ("repository/models/%2e%2e/load", b"", 404, ""),
+        ("repository/models/a%00b/load", b"", 400, ""),
+        ("repository/models/%C3%A9/load", b"", 400, "cannot be the name of a model"),
+        ("repository/models/%FF/unload", b"", 400, "is not UTF-8"),
+        ("repository/models/scale/load", b"{", 400, "is not JSON"),
+        ("repository/models/scale/load", b"[]", 400, "send a JSON object"),
+        ("repository/models/scale/load", b'{"parameter": {}}', 400, "'parameter' is not known"),
+        ("repository/models/scale/load", b'{"parameters": 1}', 400, "send an object"),
+        ("repository/models/scale/load", b'{"parameters": {"config": "{}"}}', 501, "'config'"),
+        ("repository/models/scale/load", b'{"parameters": {"file:1/m": ""}}', 501, "'file:1/m'"),
+        ("repository/models/scale/load", b'{"parameters": {"x": 1}}', 400, "'x' is not known"),
+        (
+            "repository/models/scale/unload",
+            b'{"parameters": {"unload_dependents": 1}}',
+            400,
+            "true or false",
+        ),
+        ("repository/models/scale", b"", 404, "there is no path"),
+        ("repository", b"", 404, ""),
+        ("repository/index", b'{"ready": 1}', 400, "true or false"),
+        ("repository/index", b"\xff", 400, "is not JSON"),
+        ("repository/index", b"[" * 2**21, 400, "at most 1048576"),
+        ("repository/index", b"[" * 2**19, 400, "is not JSON"),
+    ],
+)
+async def test_bad_calls_are_refused_on_both_ports(
+    node: ServedNode, path: str, body: bytes, status: int, words: str
+) -> None:
+    found, answer = await node.post(f"/v2/{path}", body)
+    assert (found, words in json.loads(answer)["error"]) == (status, True), answer
+    admin = f"http://127.0.0.1:{node.admin_port}/v2/{path}"
+    found, answer = await asyncio.to_thread(fetch, admin, body)
+    assert found in (status, 400, 404, 413), answer
+
+
+async def test_wrong_methods(node: ServedNode) -> None:
+    status, answer = await node.get("/v2/repository/index")
+    assert (status, json.loads(answer)["error"]) == (
+        405,
+        "/v2/repository/index takes POST, not GET",
+    )
+
+
+# -- the admin port -----------------------------------------------------------------------------
+
+
+async def admin(
+    node: ServedNode, path: str, body: bytes | None = b"", **headers: str
+) -> tuple[int, Any]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    url = f"http://127.0.0.1:{node.admin_port}{path}"
+    status, answer = await asyncio.to_thread(fetch, url, body, named)
+    return status, json.loads(answer)
+
+
+async def test_the_admin_port_loads_and_unloads(node: ServedNode) -> None:
+    assert await admin(node, "/v2/repository/models/wide/unload") == (200, {})
+    found = (await node.status())["models"]
+    assert {m["name"]: m["state"] for m in found}["wide"] == "unloaded"
+    assert await admin(node, "/v2/repository/models/wide/load") == (200, {})
+    assert (await node.get("/v2/models/wide/ready"))[0] == 200
+    status, entries = await admin(node, "/v2/repository/index")
+    assert (status, entries[-1]["name"]) == (200, "wide")
+
+
+async def test_a_page_of_another_site_cannot_use_the_admin_port(node: ServedNode) -> None:
+    path = "/v2/repository/models/wide/unload"
+    for headers in ({"origin": "http://elsewhere.example"}, {"sec_fetch_site": "cross-site"}):
+        status, answer = await admin(node, path, b"", **headers)
+        assert (status, "other sites" in answer["error"]) == (403, True)
+    own = f"127.0.0.1:{node.admin_port}"
+    assert (await admin(node, "/v2/repository/index", origin=f"http://{own}"))[0] == 200
+
+
+async def test_by_default_only_the_admin_port_controls(tmp_path: Path) -> None:
+    models.scale(tmp_path / "scale.onnx", 2.0)
+    async with ServedNode(tmp_path) as node:
+        status, body = await node.post("/v2/repository/models/scale/unload", b"")
+        assert (status, "--public-control" in json.loads(body)["error"]) == (403, True)
+        with tritonclient.grpc.InferenceServerClient(node.target) as rpc:
+            with pytest.raises(InferenceServerException, match="--public-control") as caught:
+                call(rpc, "load_model", "scale")
+            assert caught.value.status() == "StatusCode.PERMISSION_DENIED"
+            assert ("scale", "1") in index(rpc)
+        assert await admin(node, "/v2/repository/models/scale/unload") == (200, {})
+        await restart(node)
+        assert (await node.get("/v2/models/scale/ready"))[0] == 503, "it stays unloaded"
+        assert await admin(node, "/v2/repository/models/scale/load") == (200, {})
+        assert (await node.get("/v2/models/scale/ready"))[0] == 200
+
+
+async def restart(node: ServedNode) -> None:
+    """Kill the controller and start the next one, which adopts what runs."""
+    node.kill_controller()
+    assert node.process is not None
+    await node.process.wait()
+    await node.serve()
