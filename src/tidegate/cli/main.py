@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from tidegate import __version__
+from tidegate.cli import completion
 from tidegate.cli.exits import INTERRUPTED
 from tidegate.cli.options import node_options
 from tidegate.errors import TidegateError
@@ -84,6 +85,44 @@ def stop(port: str | None, run_dir: str | None, every: bool) -> int:
     from tidegate.cli.nodes import stop as run
 
     return run(port, run_dir, every=every)
+
+
+@cli.command()
+@click.argument("of", metavar="MODEL|edge|controller", shell_complete=completion.logs)
+@click.option("--version", type=click.IntRange(1), metavar="V", help="this version alone")
+@click.option("--replica", type=click.IntRange(0), metavar="N", help="this replica alone, from 0")
+@click.option("-n", "--lines", type=click.IntRange(0), default=100, show_default=True,
+              metavar="N", help="begin with the last N lines of each log")  # fmt: skip
+@click.option("-f", "--follow", is_flag=True, help="go on with what is written, until Ctrl-C")
+@click.option("--json", "as_json", is_flag=True, help="print a JSON object a line")
+@node_options(["port", "run_dir"])
+def logs(
+    of: str,
+    version: int | None,
+    replica: int | None,
+    lines: int,
+    follow: bool,
+    as_json: bool,
+    port: str | None,
+    run_dir: str | None,
+) -> int:
+    """Show the logs of a running node: of a model's replicas, the edge or the controller.
+
+    Where there are several replicas, each line begins with MODEL/VERSION/REPLICA.
+    """
+    from tidegate.cli.logs import logs as run
+
+    return run(of, version, replica, port, run_dir, lines=lines, follow=follow, as_json=as_json)
+
+
+@cli.command(name="completion")
+@click.argument("shell", type=click.Choice(completion.SHELLS))
+def print_completion(shell: str) -> int:
+    """Print the script with which SHELL completes commands, options and models.
+
+    For bash, put this into ~/.bashrc: eval "$(tidegate completion bash)"
+    """
+    return completion.print_script(cli, shell)
 
 
 @cli.command()

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import time
-import urllib.error
-import urllib.request
-from pathlib import Path
 from typing import Any
 
 import click
@@ -20,18 +15,14 @@ from rich.table import Table
 
 from tidegate.cli.exits import NOT_READY
 from tidegate.cli.options import size_text
+from tidegate.cli.running import chosen_nodes, only, state_of
 from tidegate.cli.serving import announce, check_serving_parts
 from tidegate.cli.terminal import new_console
-from tidegate.config.loading import load_node_config
-from tidegate.config.origins import DEFAULT
-from tidegate.errors import ConfigurationError, NodeError, NodeNotFound
-from tidegate.node.run_directory import RunDirectory, base_directory, find_nodes
+from tidegate.errors import NodeError
+from tidegate.node.run_directory import RunDirectory
 
-_ANSWER_TIMEOUT = 5.0
 _STOP_MARGIN = 30.0
 _LOOK_EVERY = 0.05
-# Proxy variables never apply to loopback.
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def status(port: str | None, run_dir: str | None, *, as_json: bool) -> int:
@@ -40,7 +31,7 @@ def status(port: str | None, run_dir: str | None, *, as_json: bool) -> int:
     Raises:
         NodeNotFound: there is none.
     """
-    states = [_state(directory) for directory in _chosen(port, run_dir)]
+    states = [state_of(directory) for directory in chosen_nodes(port, run_dir)]
     if as_json:
         click.echo(orjson.dumps(states, option=orjson.OPT_INDENT_2))
     else:
@@ -57,61 +48,13 @@ def stop(port: str | None, run_dir: str | None, *, every: bool) -> int:
         NodeNotFound: there is none.
         ConfigurationError: there are several, and none was named.
     """
-    nodes = _chosen(port, run_dir)
-    if len(nodes) > 1 and not every:
-        ports = ", ".join(str(node.port) for node in nodes)
-        raise ConfigurationError(
-            f"several nodes run, on the ports {ports}; name one with --port, or use --all"
-        )
+    nodes = chosen_nodes(port, run_dir)
+    if not every:
+        only(nodes, " or use --all")
     for node in nodes:
         _stop(node)
         announce(f"the node on port {node.port} has stopped")
     return 0
-
-
-def _chosen(port: str | None, run_dir: str | None) -> list[RunDirectory]:
-    config, origins = load_node_config(Path(), _relevant(), {"port": port, "run_dir": run_dir})
-    base = base_directory(config.run_dir)
-    nodes = list(find_nodes(base))
-    if origins["port"] == DEFAULT:
-        if not nodes:
-            raise NodeNotFound(
-                f"no node of yours runs (none is recorded in {base}); start one with "
-                "'tidegate serve REPOSITORY'"
-            )
-        return nodes
-    chosen = [node for node in nodes if node.port == config.port]
-    if not chosen:
-        others = ", ".join(str(node.port) for node in nodes)
-        hint = f"there are nodes on the ports {others}" if nodes else "none of yours runs"
-        raise NodeNotFound(f"no node of yours runs on port {config.port} ({base}); {hint}")
-    return chosen
-
-
-def _relevant() -> dict[str, str]:
-    names = ("TIDEGATE_PORT", "TIDEGATE_RUN_DIR")
-    return {name: os.environ[name] for name in names if name in os.environ}
-
-
-def _state(node: RunDirectory) -> dict[str, Any]:
-    """Ask the controller; when it is away, tell what its record says."""
-    record = node.load()
-    away: dict[str, Any] = {
-        "port": node.port,
-        "ready": False,
-        "controller": node.controller_pid(),
-        "run_dir": str(node.path),
-        "repository": None if record is None else str(record.repository),
-    }
-    if record is None or away["controller"] is None:
-        return away | {"error": "its controller is not running; 'tidegate serve' brings it back"}
-    url = f"http://127.0.0.1:{record.config.admin_port}/status"
-    try:
-        with _direct.open(url, timeout=_ANSWER_TIMEOUT) as answer:
-            told: dict[str, Any] = json.load(answer)
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        return away | {"error": f"its controller does not answer at {url}: {error}"}
-    return away | told
 
 
 def _print(console: Console, state: dict[str, Any]) -> None:

@@ -254,8 +254,8 @@ class Keeper:
 
     def _log(self) -> Path:
         generation = self._generation
-        name = f"{generation.model}-{generation.version}.{self._index}.log"
-        return self._around.directory.logs / name
+        directory = self._around.directory
+        return directory.replica_log(generation.model, generation.version, self._index)
 
     def _spec(self) -> ReplicaSpec:
         around, generation = self._around, self._generation

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
@@ -30,6 +31,7 @@ from tidegate.errors import AddressInUse, ConfigurationError
 
 _SOCKET_PATH_LIMIT = 107
 _LONGEST_SOCKET = len("/65535/admin-9999.sock")
+_REPLICA_LOG = re.compile(r"(.+)-([0-9]+)\.([0-9]+)\.log")
 
 
 def base_directory(configured: Path | None) -> Path:
@@ -53,6 +55,15 @@ class NodeRecord(BaseModel):
     """The models that were unloaded by hand."""
 
 
+class ReplicaLog(NamedTuple):
+    """The log of one place among the replicas of a model's version."""
+
+    model: str
+    version: int
+    replica: int
+    path: Path
+
+
 class RunDirectory:
     """The files of one node."""
 
@@ -66,6 +77,8 @@ class RunDirectory:
         self.replicas = self.path / "r"
         self.logs = self.path / "logs"
         self.notices = self.path / "notices.json"
+        self.edge_log = self.path / "envoy.log"
+        self.controller_log = self.logs / "controller.log"
         self._lock = self.path / "controller.lock"
         self._record = self.path / "node.json"
         self._lock_descriptor: int | None = None
@@ -99,6 +112,19 @@ class RunDirectory:
                 f"the run directory {self.path} cannot be made: {error.strerror}; "
                 "give another one with --run-dir"
             ) from error
+
+    def replica_log(self, model: str, version: int, index: int) -> Path:
+        """Return the log of the replica at one place of a model's version."""
+        return self.logs / f"{model}-{version}.{index}.log"
+
+    def replica_logs(self) -> list[ReplicaLog]:
+        """Find the logs of replicas that run or ran here, by model, version and place."""
+        found = []
+        for path in self.logs.glob("*.log"):
+            match = _REPLICA_LOG.fullmatch(path.name)
+            if match is not None:
+                found.append(ReplicaLog(match[1], int(match[2]), int(match[3]), path))
+        return sorted(found)
 
     def lock(self) -> None:
         """Become the controller of this node; nothing happens if this is it already.

@@ -1,0 +1,83 @@
+"""The nodes of this user: which there are, and what their controllers say."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tidegate.config.loading import load_node_config
+from tidegate.config.origins import DEFAULT
+from tidegate.errors import ConfigurationError, NodeNotFound
+from tidegate.node.run_directory import RunDirectory, base_directory, find_nodes
+
+# Proxy variables never apply to loopback.
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def chosen_nodes(port: str | None, run_dir: str | None) -> list[RunDirectory]:
+    """Return the node on ``port``, or every node of this user when no port is given.
+
+    Raises:
+        NodeNotFound: there is none.
+        ConfigurationError: an option or a variable is wrong.
+    """
+    config, origins = load_node_config(Path(), _relevant(), {"port": port, "run_dir": run_dir})
+    base = base_directory(config.run_dir)
+    nodes = list(find_nodes(base))
+    if origins["port"] == DEFAULT:
+        if not nodes:
+            raise NodeNotFound(
+                f"no node of yours runs (none is recorded in {base}); start one with "
+                "'tidegate serve REPOSITORY'"
+            )
+        return nodes
+    chosen = [node for node in nodes if node.port == config.port]
+    if not chosen:
+        others = ", ".join(str(node.port) for node in nodes)
+        hint = f"there are nodes on the ports {others}" if nodes else "none of yours runs"
+        raise NodeNotFound(f"no node of yours runs on port {config.port} ({base}); {hint}")
+    return chosen
+
+
+def _relevant() -> dict[str, str]:
+    names = ("TIDEGATE_PORT", "TIDEGATE_RUN_DIR")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def only(nodes: list[RunDirectory], otherwise: str = "") -> RunDirectory:
+    """Return the only one of ``nodes``.
+
+    Raises:
+        ConfigurationError: there are several.
+    """
+    if len(nodes) > 1:
+        ports = ", ".join(str(node.port) for node in nodes)
+        raise ConfigurationError(
+            f"several nodes run, on the ports {ports}; name one with --port{otherwise}"
+        )
+    return nodes[0]
+
+
+def state_of(node: RunDirectory, timeout: float = 5.0) -> dict[str, Any]:
+    """Ask the controller; when it is away, tell what its record says."""
+    record = node.load()
+    away: dict[str, Any] = {
+        "port": node.port,
+        "ready": False,
+        "controller": node.controller_pid(),
+        "run_dir": str(node.path),
+        "repository": None if record is None else str(record.repository),
+    }
+    if record is None or away["controller"] is None:
+        return away | {"error": "its controller is not running; 'tidegate serve' brings it back"}
+    url = f"http://127.0.0.1:{record.config.admin_port}/status"
+    try:
+        with _direct.open(url, timeout=timeout) as answer:
+            told: dict[str, Any] = json.load(answer)
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        return away | {"error": f"its controller does not answer at {url}: {error}"}
+    return away | told
