@@ -98,6 +98,13 @@ def test_logs_of_the_edge(node: RunningNode) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_logs_of_the_controller(node: RunningNode) -> None:
+    done = tidegate("logs", "controller", *node.options)
+    assert done.returncode == 0, done.stderr
+    assert b"INFO serving " in done.stdout
+    assert b"INFO words:1#0 ready in " in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

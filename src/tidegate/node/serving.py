@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import logging.handlers
 import signal
 import socket
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from tidegate.node.machine import not_ours
 from tidegate.node.run_directory import RunDirectory, base_directory
 
 LOOPBACK = "127.0.0.1"
+_LOG_LIMIT = 10 * 2**20
 _SAME_SIGNAL = 0.5
 """Seconds within which a second signal is the first one, passed on by somebody else."""
 
@@ -38,7 +41,13 @@ def serve(repository: Path, config: NodeConfig, announce: Callable[[str], None])
     if config.admin_port == 0:
         config = config.model_copy(update={"admin_port": _free_port(LOOPBACK)})
     directory = RunDirectory(base_directory(config.run_dir), config.port)
-    asyncio.run(_serve(Controller(repository.resolve(), config, directory, announce)))
+    written = logging.getLogger("tidegate.controller")
+
+    def tell(line: str) -> None:
+        announce(line)
+        written.info("%s", line)
+
+    asyncio.run(_serve(Controller(repository.resolve(), config, directory, tell)))
 
 
 async def _serve(controller: Controller) -> None:
@@ -47,6 +56,7 @@ async def _serve(controller: Controller) -> None:
     # Before the ports: a live controller is named, and not one of the ports that it has.
     controller.directory.create()
     controller.directory.lock()
+    _write_log(controller.directory.controller_log)
     try:
         admin_socket = _listen(config.admin_port)
     except AddressInUse:
@@ -65,6 +75,17 @@ async def _serve(controller: Controller) -> None:
             admin.should_exit = True
             await serving
     controller.announce("stopped")
+
+
+def _write_log(path: Path) -> None:
+    """Keep what is announced, and every warning, in a file beside the replicas' logs."""
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_LIMIT, backupCount=1)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    announced = logging.getLogger("tidegate.controller")
+    announced.setLevel(logging.INFO)
+    announced.propagate = False  # who started this was told already
+    announced.addHandler(handler)
+    logging.getLogger().addHandler(handler)
 
 
 class _Signals:
