@@ -115,6 +115,28 @@ def logs(
     return run(of, version, replica, port, run_dir, lines=lines, follow=follow, as_json=as_json)
 
 
+@cli.command()
+@click.argument("model", shell_complete=completion.models)
+@node_options(["port", "run_dir"])
+@click.option("--json", "as_json", is_flag=True, help="print the model's state as JSON")
+def load(model: str, port: str | None, run_dir: str | None, as_json: bool) -> int:
+    """Load MODEL on a running node, or read it again; done when it is ready."""
+    from tidegate.cli.control import control as run
+
+    return run("load", model, port, run_dir, as_json=as_json)
+
+
+@cli.command()
+@click.argument("model", shell_complete=completion.models)
+@node_options(["port", "run_dir"])
+@click.option("--json", "as_json", is_flag=True, help="print the model's state as JSON")
+def unload(model: str, port: str | None, run_dir: str | None, as_json: bool) -> int:
+    """Take MODEL out of a running node, until it is loaded again."""
+    from tidegate.cli.control import control as run
+
+    return run("unload", model, port, run_dir, as_json=as_json)
+
+
 @cli.command(name="completion")
 @click.argument("shell", type=click.Choice(completion.SHELLS))
 def print_completion(shell: str) -> int:

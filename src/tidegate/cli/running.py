@@ -11,9 +11,23 @@ from typing import Any
 
 from tidegate.config.loading import load_node_config
 from tidegate.config.origins import DEFAULT
-from tidegate.errors import ConfigurationError, NodeNotFound
+from tidegate.errors import (
+    ConfigurationError,
+    LoadFailed,
+    ModelNotFound,
+    NodeError,
+    NodeNotFound,
+    PermissionDenied,
+    TidegateError,
+)
 from tidegate.node.run_directory import RunDirectory, base_directory, find_nodes
 
+_REFUSALS: dict[int, type[TidegateError]] = {
+    400: LoadFailed,
+    403: PermissionDenied,
+    404: ModelNotFound,
+}
+"""What the admin port's refusals to load and to unload are called here."""
 # Proxy variables never apply to loopback.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -81,3 +95,38 @@ def state_of(node: RunDirectory, timeout: float = 5.0) -> dict[str, Any]:
     except (OSError, ValueError, urllib.error.URLError) as error:
         return away | {"error": f"its controller does not answer at {url}: {error}"}
     return away | told
+
+
+def call_admin(node: RunDirectory, path: str, timeout: float | None = None) -> bytes:
+    """``POST`` to the admin port of a node; return the body of the answer.
+
+    Raises:
+        NodeNotFound: its controller does not run, or does not answer.
+        TidegateError: what the node answered, of the kind that it has there.
+    """
+    record = node.load()
+    if record is None or node.controller_pid() is None:
+        raise NodeNotFound(
+            f"the controller of the node on port {node.port} is not running; 'tidegate serve' "
+            "brings it back"
+        )
+    url = f"http://127.0.0.1:{record.config.admin_port}{path}"
+    request = urllib.request.Request(url, data=b"", method="POST")
+    try:
+        with _direct.open(request, timeout=timeout) as answer:
+            body: bytes = answer.read()
+            return body
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _refusal(error.code, error.read()) from None
+    except OSError as error:
+        reason = f"the controller does not answer at {url}: {error}"
+        raise NodeNotFound(f"{reason}; 'tidegate status' shows whether it runs") from error
+
+
+def _refusal(status: int, body: bytes) -> TidegateError:
+    try:
+        message = str(json.loads(body)["error"])
+    except (ValueError, TypeError, LookupError):
+        message = f"the node answered {status}: {body[:200].decode('utf-8', 'replace')}"
+    return _REFUSALS.get(status, NodeError)(message)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import models
+from tests.cli.conftest import ENVIRONMENT, RunningNode, command, tidegate
+
+
+@pytest.fixture
+def extra(node: RunningNode) -> str:
+    """A model that no other test uses."""
+    return "gather"
+
+
+def _state(node: RunningNode, model: str) -> str:
+    (told,) = json.loads(tidegate("status", "--json", *node.options).stdout)
+    (state,) = (m["state"] for m in told["models"] if m["name"] == model)
+    return str(state)
+
+
+def test_unload_and_load(node: RunningNode, extra: str) -> None:
+    done = tidegate("unload", extra, *node.options)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"gather  unloaded\n", b"")
+    assert _state(node, extra) == "unloaded"
+    done = tidegate("load", extra, *node.options)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == b"gather  ready  (version 1 ready, 1 of 1 replicas)\n"
+    again = tidegate("load", extra, "--json", *node.options)
+    told = json.loads(again.stdout)
+    assert (told["name"], told["state"]) == (extra, "ready")
+
+
+def test_where_a_person_looks(node: RunningNode, extra: str) -> None:
+    reading, writing = pty.openpty()
+    with subprocess.Popen(
+        command("load", extra, *node.options),
+        stdout=writing,
+        env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "100"},
+    ) as process:
+        os.close(writing)
+        shown = b""
+        try:
+            while piece := os.read(reading, 4096):
+                shown += piece
+        except OSError:
+            pass  # Linux's way to say that the other end is closed
+        os.close(reading)
+    assert process.returncode == 0
+    assert b"loading gather" in shown
+    assert b"gather  ready" in shown
+
+
+def test_what_cannot_be_loaded(node: RunningNode, tmp_path: Path) -> None:
+    done = tidegate("load", "none", *node.options)
+    assert done.returncode == 66
+    assert b"'none'" in done.stderr
+    broken = node.repository / "broken"
+    models.gather(broken / "1/model.onnx")
+    (broken / "model.yaml").write_text("replica: 2\n")
+    try:
+        done = tidegate("load", "broken", *node.options)
+        assert done.returncode == 65
+        assert b"did you mean 'replicas'?" in done.stderr
+    finally:
+        shutil.rmtree(broken)
+    assert tidegate("unload", "scale", f"--run-dir={tmp_path}").returncode == 66
