@@ -269,3 +269,72 @@ async def restart(node: ServedNode) -> None:
     assert node.process is not None
     await node.process.wait()
     await node.serve()
+
+
+# -- configuration, trace and log settings ------------------------------------------------------
+
+
+async def test_the_configuration_of_a_model(rpc: Any, http: Any) -> None:
+    found = call(http, "get_model_config", "scale")
+    assert (found["backend"], found["max_batch_size"]) == ("onnx", 32)
+    assert found["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [4]}]
+    assert found["instance_group"][0]["count"] == 2
+    message = call(rpc, "get_model_config", "scale", "1")["config"]
+    assert message["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": ["4"]}]
+    for client in (http, rpc):
+        with pytest.raises(InferenceServerException, match="none is not served here"):
+            call(client, "get_model_config", "none")
+
+
+async def test_trace_settings_are_kept(http: Any, rpc: Any) -> None:
+    assert call(http, "get_trace_settings")["trace_mode"] == "none"
+    updated = call(http, "update_trace_settings", "scale", {"trace_level": ["TIMESTAMPS"]})
+    assert updated["trace_level"] == ["TIMESTAMPS"]
+    assert call(rpc, "get_trace_settings", "scale")["settings"]["trace_level"] == {
+        "value": ["TIMESTAMPS"]
+    }
+    assert call(rpc, "get_trace_settings")["settings"]["trace_level"] == {"value": ["OFF"]}
+    rpc.update_trace_settings("scale", {"trace_level": None, "trace_rate": "5"})
+    found = call(http, "get_trace_settings", "scale")
+    assert (found["trace_level"], found["trace_rate"]) == (["OFF"], "5")
+
+
+async def test_the_level_of_the_logs(node: ServedNode, http: Any, rpc: Any) -> None:
+    before = call(http, "get_log_settings")
+    assert (before["log_verbose_level"], before["log_error"]) == (0, True)
+    assert call(http, "update_log_settings", {"log_verbose_level": 1})["log_verbose_level"] == 1
+    assert call(rpc, "get_log_settings")["settings"]["log_verbose_level"] == {"uint32_param": 1}
+    rpc.update_log_settings({"log_verbose_level": 0, "log_info": before["log_info"]})
+    assert call(http, "get_log_settings") == before
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "words"),
+    [
+        ("trace/setting", b'{"trace_level": "ALL"}', 400, "'trace_level' cannot be 'ALL'"),
+        ("trace/setting", b'{"trace_rate": "0"}', 400, "'trace_rate' cannot be '0'"),
+        ("trace/setting", b'{"trace_rate": ["1", "2"]}', 400, "'trace_rate' cannot be"),
+        ("trace/setting", b'{"trace_rate": true}', 400, "send a string"),
+        ("trace/setting", b'{"trace_file": "/etc/passwd"}', 501, "'trace_file'"),
+        ("trace/setting", b'{"trace": "x"}', 400, "there is no trace setting 'trace'"),
+        ("models/none/trace/setting", b"{}", 404, "there is no model 'none'"),
+        ("models/..%2fx/trace/setting", b"{}", 400, ""),
+        ("logging", b'{"log_error": false}', 501, "stays so"),
+        ("logging", b'{"log_file": "/tmp/x"}', 501, "stays so"),
+        ("logging", b'{"log_verbose_level": -1}', 400, "cannot be '-1'"),
+        ("logging", b'{"log_verbose_level": true}', 400, "cannot be 'True'"),
+        ("logging", b'{"log_info": {}}', 400, "'log_info'"),
+        ("logging", b'{"verbose": 1}', 400, "there is no log setting 'verbose'"),
+    ],
+)
+async def test_bad_settings(
+    node: ServedNode, path: str, body: bytes, status: int, words: str
+) -> None:
+    found, answer = await node.post(f"/v2/{path}", body)
+    assert (found, words in json.loads(answer)["error"]) == (status, True), answer
+
+
+async def test_the_extensions_are_named(http: Any, rpc: Any) -> None:
+    named = call(http, "get_server_metadata")["extensions"]
+    assert {"model_repository", "model_configuration", "schedule_policy", "trace"} <= set(named)
+    assert call(rpc, "get_server_metadata")["extensions"] == named

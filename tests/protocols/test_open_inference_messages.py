@@ -42,8 +42,8 @@ MESSAGES = sorted(
     for name, kind in vars(messages).items()
     if isinstance(kind, type) and issubclass(kind, Message)
 )
-PARTS = ("inference.ModelConfig", "inference.ModelStatistics")
-"""Messages of which Tidegate has a part of the fields, wherever they occur."""
+PARTS = ("ModelConfigResponse", "ModelStatisticsResponse")
+"""Messages of which Tidegate has a part of the fields."""
 
 
 @pytest.mark.parametrize("name", MESSAGES)
@@ -64,7 +64,7 @@ def test_fields_have_the_numbers_and_types_that_triton_gives_them(name: str) -> 
     theirs = facts(getattr(service_pb2, name).DESCRIPTOR, {})
     for message, fields in facts(getattr(messages, name).DESCRIPTOR, {}).items():
         assert message in theirs
-        if message.startswith(PARTS):
+        if name in PARTS:
             assert fields <= theirs[message]
         else:
             assert fields == theirs[message]

@@ -11,6 +11,7 @@ import numpy as np
 
 from tidegate.clock import MonotonicClock
 from tidegate.protocols.open_inference import messages
+from tidegate.protocols.open_inference.model_config import ModelConfiguration
 from tidegate.replica.batch import BatchRunner
 from tidegate.replica.binding import Binder, Bound
 from tidegate.replica.engine import Answer, Engine
@@ -53,10 +54,19 @@ async def serving(
         BatchRunner(model, clock.now), batcher, latency, clock, FlightRecorder(folder / "flight")
     )
     served = Served(
-        metadata=ModelMetadata("m", ("2",), model.platform, model.signature),
+        configuration=ModelConfiguration(
+            metadata=ModelMetadata("m", ("2",), model.platform, model.signature),
+            backend="fake",
+            device=model.device,
+            replicas=1,
+            max_batch_size=8 if batched else 0,
+            max_queue_delay=0.0,
+            max_queue_size=1024,
+            timeout=timeout,
+            versions=1,
+        ),
         version="2",
         binder=Binder(model.signature, batched=batched),
-        timeout=timeout,
         max_message_size=MESSAGE_LIMIT,
     )
     ready = Ready(

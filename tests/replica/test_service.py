@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gzip
 import hashlib
 import zlib
@@ -27,7 +28,7 @@ from tests.replica.served import (
     serving,
 )
 from tests.replica.waiting import WAIT, until
-from tidegate.protocols.open_inference import messages
+from tidegate.protocols.open_inference import MODEL_CONFIG, messages
 from tidegate.replica.flight import read_suspects
 from tidegate.runtimes.interface import RuntimeOptions
 from tidegate.runtimes.onnx import load
@@ -321,6 +322,62 @@ async def test_deadlines_of_the_caller_and_of_the_model(folder: Path) -> None:
         reply = await client.rest("POST", "/v2/models/m/infer", BODY)
         assert reply.status == 504
         assert "no answer within the deadline" in reply.error
+
+
+async def test_deadlines_that_a_request_gives_as_a_parameter(folder: Path) -> None:
+    request = with_parameters(timeout=20_000)
+    body = BODY[:-1] + b', "parameters": {"timeout": 20000}}'
+    async with held(folder) as (_, replica), EdgeClient(replica.socket) as client:
+        reply = await client.grpc(INFER, request)
+        assert (reply.grpc_status, "no answer within" in reply.grpc_message) == (4, True)
+        reply = await client.rest("POST", "/v2/models/m/infer", body)
+        assert (reply.status, "no answer within" in reply.error) == (504, True)
+
+
+async def test_priorities_go_before_the_order_of_arrival(folder: Path) -> None:
+    """Three wait, of which the last is the most urgent and the first the least."""
+    async with held(folder, max_batch_size=1) as (model, replica), EdgeClient(replica.socket) as c:
+        await c.send("POST", INFER, GRPC, frame(infer_request({"a": A, "b": B})))
+        await until_entered(model)
+        waiting = []
+        async with contextlib.AsyncExitStack() as stack:
+            for number, priority in enumerate((9, 0, 1), 1):
+                client = await stack.enter_async_context(EdgeClient(replica.socket))
+                request = with_parameters(A + number, priority=priority)
+                await client.send("POST", INFER, GRPC, frame(request))
+                waiting.append(client)
+                await until(functools.partial(waits_for, replica, number))
+            model.release()
+            for client in (c, *waiting):
+                assert (await client.receive()).grpc_status == 0
+        assert [run[0, 0] for run in model.runs] == [
+            A[0, 0],
+            A[0, 0] + 3,
+            A[0, 0] + 2,
+            A[0, 0] + 1,
+        ]
+
+
+def waits_for(replica: Replica, depth: int) -> bool:
+    return replica.engine.depth == depth
+
+
+def with_parameters(a: np.ndarray[Any, Any] = A, **parameters: int) -> bytes:
+    message = messages.ModelInferRequest.FromString(infer_request({"a": a, "b": B}))
+    for key, value in parameters.items():
+        message.parameters[key].int64_param = value
+    return bytes(message.SerializeToString())
+
+
+async def test_the_configuration_over_both_transports(folder: Path) -> None:
+    named = messages.ModelReadyRequest(name="m").SerializeToString()
+    async with add_sub(folder) as (client, _):
+        found = (await client.rest("GET", "/v2/models/m/config")).json
+        assert (found["name"], found["max_batch_size"]) == ("m", 8)
+        reply = await client.grpc(MODEL_CONFIG, named)
+        message = messages.ModelConfigResponse.FromString(reply.message)
+        assert (message.config.name, message.config.backend) == ("m", "fake")
+        assert (await client.rest("POST", "/v2/models/m/config", b"")).status == 405
 
 
 async def test_a_full_queue_over_both_transports(folder: Path) -> None:

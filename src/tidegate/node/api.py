@@ -30,7 +30,7 @@ from tidegate.replica.exchange import Exchange
 log = logging.getLogger(__name__)
 
 NAME = "tidegate"
-_REPLICAS = ("binary_tensor_data",)
+_REPLICAS = ("binary_tensor_data", "model_configuration", "schedule_policy")
 """The extensions that are answered by replicas alone."""
 _HEADER = CLUSTER_HEADER.encode()
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -33,14 +32,15 @@ from tidegate.node.fleet import Fleet
 from tidegate.node.launcher import ProcessLauncher
 from tidegate.node.machine import not_ours, usable_cores
 from tidegate.node.model_control import ModelControl
+from tidegate.node.noticeboard import Noticeboard
 from tidegate.node.quarantine import Quarantine
 from tidegate.node.replicas import Replicas
-from tidegate.node.run_directory import NodeRecord, RunDirectory, write_whole
+from tidegate.node.run_directory import NodeRecord, RunDirectory
 from tidegate.node.server_calls import ServerCalls
+from tidegate.node.settings_calls import LogCalls, TraceCalls
 from tidegate.replica import lifeline
 from tidegate.replica.flight import read_suspects
 from tidegate.replica.http import Server
-from tidegate.replica.notices import Notices
 from tidegate.replica.spec import ReplicaSpec
 from tidegate.repository import watching
 from tidegate.repository.layout import Repository, scan
@@ -71,12 +71,10 @@ class Controller:
         self._clock = clock or MonotonicClock()
         self._settling = watching.Settling()
         self._quarantine = Quarantine()
-        self._notices = Notices()
+        self._noticeboard = Noticeboard(directory.notices)
         self._changed = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         """Those who wait for the edge to be told."""
-        self._told: set[int] = set()
-        """The processes that know the notices."""
         self._settled = False
         self._adopted = False
         self._draining = False
@@ -108,6 +106,8 @@ class Controller:
             (
                 server_extension(lambda: self.ready, self._extension_names),
                 ModelControl(self, public=config.public_control).extension(),
+                TraceCalls(lambda: self.fleet.models).extension(),
+                LogCalls(self._log_from).extension(),
             )
         )
         """What is answered about the whole node."""
@@ -163,8 +163,7 @@ class Controller:
         self._control = await self._stack.enter_async_context(
             ControlServer(self.directory.ads_socket, self._rejected)
         )
-        self._notices = Notices.read(self.directory.notices) or Notices()
-        self._quarantine = Quarantine(self._notices.quarantined)
+        self._quarantine = Quarantine(self._noticeboard.read())
         count = await self.replicas.adopt()
         if self._adopted:
             s = "" if count == 1 else "s"
@@ -225,6 +224,10 @@ class Controller:
                 unloaded=tuple(sorted(self.fleet.unloaded)),
             )
         )
+
+    def _log_from(self, level: int) -> None:
+        self._noticeboard.log_from(level)
+        self._changed.set()
 
     def _edge_is_back(self) -> None:
         # What was to be retired while there was no edge still waits for it.
@@ -359,7 +362,7 @@ class Controller:
             self.announce(f"{generation.model}:{generation.version} draining")
             self.fleet.forget(generation)
             self.replicas.retire(generation)
-        self._tell_replicas()
+        self._noticeboard.tell(self.fleet, self._quarantine.digests)
 
     def _topology(self) -> Topology:
         explains = (Endpoint(str(self.directory.api_socket)),)
@@ -372,25 +375,6 @@ class Controller:
 
     def _extension_names(self) -> tuple[str, ...]:
         return extension_names(self.calls.extensions)
-
-    def _tell_replicas(self) -> None:
-        """Give the replicas the versions for their metadata, and the digests to refuse."""
-        versions: dict[str, tuple[int, ...]] = {}
-        for generation in self.fleet.generations():
-            if generation.live:
-                known = {*versions.get(generation.model, ()), generation.version}
-                versions[generation.model] = tuple(sorted(known))
-        notices = Notices(versions=versions, quarantined=self._quarantine.digests)
-        if notices != self._notices:
-            self._notices = notices
-            self._told.clear()
-            write_whole(self.directory.notices, notices.model_dump_json().encode())
-        ready = {r.pid for g in self.fleet.generations() for r in g.ready if r.pid is not None}
-        # One that became ready just now may have read the file before it was written.
-        for pid in ready - self._told:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGHUP)
-        self._told = ready
 
 
 def _sole(clusters: Mapping[str, object]) -> str | None:

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from tidegate.clock import MonotonicClock
 from tidegate.errors import InsufficientMemory, TidegateError
 from tidegate.protocols.grpc_frames import PREFIX_SIZE
+from tidegate.protocols.open_inference.model_config import ModelConfiguration
 from tidegate.replica import lifeline
 from tidegate.replica.batch import BatchRunner
 from tidegate.replica.binding import Binder, Bound
@@ -172,10 +173,9 @@ async def _serve(
         always_hand_over=spec.config.limits.timeout is not None,
     )
     served = Served(
-        metadata=ModelMetadata(spec.model, (str(spec.version),), model.platform, model.signature),
+        configuration=_configuration(spec, model, limits if batched else None),
         version=str(spec.version),
         binder=Binder(model.signature, batched=batched),
-        timeout=spec.config.limits.timeout,
         max_message_size=spec.max_message_size,
     )
     ready = Ready(
@@ -208,10 +208,30 @@ async def _serve(
     log.info("ended")
 
 
+def _configuration(
+    spec: ReplicaSpec, model: Model, batching: BatcherLimits | None
+) -> ModelConfiguration:
+    """Return what a client may know of the model and of how it is served."""
+    versions = spec.config.versions
+    return ModelConfiguration(
+        metadata=ModelMetadata(spec.model, (str(spec.version),), model.platform, model.signature),
+        backend=spec.runtime,
+        device=model.device,
+        replicas=spec.config.replicas,
+        max_batch_size=0 if batching is None else batching.max_batch_size,
+        max_queue_delay=0.0 if batching is None else batching.max_queue_delay,
+        max_queue_size=spec.config.batching.max_queue_size,
+        timeout=spec.config.limits.timeout,
+        versions=None if versions.all else versions.only or versions.latest or 1,
+    )
+
+
 def _read_notices(service: Service, spec: ReplicaSpec) -> None:
     notices = Notices.read(spec.notices)
     if notices is None:
         return  # what it was told before still counts
+    if notices.log_level is not None:
+        logging.getLogger("tidegate").setLevel(notices.log_level)
     service.notice(
         notices.versions.get(spec.model, (spec.version,)),
         frozenset(map(bytes.fromhex, notices.quarantined)),

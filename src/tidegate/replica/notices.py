@@ -17,6 +17,8 @@ class Notices(BaseModel):
     """The versions that are served of each model, for its metadata."""
     quarantined: tuple[str, ...] = ()
     """Digests, in hexadecimal, of requests to refuse."""
+    log_level: int | None = None
+    """The level of the logs, as :mod:`logging` counts; ``None``: as it was at the start."""
 
     @classmethod
     def read(cls, path: Path) -> Notices | None:

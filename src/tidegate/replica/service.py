@@ -23,6 +23,12 @@ from tidegate.protocols.compression import decompress
 from tidegate.protocols.grpc_frames import parse_timeout, unframe
 from tidegate.protocols.open_inference import grpc as v2_grpc
 from tidegate.protocols.open_inference import rest as v2_rest
+from tidegate.protocols.open_inference.model_config import (
+    ModelConfiguration,
+    encode_model_config,
+    encode_model_config_body,
+)
+from tidegate.protocols.open_inference.schedule_policy import DEFAULT_PRIORITY, schedule
 from tidegate.protocols.routing import MODEL_HEADER, check_model
 from tidegate.replica.binding import Binder, Bound
 from tidegate.replica.engine import Answer, Engine, RequestSlot
@@ -38,6 +44,8 @@ log = logging.getLogger(__name__)
 STATUS_PATH = "/replica"
 """Where a replica says what it is. Its socket answers it; the edge routes nobody there."""
 _MODEL_HEADER = MODEL_HEADER.encode()
+_UNSAID = (DEFAULT_PRIORITY, None)
+"""The schedule of a request that says nothing of it."""
 _HEADER_LENGTH = b"inference-header-content-length"
 
 
@@ -45,12 +53,15 @@ _HEADER_LENGTH = b"inference-header-content-length"
 class Served:
     """What this replica serves."""
 
-    metadata: ModelMetadata
+    configuration: ModelConfiguration
     version: str
     binder: Binder
-    timeout: float | None
-    """The longest that a request may take, in seconds, whatever its caller allows."""
     max_message_size: int
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        """What a client may know of the model."""
+        return self.configuration.metadata
 
 
 class _Inference(Slot[Bound, Answer]):
@@ -108,7 +119,7 @@ class Service:
         self._version = served.version
         self._binder = served.binder
         self._limit = served.max_message_size
-        self._timeout = served.timeout
+        self._timeout = served.configuration.timeout
         self._engine = engine
         self._clock = clock
         self._dtypes = {spec.name: spec.dtype for spec in served.metadata.signature.outputs}
@@ -117,6 +128,7 @@ class Service:
             open_inference.MODEL_INFER.encode(): self._infer_grpc,
             open_inference.MODEL_READY.encode(): self._ready_grpc,
             open_inference.MODEL_METADATA.encode(): self._metadata_grpc,
+            open_inference.MODEL_CONFIG.encode(): self._config_grpc,
         }
 
     def notice(self, versions: Sequence[int], quarantined: frozenset[bytes]) -> None:
@@ -162,8 +174,13 @@ class Service:
         elif verb == "":
             self._expect(exchange, b"GET")
             exchange.reply([v2_rest.encode_metadata(self._metadata)])
+        elif verb == "config":
+            self._expect(exchange, b"GET")
+            exchange.reply([encode_model_config_body(self._served.configuration)])
         else:
-            raise MethodNotFound(f"a model has no {verb!r}: it has infer, ready and its metadata")
+            raise MethodNotFound(
+                f"a model has no {verb!r}: it has infer, ready, config, stats and its metadata"
+            )
 
     def _expect(self, exchange: Exchange, method: bytes) -> None:
         if exchange.method != method:
@@ -200,6 +217,10 @@ class Service:
         self._check_model(exchange, *v2_grpc.decode_model(self._message(exchange)))
         exchange.reply_grpc((v2_grpc.encode_model_metadata(self._metadata),))
 
+    def _config_grpc(self, exchange: Exchange) -> None:
+        self._check_model(exchange, *v2_grpc.decode_model(self._message(exchange)))
+        exchange.reply_grpc((encode_model_config(self._served.configuration),))
+
     def _infer_grpc(self, exchange: Exchange) -> None:
         message = unframe(exchange.body, self._limit, exchange.head.encoding)
         request = v2_grpc.decode_infer(message)
@@ -219,6 +240,7 @@ class Service:
 
     def _run(self, exchange: Exchange, request: InferRequest) -> None:
         bound = self._binder.bind(request)
+        priority, timeout = _UNSAID if not request.parameters else schedule(request.parameters)
         now = self._clock.now()
         head = exchange.head
         retried = head.retried
@@ -236,8 +258,8 @@ class Service:
             max(bound.size, len(exchange.body)),
             # Should it kill this one as well, nothing that runs beside it must be suspected.
             object() if retried and self._deadly(exchange) else bound.group,
-            0,
-            self._deadline(head.timeout, now),
+            priority,
+            self._deadline(head.timeout, timeout, now),
             entry,
         )
         slot.exchange = exchange
@@ -250,8 +272,10 @@ class Service:
         """Forget a slot that was cancelled."""
         self._engine.discard(slot)
 
-    def _deadline(self, sent: bytes | None, now: float) -> float:
+    def _deadline(self, sent: bytes | None, timeout: float | None, now: float) -> float:
         limit = self._timeout
+        if timeout is not None and (limit is None or timeout < limit):
+            limit = timeout
         deadline = NO_DEADLINE if limit is None else now + limit
         return deadline if sent is None else min(deadline, now + parse_timeout(sent))
 

@@ -12,17 +12,20 @@ _SERVICE = "/inference.GRPCInferenceService/"
 MODEL_INFER = _SERVICE + "ModelInfer"
 MODEL_READY = _SERVICE + "ModelReady"
 MODEL_METADATA = _SERVICE + "ModelMetadata"
+MODEL_CONFIG = _SERVICE + "ModelConfig"
 SERVER_LIVE = _SERVICE + "ServerLive"
 SERVER_READY = _SERVICE + "ServerReady"
 SERVER_METADATA = _SERVICE + "ServerMetadata"
 REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
 REPOSITORY_LOAD = _SERVICE + "RepositoryModelLoad"
 REPOSITORY_UNLOAD = _SERVICE + "RepositoryModelUnload"
+TRACE_SETTING = _SERVICE + "TraceSetting"
+LOG_SETTINGS = _SERVICE + "LogSettings"
 
 ROUTING = Routing(
     methods=tuple(
         RoutedMethod(path, model=(1,), version=(2,))
-        for path in (MODEL_INFER, MODEL_READY, MODEL_METADATA)
+        for path in (MODEL_INFER, MODEL_READY, MODEL_METADATA, MODEL_CONFIG)
     ),
     prefixes=(RoutedPrefix("/v2/models/"),),
     server_methods=(
@@ -32,6 +35,9 @@ ROUTING = Routing(
         REPOSITORY_INDEX,
         REPOSITORY_LOAD,
         REPOSITORY_UNLOAD,
+        TRACE_SETTING,
+        LOG_SETTINGS,
     ),
-    server_paths=("/v2/repository/",),
+    server_paths=("/v2/repository/", "/v2/trace/setting", "/v2/logging"),
+    server_verbs=("/trace/setting",),
 )
