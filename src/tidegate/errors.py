@@ -12,8 +12,13 @@
     │   ├── AddressInUse            somebody else holds the port
     │   ├── EdgeFailed              Envoy is missing, died, or refused its configuration
     │   └── NodeNotFound            no node of this user runs there
+    ├── ConnectionFailed            a server could not be asked, or its answer not be had
+    │   ├── ServerUnreachable       nobody answers at the address; the request was not sent
+    │   ├── ConnectionLost          it broke off before the answer was whole
+    │   └── InvalidAnswer           what came back is not what the protocol says
     └── RequestError                one request is answered with an error
         ├── InvalidInput            the caller must change the request
+        ├── Unauthenticated         the server wants to know who asks
         ├── ModelNotFound           no such model or version here
         ├── MethodNotFound          no such method of the protocol
         │   └── MethodNotAllowed    the path exists, but takes another HTTP method
@@ -77,12 +82,32 @@ class NodeNotFound(NodeError):
     """No node of this user runs at that place."""
 
 
+class ConnectionFailed(TidegateError):
+    """A server could not be asked, or its answer could not be had."""
+
+
+class ServerUnreachable(ConnectionFailed):
+    """Nobody answers at the address: the request was not sent."""
+
+
+class ConnectionLost(ConnectionFailed):
+    """The server broke off before its answer was whole; it may have done what was asked."""
+
+
+class InvalidAnswer(ConnectionFailed):
+    """What the server answered is not what the protocol says."""
+
+
 class RequestError(TidegateError):
     """One request is answered with an error; its neighbours are not affected."""
 
 
 class InvalidInput(RequestError):
     """The request itself is wrong: the caller must change it."""
+
+
+class Unauthenticated(RequestError):
+    """The server wants to know who asks."""
 
 
 class ModelNotFound(RequestError):

@@ -196,6 +196,15 @@ class ModelMetadata:
     signature: Signature
 
 
+@dataclass(frozen=True, slots=True)
+class ServerMetadata:
+    """What a server says of itself: its name, its version and the extensions it offers."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...] = ()
+
+
 def element_count(shape: tuple[int, ...]) -> int:
     """Return the number of elements of ``shape``; Python's integers cannot overflow."""
     return math.prod(shape)

@@ -11,13 +11,14 @@ from tidegate.errors import RuntimeMissing
 from tidegate.runtimes import registry
 from tidegate.runtimes.interface import RuntimeOptions
 
-FRAMEWORKS = ("onnxruntime", "torch", "tensorflow", "openvino", "onnx", "cv2")
+FRAMEWORKS = ("onnxruntime", "torch", "tensorflow", "openvino", "onnx", "cv2", "httpx", "grpc")
 
 
 @pytest.mark.parametrize(
     "module",
     [
         "tidegate",
+        "tidegate.client",
         "tidegate.cli.main",
         "tidegate.repository.layout",
         "tidegate.config.loading",

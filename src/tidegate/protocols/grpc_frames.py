@@ -6,6 +6,7 @@ https://github.com/grpc/grpc/blob/master/doc/compression.md.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TypeAlias
 
@@ -108,6 +109,15 @@ def parse_timeout(value: str | bytes) -> float:
             "eight digits and a unit of H, M, S, m, u or n, such as '250m'"
         )
     return int(digits) * unit
+
+
+def format_timeout(seconds: float) -> str:
+    """Return ``seconds`` as the value of ``grpc-timeout``, in the finest unit that fits."""
+    for unit, size in (("u", 1e-6), ("m", 1e-3), ("S", 1.0)):
+        count = math.ceil(seconds / size)
+        if count < 10**_MOST_TIMEOUT_DIGITS:
+            return f"{max(count, 1)}{unit}"
+    return f"{10**_MOST_TIMEOUT_DIGITS - 1}S"
 
 
 def _percent_encode(message: str) -> bytes:

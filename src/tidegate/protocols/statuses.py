@@ -1,4 +1,4 @@
-"""The one table from a kind of error to what each transport calls it.
+"""The one table from a kind of error to what each transport calls it, and the way back.
 
 gRPC codes: https://grpc.io/docs/guides/status-codes/; exit codes: ``sysexits.h``.
 """
@@ -42,7 +42,7 @@ class Status(NamedTuple):
 
 
 _USAGE, _DATA, _NO_INPUT, _UNAVAILABLE, _SOFTWARE = 64, 65, 66, 69, 70
-_CANNOT_CREATE, _TEMPORARY, _NO_PERMISSION, _CONFIG = 73, 75, 77, 78
+_CANNOT_CREATE, _TEMPORARY, _PROTOCOL, _NO_PERMISSION, _CONFIG = 73, 75, 76, 77, 78
 
 _TABLE: dict[type[errors.TidegateError], Status] = {
     errors.TidegateError: Status(500, GrpcCode.INTERNAL, _SOFTWARE),
@@ -55,8 +55,13 @@ _TABLE: dict[type[errors.TidegateError], Status] = {
     errors.AddressInUse: Status(500, GrpcCode.INTERNAL, _CANNOT_CREATE),
     errors.EdgeFailed: Status(500, GrpcCode.INTERNAL, _SOFTWARE),
     errors.NodeNotFound: Status(404, GrpcCode.NOT_FOUND, _NO_INPUT),
+    errors.ConnectionFailed: Status(502, GrpcCode.UNAVAILABLE, _UNAVAILABLE),
+    errors.ServerUnreachable: Status(503, GrpcCode.UNAVAILABLE, _UNAVAILABLE),
+    errors.ConnectionLost: Status(502, GrpcCode.UNAVAILABLE, _UNAVAILABLE),
+    errors.InvalidAnswer: Status(502, GrpcCode.INTERNAL, _PROTOCOL),
     errors.RequestError: Status(500, GrpcCode.INTERNAL, _SOFTWARE),
     errors.InvalidInput: Status(400, GrpcCode.INVALID_ARGUMENT, _DATA),
+    errors.Unauthenticated: Status(401, GrpcCode.UNAUTHENTICATED, _NO_PERMISSION),
     errors.ModelNotFound: Status(404, GrpcCode.NOT_FOUND, _NO_INPUT),
     errors.MethodNotFound: Status(404, GrpcCode.UNIMPLEMENTED, _USAGE),
     errors.MethodNotAllowed: Status(405, GrpcCode.UNIMPLEMENTED, _USAGE),
@@ -91,3 +96,66 @@ def status_of(error: BaseException) -> Status:
         if kind in _TABLE:
             return _TABLE[kind]
     return _TABLE[errors.TidegateError]
+
+
+_BY_GRPC: dict[int, type[errors.TidegateError]] = {
+    GrpcCode.CANCELLED: errors.Cancelled,
+    GrpcCode.INVALID_ARGUMENT: errors.InvalidInput,
+    GrpcCode.OUT_OF_RANGE: errors.InvalidInput,
+    GrpcCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+    GrpcCode.NOT_FOUND: errors.ModelNotFound,
+    GrpcCode.PERMISSION_DENIED: errors.PermissionDenied,
+    GrpcCode.UNAUTHENTICATED: errors.Unauthenticated,
+    GrpcCode.RESOURCE_EXHAUSTED: errors.QueueFull,
+    GrpcCode.FAILED_PRECONDITION: errors.Quarantined,
+    GrpcCode.UNIMPLEMENTED: errors.Unsupported,
+    GrpcCode.UNAVAILABLE: errors.ModelNotReady,
+    GrpcCode.INTERNAL: errors.InferenceFailed,
+    GrpcCode.UNKNOWN: errors.InferenceFailed,
+}
+_BY_HTTP: dict[int, type[errors.TidegateError]] = {
+    401: errors.Unauthenticated,
+    403: errors.PermissionDenied,
+    404: errors.ModelNotFound,
+    405: errors.MethodNotAllowed,
+    408: errors.DeadlineExceeded,
+    413: errors.MessageTooLarge,
+    415: errors.UnsupportedEncoding,
+    422: errors.Quarantined,
+    429: errors.QueueFull,
+    499: errors.Cancelled,
+    500: errors.InferenceFailed,
+    501: errors.Unsupported,
+    502: errors.ConnectionLost,
+    503: errors.ModelNotReady,
+    504: errors.DeadlineExceeded,
+}
+_OF_SIZE = ("limit of", "larger than max", "too large")
+"""What tells an oversized message from a full queue, which share a code on gRPC."""
+
+
+def error_of_grpc(code: int, message: str) -> errors.TidegateError:
+    """Return the error that a server meant by a gRPC status other than OK.
+
+    Where several kinds share a code, it is the one that callers meet most.
+    """
+    kind = _BY_GRPC.get(code, errors.RequestError)
+    if kind is errors.QueueFull and any(words in message for words in _OF_SIZE):
+        kind = errors.MessageTooLarge
+    return kind(message)
+
+
+def error_of_http(status: int, message: str) -> errors.TidegateError:
+    """Return the error that a server meant by an HTTP status from 400 on."""
+    fallback = errors.InvalidInput if 400 <= status < 500 else errors.RequestError
+    return _BY_HTTP.get(status, fallback)(message)
+
+
+def error_of_exit(status: int, message: str) -> errors.TidegateError:
+    """Return the error that a command of ours meant by its exit status."""
+    kinds = {
+        _UNAVAILABLE: errors.RuntimeMissing,
+        _CANNOT_CREATE: errors.AddressInUse,
+        _CONFIG: errors.ConfigurationError,
+    }
+    return kinds.get(status, errors.NodeError)(message)

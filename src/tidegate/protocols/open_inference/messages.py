@@ -27,6 +27,7 @@ _CLASSES = _load()
 ModelInferRequest: Any = _CLASSES["inference.ModelInferRequest"]
 ModelInferResponse: Any = _CLASSES["inference.ModelInferResponse"]
 ModelReadyRequest: Any = _CLASSES["inference.ModelReadyRequest"]
+ModelReadyResponse: Any = _CLASSES["inference.ModelReadyResponse"]
 ModelMetadataResponse: Any = _CLASSES["inference.ModelMetadataResponse"]
 ServerMetadataResponse: Any = _CLASSES["inference.ServerMetadataResponse"]
 ModelConfigResponse: Any = _CLASSES["inference.ModelConfigResponse"]

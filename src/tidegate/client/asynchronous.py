@@ -1,0 +1,210 @@
+"""The client whose calls are awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy.typing as npt
+
+from tidegate.client.calls import Incoming, T
+from tidegate.client.connection import AsyncTransport, Connection
+from tidegate.client.face import (
+    DEFAULT_TIMEOUT,
+    DEFAULT_URL,
+    Face,
+    checked_version,
+    wanted,
+)
+from tidegate.client.result import InferResult
+from tidegate.client.steps import Ask, Steps
+from tidegate.types import ModelMetadata, Parameter, ServerMetadata
+
+
+class AsyncClient(Face):
+    """Calls the models of one server of the Open Inference Protocol v2, for asyncio.
+
+    ::
+
+        async with AsyncClient("grpc://127.0.0.1:8000") as client:
+            answers = await asyncio.gather(*(client.infer("digits", image) for image in images))
+
+    Arguments, calls and errors are those of :class:`~tidegate.client.Client`. A client belongs
+    to the event loop of its first call. A call that is cancelled is cancelled on the server.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        binary: bool = True,
+        headers: Mapping[str, str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        max_answer_size: int = 2**30,
+    ) -> None:
+        super().__init__(
+            url,
+            timeout=timeout,
+            binary=binary,
+            headers=headers,
+            ca_file=ca_file,
+            max_answer_size=max_answer_size,
+        )
+        self._transport: AsyncTransport | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    def model(self, name: str, version: str | int | None = None) -> AsyncModel:
+        """Return a handle of a model; see :meth:`Client.model`."""
+        return AsyncModel(self, name, version)
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, npt.ArrayLike] | npt.ArrayLike,
+        *,
+        version: str | int | None = None,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> InferResult:
+        """Run a model once; see :meth:`Client.infer`."""
+        asked = wanted(model, version, inputs, outputs, parameters, request_id)
+        return await self._drive(self._conversation.infer(asked, self._seconds(timeout)))
+
+    async def metadata(self, *, timeout: float | None = None) -> ServerMetadata:
+        """Return the server's name, its version and its extensions."""
+        return await self._drive(self._conversation.server_metadata(self._seconds(timeout)))
+
+    async def live(self, *, timeout: float | None = None) -> bool:
+        """Say whether the server is up; ``False`` as well when nobody answers."""
+        return await self._drive(self._conversation.live(self._seconds(timeout)))
+
+    async def ready(self, *, timeout: float | None = None) -> bool:
+        """Say whether the server's models can be called; ``False`` when nobody answers."""
+        return await self._drive(self._conversation.ready(None, "", self._seconds(timeout)))
+
+    async def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait until the server's models can be called; see :meth:`Client.wait_ready`."""
+        await self._drive(self._conversation.wait_ready(None, "", self._seconds(timeout)))
+
+    async def close(self) -> None:
+        """Close the connections; a closed client makes no more calls."""
+        self._closed = True
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            await transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def _drive(self, steps: Steps[T]) -> T:
+        """Take ``steps`` to their end and return their value."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = await self._take(step)
+                except BaseException as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as done:
+            value: T = done.value
+            return value
+
+    async def _take(self, step: Any) -> Incoming | None:
+        if isinstance(step, Ask):
+            return await self._opened().exchange(step.outgoing, step.timeout)
+        await asyncio.sleep(step.seconds)
+        return None
+
+    def _opened(self) -> AsyncTransport:
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise RuntimeError(f"{self!r} is closed; make another client")
+        if self._transport is None:
+            self._transport, self._loop = _open(self._connection), loop
+        elif self._loop is not loop:
+            raise RuntimeError(
+                f"{self!r} belongs to another event loop; make one client for each loop"
+            )
+        return self._transport
+
+
+class AsyncModel:
+    """One model of a server, or one version of it; :meth:`AsyncClient.model` makes it."""
+
+    def __init__(self, client: AsyncClient, name: str, version: str | int | None = None) -> None:
+        self._client = client
+        self.name = name
+        self.version = version
+
+    def __repr__(self) -> str:
+        version = "" if self.version is None else f", version={self.version!r}"
+        return f"{self._client!r}.model({self.name!r}{version})"
+
+    async def infer(
+        self,
+        inputs: Mapping[str, npt.ArrayLike] | npt.ArrayLike,
+        outputs: Sequence[str] | None = None,
+        *,
+        parameters: Mapping[str, Parameter] | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> InferResult:
+        """Run the model once; see :meth:`Client.infer`."""
+        return await self._client.infer(
+            self.name,
+            inputs,
+            version=self.version,
+            outputs=outputs,
+            parameters=parameters,
+            timeout=timeout,
+            request_id=request_id,
+        )
+
+    async def metadata(self, *, timeout: float | None = None) -> ModelMetadata:
+        """Return what the model takes and gives; see :meth:`Model.metadata`."""
+        client = self._client
+        return await client._drive(
+            client._conversation.model_metadata(
+                self.name, checked_version(self.version), client._seconds(timeout)
+            )
+        )
+
+    async def ready(self, *, timeout: float | None = None) -> bool:
+        """Say whether the model can be called; ``False`` for one that the server lacks."""
+        client = self._client
+        return await client._drive(
+            client._conversation.ready(
+                self.name, checked_version(self.version), client._seconds(timeout)
+            )
+        )
+
+    async def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait until the model can be called; see :meth:`Model.wait_ready`."""
+        client = self._client
+        await client._drive(
+            client._conversation.wait_ready(
+                self.name, checked_version(self.version), client._seconds(timeout)
+            )
+        )
+
+
+def _open(connection: Connection) -> AsyncTransport:
+    """Make the transport, whose library is imported only now."""
+    if connection.address.grpc:
+        from tidegate.client.grpc_transport import AsyncGrpcTransport
+
+        return AsyncGrpcTransport(connection)
+    from tidegate.client.http_transport import AsyncHttpTransport
+
+    return AsyncHttpTransport(connection)

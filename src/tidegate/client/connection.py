@@ -1,0 +1,101 @@
+"""What the transports share: how to connect, and the words for what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tidegate.client.address import Address
+from tidegate.client.calls import Incoming, Outgoing
+from tidegate.errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidAnswer,
+    MessageTooLarge,
+    ServerUnreachable,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How to reach a server.
+
+    ``headers`` go with every call. ``ca_file`` holds the certificates (PEM) of who vouches
+    for the server, instead of the usual authorities. ``max_answer_size`` is in bytes.
+    """
+
+    address: Address
+    headers: Mapping[str, str] = field(default_factory=dict)
+    ca_file: Path | None = None
+    max_answer_size: int = 2**30
+
+    def unreachable(self, reason: object) -> ServerUnreachable:
+        """Nobody answers."""
+        url, loopback = self.address.url, self.address.loopback
+        hint = "start it with 'tidegate serve', or " if loopback else ""
+        return ServerUnreachable(
+            f"nobody answers at {url} ({reason}); is the server running there? "
+            f"{hint}give the URL where it is"
+        )
+
+    def lost(self, reason: object) -> ConnectionLost:
+        """The server, or what is on the way to it, broke off."""
+        return ConnectionLost(
+            f"{self.address.url} broke off before its answer was whole ({reason}); "
+            "it may have done what was asked: send it again if doing it twice is no harm"
+        )
+
+    def late(self, timeout: float) -> DeadlineExceeded:
+        """The time of the call is over."""
+        return DeadlineExceeded(
+            f"no answer from {self.address.url} in {timeout:.3g} s; give a longer timeout, or "
+            "less to do"
+        )
+
+    def not_http(self, reason: object) -> InvalidAnswer:
+        """Something else listens there."""
+        return InvalidAnswer(
+            f"what answers at {self.address.url} does not speak HTTP ({reason}); give the URL of "
+            "a server, with grpc:// if the port speaks gRPC alone"
+        )
+
+    def too_large(self, size: object = "") -> MessageTooLarge:
+        """The answer is larger than this client takes."""
+        shown = f" ({size} bytes)" if size else ""
+        return MessageTooLarge(
+            f"the answer of {self.address.url} is larger{shown} than the limit of "
+            f"{self.max_answer_size} bytes; ask for less, or give the client a larger "
+            "max_answer_size"
+        )
+
+
+class Transport(Protocol):
+    """Carries calls; may be used from several threads at once."""
+
+    def exchange(self, outgoing: Outgoing, timeout: float) -> Incoming:
+        """Send ``outgoing`` and return the answer, whatever its status.
+
+        Args:
+            outgoing: the request.
+            timeout: seconds for all of it; may be infinite.
+
+        Raises:
+            ConnectionFailed: there is no answer, or what came is none.
+            DeadlineExceeded: it did not come in time.
+            MessageTooLarge: the answer is larger than the client takes.
+        """
+
+    def close(self) -> None:
+        """Close the connections; calls that run are cut."""
+
+
+class AsyncTransport(Protocol):
+    """The same for asyncio; used in one event loop."""
+
+    async def exchange(self, outgoing: Outgoing, timeout: float) -> Incoming:
+        """Send ``outgoing`` and return the answer, whatever its status."""
+
+    async def close(self) -> None:
+        """Close the connections; calls that run are cut."""

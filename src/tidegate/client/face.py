@@ -1,0 +1,88 @@
+"""What both clients are made of: their arguments, checked, and the conversation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tidegate.client.address import Address
+from tidegate.client.connection import Connection
+from tidegate.client.grpc_dialect import GrpcDialect
+from tidegate.client.rest_dialect import RestDialect
+from tidegate.client.steps import Conversation, Wanted, checked_timeout
+from tidegate.clock import MonotonicClock
+from tidegate.errors import InvalidInput
+from tidegate.protocols.open_inference.tensors import shown
+from tidegate.types import Parameter
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_TIMEOUT = 60.0
+
+
+class Face:
+    """The part of a client that does no I/O."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        binary: bool = True,
+        headers: Mapping[str, str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        max_answer_size: int = 2**30,
+    ) -> None:
+        address = Address.parse(url)
+        self._connection = Connection(
+            address,
+            dict(headers or {}),
+            None if ca_file is None else Path(ca_file),
+            max_answer_size,
+        )
+        self._timeout = checked_timeout(timeout, timeout)
+        dialect = GrpcDialect() if address.grpc else RestDialect(binary=binary)
+        self._conversation = Conversation(dialect, MonotonicClock())
+
+    @property
+    def url(self) -> str:
+        """The server's URL, as it was given."""
+        return self._connection.address.url
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def _seconds(self, timeout: float | None) -> float:
+        return checked_timeout(timeout, self._timeout)
+
+
+def checked_version(version: str | int | None) -> str:
+    """Return a version as the protocol writes it: empty for the server's default."""
+    return "" if version is None else str(version)
+
+
+def wanted(
+    model: str,
+    version: str | int | None,
+    inputs: object,
+    outputs: Sequence[str] | None,
+    parameters: Mapping[str, Parameter] | None,
+    request_id: str | None,
+) -> Wanted:
+    """Return the inference that a caller asks for.
+
+    Raises:
+        InvalidInput: the outputs are not a list of names, or the model has no name.
+    """
+    if not model or not isinstance(model, str):
+        raise InvalidInput(f"the model's name is {shown(model)}; give text")
+    if isinstance(outputs, str) or not all(isinstance(name, str) for name in outputs or ()):
+        raise InvalidInput(f"outputs is {shown(outputs)}; give a list of names")
+    return Wanted(
+        model,
+        checked_version(version),
+        inputs,
+        tuple(outputs or ()),
+        parameters or {},
+        request_id or "",
+    )

@@ -1,0 +1,212 @@
+"""The Open Inference Protocol v2 over gRPC, seen by who calls: requests out, answers in.
+
+Source: ``inference_grpc.md`` of https://github.com/kserve/open-inference-protocol. The data of
+the tensors goes last and raw, the way that servers read fastest.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from tidegate.errors import InvalidInput
+from tidegate.protocols.grpc_frames import Buffer
+from tidegate.protocols.open_inference import messages
+from tidegate.protocols.open_inference.answers import (
+    invalid_answer,
+    reading_output,
+    tensor_spec,
+)
+from tidegate.protocols.open_inference.tensors import (
+    checked_shape,
+    dtype_of,
+    from_raw,
+    shown,
+    to_raw,
+)
+from tidegate.protocols.open_inference.typed_contents import typed_data
+from tidegate.types import (
+    NO_PARAMETERS,
+    InferRequest,
+    InferResponse,
+    ModelMetadata,
+    Parameter,
+    ServerMetadata,
+    Signature,
+    Tensor,
+    TensorSpec,
+)
+
+
+def encode_infer(request: InferRequest) -> bytes:
+    """Return ``request`` as a ``ModelInferRequest`` with ``raw_input_contents``.
+
+    Raises:
+        InvalidInput: a parameter is no value that the protocol can hold, or the message would
+            be beyond the 2 GiB that protobuf allows.
+    """
+    parts: list[bytes | memoryview] = [_model_head(request.model, request.version)]
+    if request.id:
+        identity = request.id.encode()
+        parts += (b"\x1a", _size(len(identity)), identity)
+    if request.parameters:
+        parts.append(_parameters("the request", request.parameters))
+    parts += [_input_head(t.name, t.dtype.value, t.shape) for t in request.inputs]
+    for output in request.outputs:
+        parts.append(_output_head(output.name))
+    for tensor in request.inputs:
+        raw = to_raw(tensor)
+        parts += (b"\x3a", _size(len(raw)), raw)
+    size = sum(map(len, parts))
+    if size >= 2**31:
+        raise InvalidInput(
+            f"the request has {size} bytes, but a gRPC message holds less than 2 GiB; "
+            "send it in parts, or over http://"
+        )
+    return b"".join(parts)
+
+
+def decode_infer(message: bytes) -> InferResponse:
+    """Return the answer in a ``ModelInferResponse``; arrays lie over its bytes, read-only.
+
+    Raises:
+        InvalidAnswer: the message is malformed, or its shapes, types and data do not agree.
+    """
+    response = _parsed(messages.ModelInferResponse, message)
+    raws = response.raw_output_contents
+    if raws and len(raws) != len(response.outputs):
+        raise invalid_answer(
+            f"it has {len(raws)} raw_output_contents for {len(response.outputs)} outputs"
+        )
+    outputs = []
+    for index, found in enumerate(response.outputs):
+        name = found.name
+        with reading_output(name):
+            dtype = dtype_of(name, found.datatype)
+            shape = checked_shape(name, found.shape[:])
+            if raws:
+                tensor = from_raw(name, dtype, shape, raws[index])
+            else:
+                tensor = Tensor(name, dtype, typed_data(name, dtype, shape, found.contents))
+        outputs.append(tensor)
+    return InferResponse(
+        response.model_name,
+        response.model_version,
+        response.id,
+        outputs,
+        _decoded_parameters(response.parameters),
+    )
+
+
+def encode_model(name: str, version: str) -> bytes:
+    """Return a ``ModelReadyRequest`` or a ``ModelMetadataRequest``."""
+    return _model_head(name, version)
+
+
+def decode_ready(message: bytes) -> bool:
+    """Return what a ``ServerLiveResponse``, a ``ServerReadyResponse`` or a ``ModelReady`` says.
+
+    Raises:
+        InvalidAnswer: the message is malformed.
+    """
+    return bool(_parsed(messages.ModelReadyResponse, message).ready)
+
+
+def decode_model_metadata(message: bytes) -> ModelMetadata:
+    """Return what a ``ModelMetadataResponse`` says.
+
+    Raises:
+        InvalidAnswer: the message is malformed.
+    """
+    found = _parsed(messages.ModelMetadataResponse, message)
+
+    def specs(tensors: Sequence[Any]) -> tuple[TensorSpec, ...]:
+        return tuple(tensor_spec(t.name, t.datatype, t.shape[:]) for t in tensors)
+
+    signature = Signature(specs(found.inputs), specs(found.outputs))
+    return ModelMetadata(found.name, tuple(found.versions), found.platform, signature)
+
+
+def decode_server_metadata(message: bytes) -> ServerMetadata:
+    """Return what a ``ServerMetadataResponse`` says.
+
+    Raises:
+        InvalidAnswer: the message is malformed.
+    """
+    found = _parsed(messages.ServerMetadataResponse, message)
+    return ServerMetadata(found.name, found.version, tuple(found.extensions))
+
+
+def _parsed(kind: Any, message: Buffer) -> Any:
+    try:
+        return kind.FromString(message)
+    except DecodeError as error:
+        raise invalid_answer(
+            f"its {len(message)} bytes are not a {kind.DESCRIPTOR.full_name}"
+        ) from error
+
+
+def _decoded_parameters(entries: Any) -> Mapping[str, Parameter]:
+    if not entries:
+        return NO_PARAMETERS
+    chosen = {key: value.WhichOneof("parameter_choice") for key, value in entries.items()}
+    return MappingProxyType(
+        {key: getattr(entries[key], choice) for key, choice in chosen.items() if choice}
+    )
+
+
+def _parameters(where: str, parameters: Mapping[str, Parameter]) -> bytes:
+    message = messages.ModelInferRequest()
+    for key, value in parameters.items():
+        try:
+            entry = message.parameters[key]
+            if isinstance(value, bool):
+                entry.bool_param = value
+            elif isinstance(value, int):
+                if value < 2**63:
+                    entry.int64_param = value
+                else:
+                    entry.uint64_param = value
+            elif isinstance(value, float):
+                entry.double_param = value
+            else:
+                entry.string_param = value
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(
+                f"the parameter {shown(key)} of {where} is {shown(value)}; "
+                "give a bool, a 64-bit integer, a float or text"
+            ) from error
+    return bytes(message.SerializeToString())
+
+
+def _size(value: int) -> bytes:
+    """Return ``value`` as protobuf's variable-length integer."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+@functools.lru_cache(maxsize=256)
+def _model_head(model: str, version: str) -> bytes:
+    return bytes(messages.ModelReadyRequest(name=model, version=version).SerializeToString())
+
+
+@functools.lru_cache(maxsize=1024)
+def _input_head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    message = messages.ModelInferRequest()
+    message.inputs.add(name=name, datatype=datatype, shape=shape)
+    return bytes(message.SerializeToString())
+
+
+@functools.lru_cache(maxsize=256)
+def _output_head(name: str) -> bytes:
+    message = messages.ModelInferRequest()
+    message.outputs.add(name=name)
+    return bytes(message.SerializeToString())
