@@ -98,6 +98,7 @@ async def test_a_keeper_survives_what_nobody_foresaw(tmp_path: Path) -> None:
         changed=changed.set,
         announce=told.append,
         crashed=lambda spec: None,
+        ended=lambda spec: None,
         replica_count=lambda: 1,
     )
     gone = VersionEntry(1, tmp_path / "gone.onnx", "onnx", "onnx", "1a")

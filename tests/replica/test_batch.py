@@ -53,7 +53,7 @@ def test_one_request_runs_as_it_is() -> None:
     bound = bind(model, 3.0, rows=2)
     ran = runner(model).run([bound])
     assert answer(ran.outcomes[0])["total"].tolist() == [[3.5, 3.5]] * 2
-    assert ran.runs == [Run(2, 1.0)]
+    assert ran.runs == [Run(2, 1, 1.0)]
     assert ran.clamp is None
 
 
@@ -63,7 +63,10 @@ def test_every_request_gets_its_own_rows(sizes: list[int]) -> None:
     batch = [bind(model, float(index), rows) for index, rows in enumerate(sizes)]
     ran = runner(model).run(batch)
     assert len(model.runs) == 1
-    assert ran.runs == [Run(sum(sizes) if len(sizes) > 1 else max(1, sizes[0]), 1.0)]
+    (run,) = ran.runs
+    assert run[:3] == (sum(sizes) if len(sizes) > 1 else max(1, sizes[0]), len(sizes), 1.0)
+    # Whoever runs alone is neither joined nor split.
+    assert run[3:] == ((1.0, 1.0) if len(sizes) > 1 else (0.0, 0.0))
     for index, (rows, outcome) in enumerate(zip(sizes, ran.outcomes)):
         assert answer(outcome)["total"].tolist() == [[index + 0.5] * 2] * rows
         assert answer(outcome)["twice"].tolist() == [[index * 2.0] * 2] * rows

@@ -38,6 +38,7 @@ from tidegate.node.replicas import Replicas
 from tidegate.node.run_directory import NodeRecord, RunDirectory
 from tidegate.node.server_calls import ServerCalls
 from tidegate.node.settings_calls import LogCalls, TraceCalls
+from tidegate.node.statistics import Statistics
 from tidegate.replica import lifeline
 from tidegate.replica.flight import read_suspects
 from tidegate.replica.http import Server
@@ -72,6 +73,7 @@ class Controller:
         self._settling = watching.Settling()
         self._quarantine = Quarantine()
         self._noticeboard = Noticeboard(directory.notices)
+        self.statistics = Statistics(self.fleet, self._clock)
         self._changed = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         """Those who wait for the edge to be told."""
@@ -101,6 +103,7 @@ class Controller:
             changed=self._changed.set,
             announce=announce,
             crashed=self._crashed,
+            ended=self.statistics.ended,
         )
         self.calls = ServerCalls(
             (
@@ -238,6 +241,7 @@ class Controller:
         self.announce(f"Envoy refused its configuration: {words}")
 
     def _crashed(self, spec: ReplicaSpec) -> None:
+        self.statistics.crashed(spec)
         suspects = read_suspects(spec.flight)
         if self._quarantine.died(suspects):
             self.announce(

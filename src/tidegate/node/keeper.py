@@ -42,6 +42,8 @@ class Surroundings:
     """Tells the operator, in a line."""
     crashed: Callable[[ReplicaSpec], None]
     """Called when a replica has died by itself."""
+    ended: Callable[[ReplicaSpec], None]
+    """Called when a replica's process has ended, however it did."""
     replica_count: Callable[[], int]
     """How many replicas the machine's cores are shared by."""
 
@@ -233,7 +235,9 @@ class Keeper:
         self._replica.pid = None
         spec = self._replica.spec
         if spec is not None:
-            for file in (spec.socket, spec.socket.with_suffix(".json"), spec.flight):
+            self._around.ended(spec)
+            own = spec.socket, spec.socket.with_suffix(".json"), spec.flight, spec.last_words
+            for file in own:
                 if file != self._last_flight:
                     file.unlink(missing_ok=True)
 

@@ -33,6 +33,7 @@ class Replicas:
         changed: Callable[[], None],
         announce: Callable[[str], None],
         crashed: Callable[[ReplicaSpec], None],
+        ended: Callable[[ReplicaSpec], None],
     ) -> None:
         self._fleet = fleet
         self._directory = directory
@@ -49,6 +50,7 @@ class Replicas:
             changed=changed,
             announce=announce,
             crashed=crashed,
+            ended=ended,
             replica_count=self._count,
         )
 

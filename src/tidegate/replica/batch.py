@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,12 +17,16 @@ Outcome = dict[str, Array] | BaseException
 """What came of one request of a batch: its outputs by name, or why there are none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One successful run of the model: so many rows took so many seconds."""
+class Run(NamedTuple):
+    """One successful run of the model: so many rows of so many requests took so many seconds."""
 
     rows: int
+    requests: int
     seconds: float
+    joining: float = 0.0
+    """Seconds in which the inputs of the requests were joined."""
+    splitting: float = 0.0
+    """Seconds in which the outputs were split."""
 
 
 @dataclass(slots=True)
@@ -30,6 +35,7 @@ class Ran:
 
     outcomes: list[Outcome]
     runs: list[Run]
+    began: float = 0.0
     clamp: int | None = None
     """Run no batch of more rows than this: a larger one did not fit into memory."""
 
@@ -52,7 +58,7 @@ class BatchRunner:
         A batch that raises is halved until only the culprit fails (bisection): its
         neighbours get their answers.
         """
-        ran = Ran([_NOT_RUN] * len(batch), [])
+        ran = Ran([_NOT_RUN] * len(batch), [], self._time())
         self._run(batch, 0, ran)
         return ran
 
@@ -80,8 +86,9 @@ class BatchRunner:
         if len(batch) == 1:
             started = self._time()
             outputs = self._model.run(dict(zip(self._names, first.inputs)), first.outputs)
-            ran.runs.append(Run(first.rows, self._time() - started))
+            ran.runs.append(Run(first.rows, 1, self._time() - started))
             return [outputs]
+        began = self._time()
         names = first.outputs
         rows = 0
         for bound in batch:
@@ -92,14 +99,18 @@ class BatchRunner:
         joined = {name: np.concatenate(column) for name, column in zip(self._names, columns)}
         started = self._time()
         outputs = self._model.run(joined, names)
-        ran.runs.append(Run(rows, self._time() - started))
+        ended = self._time()
         for name, array in outputs.items():
             if array.ndim == 0 or array.shape[0] != rows:
                 raise InferenceFailed(
                     f"the output {name!r} has the shape {list(array.shape)} for a batch of "
                     f"{rows} rows: set batching.enabled to false in model.yaml"
                 )
-        return _split(batch, outputs)
+        outcomes = _split(batch, outputs)
+        ran.runs.append(
+            Run(rows, len(batch), ended - started, started - began, self._time() - ended)
+        )
+        return outcomes
 
 
 def _split(batch: Sequence[Bound], outputs: dict[str, Array]) -> list[Outcome]:

@@ -14,9 +14,10 @@ from tidegate.clock import Clock
 from tidegate.errors import DeadlineExceeded, InferenceFailed
 from tidegate.replica.batch import BatchRunner, Ran
 from tidegate.replica.binding import Bound
+from tidegate.replica.counting import Counters
 from tidegate.scheduling.batcher import Batcher
 from tidegate.scheduling.latency import LatencyModel
-from tidegate.scheduling.slot import Slot
+from tidegate.scheduling.slot import Slot, State
 from tidegate.types import Array
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ _QUICK = 200e-6
 
 _BETWEEN_TRACEBACKS = 1.0
 """Seconds; a caller that sends what fails, again and again, must not fill the disk."""
+
+_RESOLVED = State.RESOLVED
 
 Answer = dict[str, Array]
 RequestSlot = Slot[Bound, Answer]
@@ -66,6 +69,8 @@ class Engine:
         self._batcher = batcher
         self._latency = latency
         self._clock = clock
+        self.counters = Counters(clock)
+        """What the replica counts."""
         self._recorder = recorder
         self._delivered = delivered
         self._quick = 0.0 if always_hand_over else _QUICK
@@ -199,6 +204,7 @@ class Engine:
         self._deliver(slots, ran)
 
     def _deliver(self, slots: list[RequestSlot], ran: Ran) -> None:
+        delivering = self._clock.now()
         for run in ran.runs:
             self._latency.observe(run.rows, run.seconds)
         if ran.clamp is not None:
@@ -213,7 +219,11 @@ class Engine:
                 slot.resolve(outcome)
         # An error holds the frames that it came through, and these hold it and all tensors.
         ran.outcomes.clear()
+        ended = self._clock.now()
         self._delivered()
+        # When the answers are on their way.
+        arrivals = [slot.arrived for slot in slots if slot.state is _RESOLVED]
+        self.counters.delivered(ran.runs, arrivals, ran.began, ended, ended - delivering)
 
     def _trace(self, error: InferenceFailed) -> None:
         now = self._clock.now()

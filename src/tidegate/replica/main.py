@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -205,6 +206,8 @@ async def _serve(
         await stop.wait()
         log.info("draining")
         await server.drain(spec.drain_timeout)
+    with contextlib.suppress(OSError):
+        spec.last_words.write_text(service.stats().model_dump_json())
     log.info("ended")
 
 

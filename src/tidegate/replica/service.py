@@ -36,6 +36,7 @@ from tidegate.replica.exchange import Exchange
 from tidegate.replica.flight import short, tag
 from tidegate.replica.spec import Ready
 from tidegate.scheduling.slot import NO_DEADLINE, Slot
+from tidegate.telemetry.statistics import ReplicaStats
 from tidegate.types import NO_PARAMETERS, InferRequest, InferResponse, ModelMetadata, Tensor
 
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z]+))?")
@@ -43,9 +44,12 @@ log = logging.getLogger(__name__)
 
 STATUS_PATH = "/replica"
 """Where a replica says what it is. Its socket answers it; the edge routes nobody there."""
+STATS_PATH = "/replica/stats"
+"""Where it says what it has counted."""
 _MODEL_HEADER = MODEL_HEADER.encode()
 _UNSAID = (DEFAULT_PRIORITY, None)
 """The schedule of a request that says nothing of it."""
+_INFER = open_inference.MODEL_INFER.encode()
 _HEADER_LENGTH = b"inference-header-content-length"
 
 
@@ -83,8 +87,10 @@ class _Inference(Slot[Bound, Answer]):
         exchange, request = self.exchange, self.request
         # A finished slot may lie in a heap for a while.
         del self.exchange, self.request
+        counters = self.service.counters
         if self.result is None:
             assert self.error is not None
+            counters.failed(self.error, grpc=exchange.head.grpc, arrived=self.arrived)
             exchange.fail(self.error)
             return
         try:
@@ -93,11 +99,13 @@ class _Inference(Slot[Bound, Answer]):
                 exchange.reply_grpc(v2_grpc.encode_infer_parts(response))
             else:
                 _reply_rest(exchange, request, response)
-        except TidegateError as error:
-            exchange.fail(error)
+                counters.answered_rest()
         except Exception as error:
-            log.exception("an answer cannot be sent")
-            exchange.fail(InferenceFailed(f"the answer cannot be sent: {error}"))
+            if not isinstance(error, TidegateError):
+                log.exception("an answer cannot be sent")
+                error = InferenceFailed(f"the answer cannot be sent: {error}")
+            counters.spoilt(error, grpc=exchange.head.grpc, arrived=self.arrived)
+            exchange.fail(error)
 
 
 class Service:
@@ -121,11 +129,12 @@ class Service:
         self._limit = served.max_message_size
         self._timeout = served.configuration.timeout
         self._engine = engine
+        self.counters = engine.counters
         self._clock = clock
         self._dtypes = {spec.name: spec.dtype for spec in served.metadata.signature.outputs}
         self._quarantined: frozenset[bytes] = frozenset()
         self._grpc: Mapping[bytes, Callable[[Exchange], None]] = {
-            open_inference.MODEL_INFER.encode(): self._infer_grpc,
+            _INFER: self._infer_grpc,
             open_inference.MODEL_READY.encode(): self._ready_grpc,
             open_inference.MODEL_METADATA.encode(): self._metadata_grpc,
             open_inference.MODEL_CONFIG.encode(): self._config_grpc,
@@ -148,17 +157,31 @@ class Service:
             else:
                 self._rest(exchange)
         except TidegateError as error:
-            exchange.fail(error)
+            self.refuse(exchange, error)
         except Exception as error:
             log.exception("a request failed by a fault of the server")
             failed = InferenceFailed(f"internal error: {type(error).__name__}: {error}")
             failed.__cause__ = error
-            exchange.fail(failed)
+            self.refuse(exchange, failed)
+
+    def refuse(self, exchange: Exchange, error: BaseException) -> None:
+        """Answer a call that does not reach the queue with an error."""
+        head = exchange.head
+        if head.target == _INFER if head.grpc else exchange.path.endswith("/infer"):
+            self.counters.failed(error, grpc=head.grpc)
+        exchange.fail(error)
+
+    def stats(self) -> ReplicaStats:
+        """Return what was counted, and how things stand now."""
+        return ReplicaStats(counted=self.counters.snapshot(), queue_depth=self._engine.depth)
 
     def _rest(self, exchange: Exchange) -> None:
         path = exchange.path
         if path == STATUS_PATH:
             exchange.reply([self._ready.model_dump_json().encode()])
+            return
+        if path == STATS_PATH:
+            exchange.reply([self.stats().model_dump_json().encode()])
             return
         match = _MODEL_PATH.fullmatch(path)
         if match is None:

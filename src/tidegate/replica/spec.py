@@ -40,6 +40,11 @@ class ReplicaSpec(BaseModel):
         """Where the flight recorder lies."""
         return self.socket.with_suffix(".flight")
 
+    @property
+    def last_words(self) -> Path:
+        """Where it leaves what it has counted when it ends in order."""
+        return self.socket.with_suffix(".stats")
+
 
 class Ready(BaseModel):
     """The replica is warm and listens."""
