@@ -12,10 +12,10 @@ from google.protobuf.message import Message
 from tidegate.protocols.open_inference import messages
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "src/tidegate/protocols/open_inference"
+PROTOS = sorted((ROOT / "src/tidegate/protocols").glob("*/*.proto"))
 
 
-def test_the_shipped_descriptors_are_those_of_the_proto_file(tmp_path: Path) -> None:
+def test_the_shipped_descriptors_are_those_of_the_proto_files(tmp_path: Path) -> None:
     import sys
 
     subprocess.run(
@@ -25,11 +25,13 @@ def test_the_shipped_descriptors_are_those_of_the_proto_file(tmp_path: Path) -> 
         env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
     )
 
-    def parsed(folder: Path) -> descriptor_pb2.FileDescriptorSet:
-        data = (folder / "open_inference.binpb").read_bytes()
-        return descriptor_pb2.FileDescriptorSet.FromString(data)
+    def parsed(file: Path) -> descriptor_pb2.FileDescriptorSet:
+        return descriptor_pb2.FileDescriptorSet.FromString(file.read_bytes())
 
-    assert parsed(FOLDER) == parsed(tmp_path), "run scripts/protos and commit what it writes"
+    assert len(PROTOS) > 2
+    for proto in PROTOS:
+        shipped, compiled = proto.with_suffix(".binpb"), tmp_path / f"{proto.stem}.binpb"
+        assert parsed(shipped) == parsed(compiled), "run scripts/protos, commit what it writes"
 
 
 def test_they_live_in_a_pool_of_their_own() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidegate.protocols import open_inference
+from tidegate.protocols import grpc_health, grpc_reflection, open_inference
 from tidegate.protocols.routing import Routing
 
 MIB = 2**20
@@ -47,7 +47,11 @@ class EdgeSettings:
     threads: int = 1
     heap_size: int | None = None
     envoy: Path | None = None
-    routings: tuple[Routing, ...] = (open_inference.ROUTING,)
+    routings: tuple[Routing, ...] = (
+        open_inference.ROUTING,
+        grpc_health.ROUTING,
+        grpc_reflection.ROUTING,
+    )
 
     @property
     def heap_limit(self) -> int:

@@ -29,6 +29,7 @@ from tidegate.node.api import (
 )
 from tidegate.node.edge_keeper import EdgeKeeper
 from tidegate.node.fleet import Fleet
+from tidegate.node.grpc_services import HealthCalls, ReflectionCalls
 from tidegate.node.launcher import ProcessLauncher
 from tidegate.node.machine import not_ours, usable_cores
 from tidegate.node.model_control import ModelControl
@@ -105,8 +106,11 @@ class Controller:
             crashed=self._crashed,
             ended=self.statistics.ended,
         )
+        self.health = HealthCalls(lambda: self.ready, self.fleet.health)
         self.calls = ServerCalls(
             (
+                self.health.extension(),
+                ReflectionCalls().extension(),
                 server_extension(lambda: self.ready, self._extension_names),
                 ModelControl(self, public=config.public_control).extension(),
                 TraceCalls(lambda: self.fleet.models).extension(),
@@ -162,7 +166,9 @@ class Controller:
     async def _start(self) -> None:
         limit = self.config.max_message_size
         api = ControllerApi(self.calls, self.fleet, limit)
-        await self._stack.enter_async_context(Server(self.directory.api_socket, api.handle, limit))
+        await self._stack.enter_async_context(
+            Server(self.directory.api_socket, api.handle, limit, opener=self.calls.open_stream)
+        )
         self._control = await self._stack.enter_async_context(
             ControlServer(self.directory.ads_socket, self._rejected)
         )
@@ -201,6 +207,7 @@ class Controller:
     async def __aexit__(self, *exc: object) -> None:
         """Drain the edge, then end the replicas; nothing is left but the logs."""
         self._draining = True
+        self.health.changed()
         # The edge's keeper, too: an edge that it started from now on would be left behind.
         for task in self._tasks:
             task.cancel()
@@ -356,6 +363,7 @@ class Controller:
             self.announce("ready")
         retired = self.fleet.retired()
         await self._control.publish(self._topology(), self._settings)
+        self.health.changed()
         if not self.edge.serving:
             return
         # What was given up may have come back while the edge was told.

@@ -192,6 +192,10 @@ class Fleet:
         live = [g for g in self.generations(model) if g.live]
         return max(live, key=lambda g: (g.desired, g.version), default=None)
 
+    def health(self) -> dict[str, bool]:
+        """Say of each model whether it can be called."""
+        return {name: bool(replicas) for name, replicas in self.clusters().items()}
+
     def clusters(self) -> Mapping[str, list[Replica]]:
         """Return the replicas behind each name, ``MODEL`` and ``MODEL:VERSION``.
 

@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 from urllib.parse import unquote
 
-from tidegate.errors import InvalidInput, MethodNotAllowed, MethodNotFound
+from tidegate.errors import InvalidInput, MethodNotAllowed, MethodNotFound, QueueFull
 from tidegate.protocols.routing import check_model
+from tidegate.replica.streams import Outgoing, StreamHandler
+
+_MOST_STREAMS = 1024
+"""Each has a connection of its own; a controller must not run out of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Extension:
     names: tuple[str, ...] = ()
     endpoints: Sequence[Endpoint] = ()
     methods: Mapping[str, Answer] = field(default_factory=dict)
+    streams: Mapping[str, Callable[[Outgoing], StreamHandler]] = field(default_factory=dict)
+    """gRPC methods with streams, by path: what begins a call."""
 
 
 class ServerCalls:
@@ -64,6 +70,8 @@ class ServerCalls:
     def __init__(self, extensions: Iterable[Extension]) -> None:
         self.extensions = tuple(extensions)
         self._methods = {p: a for e in self.extensions for p, a in e.methods.items()}
+        self._streams = {p: b for e in self.extensions for p, b in e.streams.items()}
+        self._open_streams = 0
         self._paths: dict[str, dict[str, Endpoint]] = {}
         for extension in self.extensions:
             for endpoint in extension.endpoints:
@@ -85,6 +93,20 @@ class ServerCalls:
         """Whether there is this gRPC method."""
         return path in self._methods
 
+    def open_stream(self, path: str, outgoing: Outgoing) -> StreamHandler | None:
+        """Begin a call of a streaming method; ``None`` when there is no such method."""
+        begin = self._streams.get(path)
+        if begin is None:
+            return None
+        if self._open_streams >= _MOST_STREAMS:
+            outgoing.end(QueueFull(f"{_MOST_STREAMS} streams are open, which is the limit"))
+            return _Nobody()
+        self._open_streams += 1
+        return _Counted(begin(outgoing), self._stream_ended)
+
+    def _stream_ended(self) -> None:
+        self._open_streams -= 1
+
     async def answer_path(self, method: str, path: str, body: bytes, *, trusted: bool) -> bytes:
         """Answer a REST call with a JSON document.
 
@@ -102,6 +124,34 @@ class ServerCalls:
                 raise MethodNotAllowed(f"{path} takes {wanted}, not {method}")
             return await endpoint.answer(Call(body, trusted, _parameters(match)))
         raise MethodNotFound(f"there is no path {path} here")
+
+
+class _Counted:
+    """A stream that is counted until it has ended."""
+
+    def __init__(self, handler: StreamHandler, ended: Callable[[], None]) -> None:
+        self.message = handler.message
+        self.half_closed = handler.half_closed
+        self._gone = handler.gone
+        self._ended = ended
+
+    def gone(self) -> None:
+        """The call has ended."""
+        self._ended()
+        self._gone()
+
+
+class _Nobody:
+    """Takes what comes after a refusal."""
+
+    def message(self, message: bytes) -> None:
+        """Drop it."""
+
+    def half_closed(self) -> None:
+        """Nothing is to be done."""
+
+    def gone(self) -> None:
+        """Nothing is to be done."""
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -10,6 +10,7 @@ from typing import cast
 from tidegate.replica.exchange import Handler, OpenConnections
 from tidegate.replica.http1 import Http1Connection
 from tidegate.replica.http2 import IDLE_TIMEOUT, PREFACE, Http2Connection
+from tidegate.replica.streams import Opener
 
 _BACKLOG = 4096
 _MARK = PREFACE[:3]
@@ -46,7 +47,7 @@ class _Newcomer(asyncio.Protocol):
         if self._begun.startswith(_MARK):
             connection = Http2Connection(*shared, server.idle_timeout)
         else:
-            connection = Http1Connection(*shared)
+            connection = Http1Connection(*shared, server.opener)
         self._transport.set_protocol(connection)
         connection.connection_made(self._transport)
         self._server.connections.discard(self)
@@ -57,7 +58,8 @@ class Server:
     """Listens on a Unix socket and gives every request to a handler.
 
     A body of more than ``limit`` bytes is refused, or rather one of ``room`` bytes more: room
-    for what frames a message of the limit. ``idle_timeout`` is for HTTP/2; see there.
+    for what frames a message of the limit. ``idle_timeout`` is for HTTP/2; see there. ``opener``
+    begins streaming calls, which HTTP/1.1 alone has.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class Server:
         room: int = 0,
         idle_timeout: float = IDLE_TIMEOUT,
         connections: OpenConnections | None = None,
+        opener: Opener | None = None,
     ) -> None:
+        self.opener = opener
         self._path = path
         self.handler = handler
         self.limit = limit

@@ -3,7 +3,8 @@
 A gRPC call is a POST whose body holds the gRPC frames; the edge turns the chunked trailers of
 the response into gRPC trailers (Envoy's ``enable_trailers``). A success is one chunk with
 the framed message and the trailer ``grpc-status: 0``; an error is a head alone with
-``grpc-status`` and ``grpc-message``. The peer has policed the HTTP and never pipelines. It
+``grpc-status`` and ``grpc-message``. A streaming call has messages as they come, both ways
+(see :mod:`tidegate.replica.streams`). The peer has policed the HTTP and never pipelines. It
 closes the connection when the caller has gone or the caller's deadline has passed, which is
 the signal to cancel.
 """
@@ -19,6 +20,7 @@ import httptools
 from tidegate.errors import MessageTooLarge
 from tidegate.protocols.grpc_frames import frame_prefix
 from tidegate.replica.exchange import Bytes, Exchange, Handler, Head, Headers, OpenConnections
+from tidegate.replica.streams import GrpcStream, Opener, Outgoing
 
 PATIENCE = 4
 """A body too large is read and dropped to its end, since most clients write all before they
@@ -40,12 +42,19 @@ class Http1Connection(asyncio.Protocol):
     """One connection: one request at a time."""
 
     def __init__(
-        self, handler: Handler, limit: int, room: int, connections: OpenConnections
+        self,
+        handler: Handler,
+        limit: int,
+        room: int,
+        connections: OpenConnections,
+        opener: Opener | None = None,
     ) -> None:
         self._handler = handler
         self._limit = limit
         self._room = room
         self._connections = connections
+        self._opener = opener
+        self._stream: GrpcStream | None = None
         self._exchange: Exchange | None = None
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
@@ -65,6 +74,9 @@ class Http1Connection(asyncio.Protocol):
         """Cancel what runs: nobody waits for it."""
         self._connections.discard(self)
         self._body = []
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.gone()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.gone()
@@ -91,8 +103,33 @@ class Http1Connection(asyncio.Protocol):
         """Take a piece of the request target."""
         self._url += url
 
+    def on_headers_complete(self) -> None:
+        """Begin a streaming call, if it is one."""
+        self._stream = None
+        if self._opener is None:
+            return
+        head = Head(self._parser.get_method(), self._url, self._headers)
+        if head.grpc:
+            outgoing = Outgoing(self._write)
+            path = head.target.partition(b"?")[0].decode("latin-1")
+            handler = self._opener(path, outgoing)
+            if handler is not None:
+                self._stream = GrpcStream(handler, outgoing)
+
+    def pause_writing(self) -> None:
+        """The peer does not take the answers of a stream: take no more questions."""
+        if self._stream is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._transport.resume_reading()
+
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body; one beyond the limit is dropped."""
+        if self._stream is not None:
+            self._stream.feed(body)
+            return
         self._size += len(body)
         most = self._limit + self._room
         if self._size <= most and (self._body or self._announced() <= PATIENCE * most):
@@ -113,6 +150,9 @@ class Http1Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Hand the whole request to the handler."""
+        if self._stream is not None:
+            self._stream.half_closed()
+            return
         if self._size > self._limit + self._room:
             self._refuse()
             return

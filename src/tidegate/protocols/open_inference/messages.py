@@ -1,27 +1,14 @@
-"""The protobuf messages of the protocol, in a descriptor pool of their own.
-
-Other packages (``tritonclient``) register messages of the same names in protobuf's default
-pool, and a pool refuses a second file with the same names; ours cannot collide with theirs.
-"""
+"""The protobuf messages of the protocol."""
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from tidegate.protocols.descriptors import message_classes, read_files
 
-
-def _load() -> dict[str, Any]:
-    data = resources.files(__package__).joinpath("open_inference.binpb").read_bytes()
-    files = descriptor_pb2.FileDescriptorSet.FromString(data)
-    pool = descriptor_pool.DescriptorPool()
-    for file in files.file:
-        pool.Add(file)  # type: ignore[no-untyped-call, unused-ignore]
-    return dict(message_factory.GetMessageClassesForFiles([f.name for f in files.file], pool))
-
-
-_CLASSES = _load()
+FILES = read_files(__package__ or "", "open_inference")
+"""The descriptors, for reflection."""
+_CLASSES = message_classes(FILES)
 
 # Their attributes exist only at run time, so a type checker sees Any.
 ModelInferRequest: Any = _CLASSES["inference.ModelInferRequest"]
