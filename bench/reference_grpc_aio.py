@@ -4,7 +4,9 @@ It is written as one would write such a server by hand when speed matters: uvloo
 implementation of protobuf, the tensor read from the message's bytes in place, the model run
 in the event loop (at a few microseconds a run, a thread would cost more than it frees).
 
-    python -m bench.reference_grpc_aio MODEL.onnx [--port PORT] [--loop asyncio]
+    python -m bench.reference_grpc_aio MODEL.onnx [--port PORT] [--loop asyncio] [--threads 2]
+
+It serves any ONNX model of numbers, one request a run: what batches requests is a server's queue.
 """
 
 from __future__ import annotations
@@ -23,15 +25,21 @@ from tritonclient.grpc import service_pb2
 
 SERVICE, METHOD = "inference.GRPCInferenceService", "ModelInfer"
 _DTYPES = {"FP32": np.float32, "FP64": np.float64, "INT32": np.int32, "INT64": np.int64}
+_OPTIONS = [
+    ("grpc.optimization_target", "throughput"),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+]
 _NAMES = {np.dtype(value): name for name, value in _DTYPES.items()}
 
 
 class InferenceService:
     """One model behind ModelInfer."""
 
-    def __init__(self, path: str, name: str) -> None:
+    def __init__(self, path: str, name: str, threads: int) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"]
         )
@@ -61,15 +69,15 @@ class InferenceService:
         return response
 
 
-async def serve(path: str, name: str, port: int) -> None:
+async def serve(path: str, name: str, port: int, threads: int) -> None:
     """Serve until SIGTERM; the line ``listening on PORT`` says when it is ready."""
-    service = InferenceService(path, name)
+    service = InferenceService(path, name, threads)
     handler = grpc.unary_unary_rpc_method_handler(
         service.model_infer,
         request_deserializer=service_pb2.ModelInferRequest.FromString,
         response_serializer=service_pb2.ModelInferResponse.SerializeToString,
     )
-    server = grpc.aio.server(options=[("grpc.optimization_target", "throughput")])
+    server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
     )
@@ -89,10 +97,11 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--name", default="mlp")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="within one operator")
     parser.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
     given = parser.parse_args()
     run = uvloop.run if given.loop == "uvloop" else asyncio.run
-    run(serve(given.model, given.name, given.port))
+    run(serve(given.model, given.name, given.port, given.threads))
 
 
 if __name__ == "__main__":

@@ -35,10 +35,10 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def reference(model: Path, name: str, loop: str) -> AsyncIterator[Server]:
+async def reference(model: Path, name: str, loop: str, threads: int = 1) -> AsyncIterator[Server]:
     """Run :mod:`bench.reference_grpc_aio` with ``loop``, ``uvloop`` or ``asyncio``."""
     command = [sys.executable, "-m", "bench.reference_grpc_aio", str(model)]
-    command += ["--name", name, "--loop", loop]
+    command += ["--name", name, "--loop", loop, "--threads", str(threads)]
     async with _process(command, r"listening on (\d+)") as (process, port):
         yield Server(f"grpc.aio, {loop}", f"127.0.0.1:{port}", (process,))
 

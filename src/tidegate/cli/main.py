@@ -16,6 +16,7 @@ import click
 
 from tidegate import __version__
 from tidegate.cli import completion
+from tidegate.cli.bench import bench
 from tidegate.cli.exits import INTERRUPTED
 from tidegate.cli.options import node_options
 from tidegate.errors import TidegateError
@@ -188,6 +189,9 @@ def version(as_json: bool) -> int:
     from tidegate.cli.versions import print_versions
 
     return print_versions(as_json=as_json)
+
+
+cli.add_command(bench)
 
 
 def main() -> None:

@@ -42,6 +42,20 @@ def poisson(rate: float, seconds: float) -> Times:
     return np.sort(np.random.default_rng(0).random(count)) * seconds
 
 
+def after_warm_up(pattern: str, rate: float, warm_up: float, seconds: float) -> Times:
+    """Return the times of a load of ``warm_up`` and then ``seconds``, both at ``rate``.
+
+    Each part has as many calls as its length says, so that what is measured is what was asked.
+
+    Raises:
+        ConfigurationError: there would be no call after the warm-up, or more than :data:`MOST`.
+    """
+    measured = PATTERNS[pattern](rate, seconds) + warm_up
+    if rate * warm_up < 1:
+        return measured
+    return np.concatenate((PATTERNS[pattern](rate, warm_up), measured))
+
+
 PATTERNS: dict[str, Callable[[float, float], Times]] = {"poisson": poisson, "uniform": uniform}
 
 

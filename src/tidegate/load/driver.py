@@ -89,6 +89,12 @@ class Result:
             return float("nan")
         return float(np.percentile(self.latencies_ms, percentile))
 
+    def late(self, percentile: float) -> float:
+        """Return a percentile of how late calls were sent, in milliseconds (nan if none)."""
+        if not self.late_ms.size:
+            return float("nan")
+        return float(np.percentile(self.late_ms, percentile))
+
     def __str__(self) -> str:
         p50, p90, p99, top = (self.latency(p) for p in (50, 90, 99, 100))
         return (

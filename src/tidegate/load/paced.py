@@ -73,6 +73,7 @@ class PacedDriver(Driver):
 
     def stop(self) -> None:
         """Send no more calls; what is due and was not sent is counted as that."""
+        self._tick()
         at = now()
         for due in self._schedule.take_rest():
             waited = at - (self._zero + due)

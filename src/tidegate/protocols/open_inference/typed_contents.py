@@ -16,7 +16,7 @@ from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference.tensors import INTEGER_RANGES, object_array
 from tidegate.types import Array, DType, element_count
 
-_CONTENTS = {
+CONTENT_FIELDS = {
     DType.BOOL: "bool_contents",
     DType.INT8: "int_contents",
     DType.INT16: "int_contents",
@@ -43,7 +43,7 @@ def typed_data(name: str, dtype: DType, shape: tuple[int, ...], contents: Any) -
         InvalidInput: the contents are not in the field of ``dtype``, are not as many as
             ``shape`` says, or have a value that ``dtype`` cannot hold.
     """
-    field = _CONTENTS.get(dtype)
+    field = CONTENT_FIELDS.get(dtype)
     if field is None:
         raise InvalidInput(
             f"input {name!r} is {dtype.value}, which has no typed contents; "

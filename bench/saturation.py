@@ -1,0 +1,201 @@
+"""Real models, saturated: Tidegate against the bare runtime loop and a ``grpc.aio`` server.
+
+    python -m bench.saturation [resnet50] [minilm] [--rounds 3] [--seconds 10] [--json FILE]
+
+Three questions of each model, in rounds that take turns within one run:
+
+- How many rows a second, when there are always more requests? The bare loop runs batches of the
+  size that suits it best (searched first); Tidegate gets single rows and joins them itself.
+- How long does one row take when there is little to do? Calls at a fixed pace, a tenth of what the
+  machine can do, against a single run of the bare loop.
+- What does the same cost in a ``grpc.aio`` server, which runs each request as it comes?
+
+The load generator shares the machine with the server: of few cores it takes its part. Requests
+carry raw tensors over a few connections, so that this part is small, and every answer is compared
+with the runtime's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from bench import hardware, servers, workloads
+from bench.bare_loop import BareLoop, bare_loop
+from bench.servers import Server
+from bench.workloads import Workload
+from tidegate.load.arrivals import uniform
+from tidegate.load.driver import Result
+from tidegate.load.generator import grpc_load
+from tidegate.protocols.open_inference import MODEL_INFER
+
+SIZES = (1, 2, 4, 8, 16, 32)
+_CONNECTIONS = 4
+_LOW = 0.1
+"""Of what the machine can do: the pace of the calls of which the latency counts."""
+
+
+@dataclass(slots=True)
+class Rounds:
+    """One figure for each round."""
+
+    bare: list[float] = field(default_factory=list)
+    """Rows per second at the best batch size."""
+    bare_single: list[float] = field(default_factory=list)
+    """Median milliseconds of a run of one row."""
+    tidegate: list[float] = field(default_factory=list)
+    tidegate_single: list[float] = field(default_factory=list)
+    """Median milliseconds of a call at low load."""
+    grpc_aio: list[float] = field(default_factory=list)
+    grpc_aio_single: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    """Milliseconds of CPU time per row of all processes of the node, saturated."""
+
+
+def _checked(server: Server, result: Result) -> Result:
+    if result.failed or not result.ok:
+        raise SystemExit(f"{server.name}: {result}\n{result.failures[:3]}")
+    return result
+
+
+async def saturate(
+    server: Server, workload: Workload, in_flight: int, seconds: float
+) -> tuple[float, float]:
+    """Return rows per second and the node's CPU milliseconds per row."""
+    before = server.cpu_seconds()
+    result = await grpc_load(
+        server.target, MODEL_INFER, workload.messages(), connections=_CONNECTIONS,
+        in_flight=in_flight // _CONNECTIONS, seconds=seconds, check=workload.checker(),
+    )  # fmt: skip
+    _checked(server, result)
+    return result.rate, (server.cpu_seconds() - before) / result.ok * 1e3
+
+
+async def pace(server: Server, workload: Workload, rate: float, seconds: float) -> float:
+    """Return the median latency in milliseconds of calls at ``rate`` a second."""
+    result = await grpc_load(
+        server.target, MODEL_INFER, workload.messages(), connections=1, in_flight=16,
+        seconds=seconds, times=uniform(rate, seconds), check=workload.checker(),
+    )  # fmt: skip
+    return _checked(server, result).latency(50)
+
+
+async def compare(
+    workload: Workload, folder: Path, given: argparse.Namespace, console: Console
+) -> tuple[int, dict[int, float], Rounds]:
+    """Run the rounds of one model."""
+    threads = int(hardware.describe()["cores"])
+    rounds = Rounds()
+    async with contextlib.AsyncExitStack() as stack:
+        bare = await stack.enter_async_context(bare_loop(workload.path, workload.inputs, threads))
+        found = await bare.best_batch(SIZES, given.seconds / 4)
+        rates = {rows: one.rate for rows, one in found.items()}
+        best = max(rates, key=lambda rows: rates[rows])
+        console.print(f"{workload.name}: the bare loop is best at {best} rows: {_shown(rates)}")
+        reference = await stack.enter_async_context(
+            servers.reference(workload.path, workload.name, "uvloop", threads)
+        )
+        subject = await stack.enter_async_context(
+            servers.tidegate(workload.path.parents[2], folder / "run")
+        )
+        for server in (reference, subject):
+            await saturate(server, workload, given.in_flight, 1)
+        for number in range(given.rounds):
+            await _round(bare, best, reference, subject, workload, given, rounds)
+            console.print(
+                f"{workload.name}, round {number + 1}: bare {rounds.bare[-1]:.1f}/s, "
+                f"tidegate {rounds.tidegate[-1]:.1f}/s, grpc.aio {rounds.grpc_aio[-1]:.1f}/s"
+            )
+    return best, rates, rounds
+
+
+async def _round(
+    bare: BareLoop,
+    best: int,
+    reference: Server,
+    subject: Server,
+    workload: Workload,
+    given: argparse.Namespace,
+    rounds: Rounds,
+) -> None:
+    seconds = given.seconds
+    rounds.bare.append((await bare.run(best, seconds)).rate)
+    rate, cpu = await saturate(subject, workload, given.in_flight, seconds)
+    rounds.tidegate.append(rate)
+    rounds.cpu.append(cpu)
+    rounds.grpc_aio.append((await saturate(reference, workload, given.in_flight, seconds / 2))[0])
+    low = rounds.bare[-1] * _LOW
+    rounds.bare_single.append((await bare.run(1, seconds / 4)).p50)
+    rounds.tidegate_single.append(await pace(subject, workload, low, seconds / 2))
+    rounds.grpc_aio_single.append(await pace(reference, workload, low, seconds / 2))
+
+
+def _shown(rates: dict[int, float]) -> str:
+    return ", ".join(f"{rows}: {rate:.1f}/s" for rows, rate in rates.items())
+
+
+def show(console: Console, name: str, best: int, rounds: Rounds) -> None:
+    """Print one model's table."""
+    table = Table(title=f"{name}: one row a request, V2 gRPC, raw tensors")
+    table.add_column("")
+    for heading in ("rows/s", "lowest", "highest", "of the bare loop", "p50 at low load, ms"):
+        table.add_column(heading, justify="right")
+    for label, rates, single in (
+        (f"bare loop, batches of {best} (single: 1)", rounds.bare, rounds.bare_single),
+        ("tidegate serve", rounds.tidegate, rounds.tidegate_single),
+        ("grpc.aio", rounds.grpc_aio, rounds.grpc_aio_single),
+    ):
+        share = statistics.median(one / whole for one, whole in zip(rates, rounds.bare))
+        table.add_row(
+            label,
+            *(f"{rate:.1f}" for rate in (statistics.median(rates), min(rates), max(rates))),
+            f"{share:.2f}",
+            f"{statistics.median(single):.2f}",
+        )
+    console.print(table)
+
+
+async def run(given: argparse.Namespace) -> int:
+    """Measure, print and write."""
+    console, progress = Console(), Console(stderr=True)
+    machine = hardware.describe()
+    document: dict[str, object] = {"machine": machine}
+    for name in given.models:
+        with tempfile.TemporaryDirectory(prefix="tg-") as folder:
+            workload = workloads.make(name, Path(folder))
+            best, rates, rounds = await compare(workload, Path(folder), given, progress)
+        show(console, name, best, rounds)
+        document[name] = {"best batch": best, "bare rates": rates, "rounds": asdict(rounds)}
+    console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    if given.json:
+        given.json.write_text(json.dumps(document, indent=2) + "\n")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="python -m bench.saturation", description=__doc__)
+    parser.add_argument(
+        "models", nargs="*", default=["resnet50", "minilm"], metavar="MODEL",
+        help=f"of {', '.join(workloads.NAMES)}",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each saturated round")
+    parser.add_argument("--in-flight", type=int, default=64, help="calls, when saturated")
+    parser.add_argument("--json", type=Path, help="write all rounds there")
+    return uvloop.run(run(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
