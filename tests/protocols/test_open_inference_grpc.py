@@ -108,6 +108,17 @@ def test_requests_that_differ_in_their_ids_alone(identities: list[str]) -> None:
         assert same(decoded.inputs[0].data, array)
 
 
+@pytest.mark.parametrize("name", ["INT64", "UINT64"])
+def test_many_integers_of_every_length(name: str) -> None:
+    dtype = DType(name)
+    limits = np.iinfo(dtype.numpy)
+    edges = [sign * (2**bit + more) for bit in range(64) for sign in (1, -1) for more in (-1, 0)]
+    some = [edge for edge in edges if limits.min <= edge <= limits.max]
+    array = np.random.default_rng(3).choice(np.array(some, dtype.numpy), 50_000)
+    message = typed_request(name, [50_000], array.tolist(), FIELDS[name])
+    assert same(grpc.decode_infer(message).inputs[0].data, array)
+
+
 @given(st.data(), st.sampled_from(sorted(FIELDS)))
 def test_typed_requests(data: st.DataObject, name: str) -> None:
     dtype = DType(name)

@@ -8,6 +8,7 @@ JSON is. :mod:`tidegate.protocols.open_inference.json_data` says how numbers are
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -17,6 +18,7 @@ import orjson
 
 from tidegate.errors import InferenceFailed, InvalidInput, Unsupported
 from tidegate.protocols.grpc_frames import Buffer
+from tidegate.protocols.open_inference import json_numbers
 from tidegate.protocols.open_inference.json_data import from_json, refuse_infinite, to_json
 from tidegate.protocols.open_inference.tensors import (
     checked_shape,
@@ -27,6 +29,7 @@ from tidegate.protocols.open_inference.tensors import (
     to_raw,
 )
 from tidegate.types import (
+    Array,
     DType,
     InferRequest,
     InferResponse,
@@ -44,6 +47,7 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 _LONGEST_PLAN = 4096
 """Bytes of JSON before binary tensors that are worth remembering."""
+_INTEGERS = frozenset((int,))
 _NO_PARAMETERS: Mapping[str, Parameter] = MappingProxyType({})
 _ALL_BINARY: Mapping[str, Parameter] = MappingProxyType({"binary_data_output": True})
 
@@ -186,7 +190,8 @@ def encode_infer(
             in_json.append(tensor)
         outputs.append(described)
     head = _dump(document)
-    if b"null" in head:
+    # Looking for the word takes longer than looking at the numbers when they are many.
+    if len(head) > json_numbers.SHORTEST or b"null" in head:
         for tensor in in_json:
             refuse_infinite(tensor)
     parts[0] = head
@@ -280,7 +285,19 @@ def _no_bare_shape(spec: TensorSpec, why: str) -> InvalidInput:
 
 
 def _read(head: bytes) -> _Plan:
-    """Return what the JSON of a request says."""
+    """Return what the JSON of a request says; long lists of numbers take no objects."""
+    if len(head) >= json_numbers.SHORTEST:
+        rest, texts = json_numbers.cut_out(head)
+        # What is wrong is said with the whole document at hand; a mark that is left is wrong.
+        with contextlib.suppress(InvalidInput):
+            plan = _understand(rest, texts) if texts else None
+            if plan is not None and not texts:
+                return plan
+    return _understand(head, {})
+
+
+def _understand(head: bytes, texts: dict[str, bytes]) -> _Plan:
+    """Return what the JSON of a request says; the ``texts`` of marks are taken out."""
     try:
         document = orjson.loads(head)
     except orjson.JSONDecodeError as error:
@@ -299,7 +316,7 @@ def _read(head: bytes) -> _Plan:
     return _Plan(
         identity or "",
         parameters,
-        _inputs(document.get("inputs")),
+        _inputs(document.get("inputs"), texts),
         _outputs(document.get("outputs")),
     )
 
@@ -310,7 +327,7 @@ def _plan(head: bytes) -> _Plan:
     return _read(head)
 
 
-def _inputs(found: object) -> tuple[_Input, ...]:
+def _inputs(found: object, texts: dict[str, bytes]) -> tuple[_Input, ...]:
     if not isinstance(found, list):
         raise InvalidInput(f"'inputs' is {shown(found)}; send a list of tensors")
     seen: set[str] = set()
@@ -320,14 +337,14 @@ def _inputs(found: object) -> tuple[_Input, ...]:
         if name in seen:
             raise InvalidInput(f"input {name!r} comes twice; send each input once")
         seen.add(name)
-        inputs.append(_input(name, item))
+        inputs.append(_input(name, item, texts))
     return tuple(inputs)
 
 
-def _input(name: str, item: dict[str, Any]) -> _Input:
+def _input(name: str, item: dict[str, Any], texts: dict[str, bytes]) -> _Input:
     dtype = dtype_of(name, item.get("datatype"))
     dimensions = item.get("shape")
-    if not isinstance(dimensions, list) or not all(type(d) is int for d in dimensions):
+    if not isinstance(dimensions, list) or not _INTEGERS.issuperset(map(type, dimensions)):
         raise InvalidInput(
             f"the shape of input {name!r} is {shown(dimensions)}; send a list of integers"
         )
@@ -341,7 +358,9 @@ def _input(name: str, item: dict[str, Any]) -> _Input:
         size = parameters.get("binary_data_size")
     data = item.get("data")
     if size is None:
-        array = from_json(name, dtype, shape, data)
+        array = _array(name, dtype, shape, data, texts) if texts else None
+        if array is None:
+            array = from_json(name, dtype, shape, data)
         # The same array may answer to several requests with the same JSON.
         array.flags.writeable = False
         return _Input(name, dtype, shape, None, Tensor(name, dtype, array))
@@ -355,6 +374,23 @@ def _input(name: str, item: dict[str, Any]) -> _Input:
             f"input {name!r} has both 'data' and the parameter binary_data_size; send one of them"
         )
     return _Input(name, dtype, shape, size, None)
+
+
+def _array(
+    name: str, dtype: DType, shape: tuple[int, ...], data: object, texts: dict[str, bytes]
+) -> Array | None:
+    """Return the array of the list that ``data`` marks; ``None`` when it is no mark."""
+    mark = data[0] if isinstance(data, list) and len(data) == 1 else None
+    text = texts.pop(mark, None) if isinstance(mark, str) else None
+    if text is None:
+        return None
+    array = json_numbers.read(dtype, shape, text)
+    if array is not None:
+        return array
+    try:
+        return from_json(name, dtype, shape, orjson.loads(text))
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"the data of input {name!r} is not JSON: {error}") from error
 
 
 def _outputs(found: object) -> tuple[RequestedOutput, ...]:
