@@ -41,6 +41,11 @@ def accepts(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
         return ", ".join(kinds)
     if origin is typing.Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
+    if origin is dict:
+        value = typing.get_args(annotation)[1]
+        return "mapping" if value is Any else f"mapping, each {accepts(value)}"
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return "tensors"
     if origin is tuple:
         return f"list of {accepts(typing.get_args(annotation)[0])}"
     validators = [m.func for m in flat(metadata) if isinstance(m, BeforeValidator)]
@@ -78,7 +83,7 @@ def bounds(metadata: tuple[Any, ...]) -> str:
 
 def written(value: Any, accepted: str) -> str:
     """Return a default as a person would write it."""
-    if value is None:
+    if value is None or value in ((), {}):
         return "—"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

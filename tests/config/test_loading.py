@@ -45,7 +45,7 @@ limits: {timeout: 1m}
     config = load_model_config(file)
     assert config.versions.select([1, 2, 3, 4]) == (1, 4)
     assert (config.batching.max_queue_delay, config.resources.memory) == (0.005, 2**31)
-    assert (config.limits.timeout, config.warmup, config.device) == (60.0, False, "cuda:1")
+    assert (config.limits.timeout, config.warmup.enabled, config.device) == (60.0, False, "cuda:1")
 
 
 @pytest.mark.parametrize(

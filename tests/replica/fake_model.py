@@ -31,6 +31,7 @@ class FakeModel:
 
     platform = "fake"
     device = "cpu"
+    most_rows: int | None = None
 
     def __init__(
         self,

@@ -9,9 +9,10 @@ import pytest
 from tests import models
 from tidegate.config.model import Batching
 from tidegate.errors import ConfigurationError, InferenceFailed, InsufficientMemory
-from tidegate.replica.warmup import can_batch, common_batch_dimension, samples, warm_up
+from tidegate.replica.warmup import can_batch, common_batch_dimension, warm_up
 from tidegate.runtimes.interface import RuntimeOptions
 from tidegate.runtimes.onnx import load
+from tidegate.runtimes.samples import Samples
 from tidegate.types import Array, DType, Signature, TensorSpec
 
 AUTO, ON, OFF = Batching(), Batching(enabled=True), Batching(enabled=False)
@@ -23,6 +24,7 @@ class RowModel:
 
     platform = "fake"
     device = "cpu"
+    most_rows: int | None = None
 
     def __init__(
         self,
@@ -145,12 +147,12 @@ def test_on_without_inputs_is_an_error() -> None:
 
 def test_samples_fit_the_signature() -> None:
     specs = tuple(TensorSpec(d.value, d, ("n", 3, "other", None)) for d in DType)
-    made = samples(Signature(specs, ()), rows=5)
+    made = Samples().make(specs, rows=5)
     assert made is not None
     for spec, array in zip(specs, made):
         assert array.shape == (5, 3, 1, 1)
         assert array.dtype == spec.dtype.numpy
-    again = samples(Signature(specs, ()), rows=5)
+    again = Samples().make(specs, rows=5)
     assert again is not None
     assert all(np.array_equal(one, two) for one, two in zip(made, again))
 
@@ -158,13 +160,13 @@ def test_samples_fit_the_signature() -> None:
 def test_samples_keep_fixed_dimensions() -> None:
     shapes = ((), (7,), (7, "n"), (0, 2))
     specs = tuple(TensorSpec(f"x{i}", DType.INT32, shape) for i, shape in enumerate(shapes))
-    made = samples(Signature(specs, ()), rows=5)
+    made = Samples().make(specs, rows=5)
     assert made is not None
     assert [array.shape for array in made] == [(), (7,), (7, 1), (0, 2)]
 
 
 def test_there_are_no_samples_of_an_unknown_rank() -> None:
-    assert samples(Signature((TensorSpec("x", DType.FP32, None),), ()), rows=1) is None
+    assert Samples().make((TensorSpec("x", DType.FP32, None),), rows=1) is None
 
 
 def test_warming_up_runs_once_and_forgives_all_but_memory() -> None:

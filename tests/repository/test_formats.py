@@ -63,12 +63,6 @@ def test_recognised_by_content(tmp_path: Path, name: str, suffix: str) -> None:
     assert detect(path) is FORMATS[name]
 
 
-def test_a_torch_checkpoint_is_a_pickle_in_a_zip(tmp_path: Path) -> None:
-    path = tmp_path / "m.pth"
-    path.write_bytes(archive("m/data.pkl", "m/data/0", "m/version"))
-    assert detect(path).name == "pickle"
-
-
 def test_a_saved_model_folder(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(EXAMPLES["savedmodel"])
     assert detect(tmp_path).name == "savedmodel"

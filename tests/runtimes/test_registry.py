@@ -33,18 +33,27 @@ def test_importing_brings_no_framework(module: str) -> None:
 
 
 def test_what_is_available() -> None:
-    (onnx,) = registry.available()
-    assert onnx.installed
-    assert onnx.version is not None
+    onnx, torch = registry.available()
+    for each in (onnx, torch):
+        assert each.installed
+        assert each.version is not None
+        assert "cpu" in registry.devices(each.runtime.name)
     assert onnx.runtime.formats == ("onnx",)
-    assert "cpu" in registry.devices("onnx")
+    assert torch.runtime.formats == (
+        "torchscript",
+        "pt2",
+        "state-dict",
+        "torch-pickle",
+        "safetensors",
+    )
 
 
 def test_runtimes_by_format() -> None:
     found = registry.runtime_for("onnx")
     assert found is not None
     assert found.name == "onnx"
-    assert registry.runtime_for("torchscript") is None
+    assert registry.runtime_for("torchscript") is registry.RUNTIMES["torch"]
+    assert registry.runtime_for("tflite") is None
     assert registry.runtime_for("nothing") is None
 
 
@@ -55,8 +64,8 @@ def test_loading(tmp_path: Path) -> None:
 
 
 def test_an_unknown_runtime() -> None:
-    with pytest.raises(RuntimeMissing, match="no runtime 'torch'; known are onnx"):
-        registry.load("torch", Path("m.pt"), RuntimeOptions())
+    with pytest.raises(RuntimeMissing, match="no runtime 'abacus'; known are onnx, torch"):
+        registry.load("abacus", Path("m.pt"), RuntimeOptions())
 
 
 def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,8 +74,9 @@ def _inspect(entry: ModelEntry, load: bool) -> _Inspected:
         return _Inspected(entry, served, None)
     version = entry.versions[served[-1]]
     try:
-        model = registry.load(version.runtime, version.path, RuntimeOptions(device="cpu"))
-    except ModelError as error:
+        options = RuntimeOptions(device="cpu", folder=version.folder, config=entry.config)
+        model = registry.load(version.runtime, version.path, options)
+    except (ModelError, ConfigurationError) as error:
         problem = Problem(version.path.name, str(error), "invalid", "")
         return _Inspected(replace(entry, problems=(*entry.problems, problem)), served, None)
     signature = model.signature

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import typing
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -268,6 +269,9 @@ def _reason(schema: type[Section], where: tuple[str | int, ...], detail: Any) ->
     kind = detail["type"]
     if where and where[-1] == "versions":
         return "must be latest, all, version numbers as [1, 3], or {latest: N}"
+    if where and where[-1] == "warmup" and kind in ("model_type", "model_attributes_type"):
+        keys = ", ".join(_section(schema, where).model_fields)
+        return f"must be true, false, the name of a file with inputs, or a mapping with {keys}"
     if kind == "extra_forbidden":
         section = _section(schema, where[:-1])
         return f"unknown key; {nearest(str(where[-1]), section.model_fields)}"
@@ -283,12 +287,15 @@ def _reason(schema: type[Section], where: tuple[str | int, ...], detail: Any) ->
 
 def _section(schema: type[Section], where: tuple[str | int, ...]) -> type[Section]:
     for step in where:
-        field = schema.model_fields.get(str(step))
-        if field is None or not isinstance(field.annotation, type):
+        if isinstance(step, int):
+            continue  # the place in a list, whose items are of the section found before it
+        field = schema.model_fields.get(step)
+        kind = None if field is None else field.annotation
+        if typing.get_origin(kind) is tuple:
+            kind = typing.get_args(kind)[0]
+        if not isinstance(kind, type) or not issubclass(kind, Section):
             break
-        if not issubclass(field.annotation, Section):
-            break
-        schema = field.annotation
+        schema = kind
     return schema
 
 

@@ -6,11 +6,21 @@ model runs in.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    model_validator,
+)
 
 from tidegate.config.units import Duration, Size
+from tidegate.types import DType
 
 
 class Section(BaseModel):
@@ -46,6 +56,9 @@ class Resources(Section):
     )
     memory: Annotated[Size, Field(gt=0)] | None = Field(
         None, description="the most data memory of a replica, as 2GiB (default: no limit)"
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="threads within one operator of the model (default: `cpu`, rounded)"
     )
 
 
@@ -89,6 +102,124 @@ class Limits(Section):
     )
 
 
+def _element_type(value: object) -> object:
+    """Take numpy's names beside the protocol's: ``float32`` is FP32."""
+    if not isinstance(value, str):
+        return value
+    known = {d.numpy.name: d for d in DType} | {"string": DType.BYTES}
+    known |= {d.value.lower(): d for d in DType}
+    if value.lower() not in known:
+        names = ", ".join(d.value for d in DType)
+        raise ValueError(f"{value!r} is no element type; known are {names}")
+    return known[value.lower()]
+
+
+def _dimension(value: object) -> object:
+    if value == -1 or value == "?":
+        return None
+    if isinstance(value, bool) or (isinstance(value, int) and value < 0):
+        raise ValueError(
+            f"{value!r} is no dimension: write a number, a name for a dynamic dimension "
+            "(those of one name are equal), or ?"
+        )
+    return value
+
+
+ElementType = Annotated[DType, BeforeValidator(_element_type)]
+DeclaredDimension = Annotated[int | str | None, BeforeValidator(_dimension)]
+
+
+class DeclaredTensor(Section):
+    """One input or output; what is not said is taken from the model or from a trial run."""
+
+    name: Annotated[str, Field(min_length=1)]
+    dtype: ElementType | None = None
+    shape: tuple[DeclaredDimension, ...] | None = None
+
+
+def _named(value: object) -> object:
+    """Take a list of tensors of which some are only names."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple({"name": item} if isinstance(item, str) else item for item in value)
+
+
+class DeclaredSignature(Section):
+    """What goes into a model and comes out, for a model that does not say it itself."""
+
+    inputs: Annotated[tuple[DeclaredTensor, ...], BeforeValidator(_named)] = Field(
+        (),
+        description="the inputs in the model's order, each `{name, dtype, shape}`; dynamic "
+        "dimensions have names, as in `[batch, 3, height, width]`",
+    )
+    outputs: Annotated[tuple[DeclaredTensor, ...], BeforeValidator(_named)] = Field(
+        (),
+        description="the outputs in the model's order, likewise, or only their names "
+        "(default: learnt from a trial run)",
+    )
+
+    @model_validator(mode="after")
+    def _once_each(self) -> DeclaredSignature:
+        for tensors in (self.inputs, self.outputs):
+            names = [tensor.name for tensor in tensors]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{name!r} is there twice")
+        return self
+
+
+def _inside(value: str) -> str:
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError(f"{value!r} must lie in the model's folder: give its name there")
+    return value
+
+
+class Warmup(Section):
+    """The runs before a model gets traffic."""
+
+    enabled: bool = Field(
+        True, description="run the model once before it gets traffic (short form: `warmup: false`)"
+    )
+    sample: Annotated[str, AfterValidator(_inside)] | None = Field(
+        None,
+        description="inputs to run it on: an .npz, .npy or .json file in the model's folder "
+        "(default: random ones that fit the signature; short form: `warmup: FILE`)",
+    )
+    dimensions: dict[str, PositiveInt] = Field(
+        {}, description="lengths of dynamic dimensions in inputs that are made up, by name"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return {"enabled": value}
+        return {"sample": value} if isinstance(value, str) else value
+
+
+class Torch(Section):
+    """What only PyTorch models have."""
+
+    model: str | None = Field(
+        None,
+        description="the class or function in model.py that makes the model (default: `Model`, or "
+        "the only `torch.nn.Module` there)",
+    )
+    arguments: dict[str, Any] = Field({}, description="keyword arguments to make it with")
+    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None,
+        description="bf16, fp16: run matrix products and convolutions in this type (autocast); "
+        "fp32: make weights of other float types FP32 (default: as the model is)",
+    )
+    channels_last: bool = Field(
+        False, description="keep images and weights of convolutions in channels-last order"
+    )
+    compile: bool = Field(
+        False, description="compile the model with torch.compile (on a CPU: needs a C++ compiler)"
+    )
+
+
 class ModelConfig(Section):
     """``model.yaml``."""
 
@@ -104,9 +235,14 @@ class ModelConfig(Section):
     versions: Versions = Field(
         Versions(), description="latest (default), all, a list, or {latest: N}"
     )
-    warmup: bool = Field(
-        True, description="run the model once on zeros of its signature before it gets traffic"
+    trust: Literal["pickle"] | None = Field(
+        None,
+        description="pickle: load a pickle of more than weights, which runs the code that it "
+        "holds; only for files that you made yourself",
     )
+    signature: DeclaredSignature = DeclaredSignature()
+    warmup: Warmup = Warmup()
     batching: Batching = Batching()
     resources: Resources = Resources()
     limits: Limits = Limits()
+    torch: Torch = Torch()

@@ -71,7 +71,14 @@ class Replicas:
         if ready is None:
             await process.end(_KILL_AFTER)
             return False
-        entry = VersionEntry(spec.version, spec.path, spec.runtime, spec.runtime, spec.fingerprint)
+        entry = VersionEntry(
+            spec.version,
+            spec.path,
+            spec.runtime,
+            spec.runtime,
+            spec.fingerprint,
+            folder=spec.folder,
+        )
         generation = self._fleet.adopt(entry, spec, ready)
         keeper = Keeper(self._around, generation, spec.index)
         self._keepers.setdefault(generation, []).append(keeper)

@@ -20,6 +20,7 @@ import uvloop
 from pydantic import BaseModel
 
 from tidegate.clock import MonotonicClock
+from tidegate.config.model import Batching
 from tidegate.errors import InsufficientMemory, TidegateError
 from tidegate.protocols.grpc_frames import PREFIX_SIZE
 from tidegate.protocols.open_inference.model_config import ModelConfiguration
@@ -36,6 +37,7 @@ from tidegate.replica.spec import Failed, Ready, ReplicaSpec
 from tidegate.replica.warmup import can_batch, warm_up
 from tidegate.runtimes import registry
 from tidegate.runtimes.interface import Model, RuntimeOptions
+from tidegate.runtimes.samples import samples_of
 from tidegate.scheduling.batcher import Batcher, BatcherLimits
 from tidegate.scheduling.latency import LatencyModel
 from tidegate.types import ModelMetadata
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     lifeline.watch(spec.lifeline, _orphaned)
     try:
         model = _load(spec)
-        batched = can_batch(model, spec.config.batching)
+        batched = can_batch(model, spec.config.batching, samples_of(_options(spec)))
         _check_room(spec.config.resources.memory, "Python, the runtime and the model")
     except (TidegateError, MemoryError) as error:
         _limit_memory(None)
@@ -88,16 +90,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def _load(spec: ReplicaSpec) -> Model:
     log.info("loading %s version %d from %s", spec.model, spec.version, spec.path)
-    options = RuntimeOptions(device=spec.config.device, threads=spec.threads)
+    options = _options(spec)
     # A framework that runs out of memory while it is imported aborts, or seems to be broken:
     # the limit comes after that.
     registry.devices(spec.runtime)
     _check_room(spec.config.resources.memory, "Python and the runtime alone")
     _limit_memory(spec.config.resources.memory)
     model = registry.load(spec.runtime, spec.path, options)
-    if spec.config.warmup:
-        warm_up(model)
+    if spec.config.warmup.enabled:
+        warm_up(model, samples_of(options))
     return model
+
+
+def _options(spec: ReplicaSpec) -> RuntimeOptions:
+    return RuntimeOptions(spec.config.device, spec.threads, spec.folder, spec.config)
 
 
 def _limit_memory(limit: int | None) -> None:
@@ -156,7 +162,7 @@ async def _serve(
     latency = LatencyModel()
     batching = spec.config.batching
     limits = BatcherLimits(
-        max_batch_size=batching.max_batch_size if batched else 1,
+        max_batch_size=_most_rows(model, batching) if batched else 1,
         max_queue_size=batching.max_queue_size,
         max_queue_bytes=_QUEUED_MESSAGES * spec.max_message_size,
         max_queue_delay=batching.max_queue_delay if batched else 0.0,
@@ -227,6 +233,10 @@ def _configuration(
         timeout=spec.config.limits.timeout,
         versions=None if versions.all else versions.only or versions.latest or 1,
     )
+
+
+def _most_rows(model: Model, batching: Batching) -> int:
+    return min(batching.max_batch_size, model.most_rows or batching.max_batch_size)
 
 
 def _read_notices(service: Service, spec: ReplicaSpec) -> None:

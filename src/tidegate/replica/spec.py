@@ -24,6 +24,8 @@ class ReplicaSpec(BaseModel):
     model: str
     version: int
     path: Path
+    folder: Path | None = None
+    """The model's folder, whose code and samples belong to it; ``None`` for a bare file."""
     runtime: str
     config: ModelConfig
     socket: Path

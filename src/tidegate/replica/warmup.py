@@ -8,44 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from tidegate.config.model import Batching
-from tidegate.errors import ConfigurationError, InsufficientMemory, TidegateError
+from tidegate.errors import ConfigurationError, InsufficientMemory, InvalidModel, TidegateError
 from tidegate.runtimes.interface import Model
-from tidegate.types import Array, DType, Signature, TensorSpec
+from tidegate.runtimes.samples import Samples
+from tidegate.types import Array, Signature, TensorSpec
 
 log = logging.getLogger(__name__)
 
+_RANDOM = Samples()
 _ROWS = 2
 _TOLERANCE = 1e-2
 _NOISE = 1e-4
 """Differences between numbers that are all smaller than this mean nothing."""
-
-
-def samples(signature: Signature, rows: int, seed: int = 0) -> tuple[Array, ...] | None:
-    """Make inputs that fit the signature, with ``rows`` for the first dimension if dynamic.
-
-    Other dynamic dimensions are 1. ``None`` when a rank is unknown.
-    """
-    random = np.random.default_rng(seed)
-    arrays = []
-    for spec in signature.inputs:
-        if spec.shape is None:
-            return None
-        shape = [d if isinstance(d, int) else 1 for d in spec.shape]
-        if shape and not isinstance(spec.shape[0], int):
-            shape[0] = rows
-        arrays.append(_fill(spec.dtype, tuple(shape), random))
-    return tuple(arrays)
-
-
-def _fill(dtype: DType, shape: tuple[int, ...], random: np.random.Generator) -> Array:
-    if dtype is DType.BYTES:
-        array = np.empty(shape, dtype=np.object_)
-        array.fill(b"")
-        return array
-    if dtype in (DType.FP16, DType.BF16, DType.FP32, DType.FP64):
-        return random.random(shape).astype(dtype.numpy)
-    # Integers are often indices: 0 and 1 are valid ones almost everywhere.
-    return random.integers(0, 2, shape).astype(dtype.numpy)
 
 
 def common_batch_dimension(signature: Signature) -> bool:
@@ -59,7 +33,7 @@ def _first(spec: TensorSpec) -> str | None:
     return dimension if isinstance(dimension, str) else None
 
 
-def can_batch(model: Model, batching: Batching) -> bool:
+def can_batch(model: Model, batching: Batching, samples: Samples = _RANDOM) -> bool:
     """Decide whether requests may be joined along the first dimension.
 
     ``auto`` asks the signature for a common dynamic dimension, then compares rows that are
@@ -70,7 +44,7 @@ def can_batch(model: Model, batching: Batching) -> bool:
             dimension to join along.
     """
     if batching.enabled == "auto":
-        return common_batch_dimension(model.signature) and _rows_are_independent(model)
+        return common_batch_dimension(model.signature) and _rows_are_independent(model, samples)
     if batching.enabled:
         _check_can_be_joined(model.signature)
     return batching.enabled
@@ -90,8 +64,8 @@ def _check_can_be_joined(signature: Signature) -> None:
             )
 
 
-def _rows_are_independent(model: Model) -> bool:
-    joined = samples(model.signature, _ROWS)
+def _rows_are_independent(model: Model, samples: Samples) -> bool:
+    joined = samples.make(model.signature.inputs, _ROWS)
     if joined is None:
         return False
     names = [spec.name for spec in model.signature.outputs]
@@ -126,15 +100,16 @@ def _run(model: Model, inputs: Sequence[Array], names: Sequence[str]) -> dict[st
     return model.run({spec.name: array for spec, array in zip(specs, inputs)}, names)
 
 
-def warm_up(model: Model) -> None:
+def warm_up(model: Model, samples: Samples = _RANDOM) -> None:
     """Run the model once, so that the first caller does not pay for lazy set-up.
 
-    What the sample makes the model say is of no concern: it may need real input.
+    What a made-up sample makes the model say is of no concern: it may need real input.
 
     Raises:
         InsufficientMemory: not even one row fits.
+        InvalidModel: it failed on the operator's own sample.
     """
-    inputs = samples(model.signature, rows=1)
+    inputs = samples.make(model.signature.inputs, None)
     if inputs is None:
         log.info("no warm-up: the signature leaves a rank open")
         return
@@ -143,4 +118,6 @@ def warm_up(model: Model) -> None:
     except InsufficientMemory:
         raise
     except TidegateError as error:
+        if samples.given is not None:
+            raise InvalidModel(f"the model failed on the sample of warmup: {error}") from error
         log.info("the warm-up run failed, which real input may not: %s", error)

@@ -8,12 +8,15 @@ Sources: ``onnx.proto`` (ModelProto), ``saved_model.proto``, ``graph.proto`` and
 from __future__ import annotations
 
 import importlib.util
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tidegate.errors import InvalidModel
+from tidegate.repository.pickles import is_torch_pickle, only_weights
 from tidegate.repository.wire import TruncatedError, fields_of
 
 
@@ -45,16 +48,17 @@ class Requirement:
         return f"pip install 'tidegate[{self.extra}]'"
 
 
-_TORCH = "export the model with torch.onnx.export"
 _TENSORFLOW = "convert the model with tf2onnx"
 FORMATS = {
     found.name: found
     for found in (
         Format("onnx", "an ONNX model", "onnx"),
-        Format("torchscript", "a TorchScript archive", advice=_TORCH),
-        Format("pt2", "a torch.export archive", advice=_TORCH),
-        Format("pickle", "a Python pickle (as torch.save and joblib write)", advice=_TORCH),
-        Format("safetensors", "a safetensors file (weights without a model)", advice=_TORCH),
+        Format("torchscript", "a TorchScript archive", "torch"),
+        Format("pt2", "a torch.export archive", "torch"),
+        Format("state-dict", "a file of PyTorch weights (a state_dict)", "torch"),
+        Format("torch-pickle", "a PyTorch pickle of more than weights", "torch"),
+        Format("safetensors", "a safetensors file (weights without a model)", "torch"),
+        Format("pickle", "a Python pickle (as joblib writes)"),
         Format("savedmodel", "a TensorFlow SavedModel", advice=_TENSORFLOW),
         Format("frozen-graph", "a frozen TensorFlow graph", advice=_TENSORFLOW),
         Format("keras", "a Keras model", advice=_TENSORFLOW),
@@ -65,7 +69,10 @@ FORMATS = {
         Format("tensorrt", "a TensorRT plan", advice="serve the ONNX model it was made from"),
     )
 }
-REQUIREMENTS = {"onnx": Requirement("onnxruntime", "onnx")}
+REQUIREMENTS = {
+    "onnx": Requirement("onnxruntime", "onnx"),
+    "torch": Requirement("torch", "torch"),
+}
 """By runtime: those that this version of Tidegate has."""
 
 EXTENSIONS = frozenset(
@@ -77,6 +84,16 @@ EXTENSIONS = frozenset(
 FOLDER_MARKS = ("saved_model.pb", "saved_model.pbtxt")
 """A folder with one of these files is itself the model."""
 
+DAMAGED_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ValueError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)
+"""What zipfile raises for an archive that is damaged, encrypted or packed in an unknown way."""
 _HEAD = 4096
 _ONNX_FIELDS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26})
 _LARGEST_IR_VERSION = 1000
@@ -151,7 +168,10 @@ def _by_magic(path: Path, head: bytes) -> str | None:
             return "safetensors"
     # A pickle begins with PROTO and its version; the first opcodes of all are one byte long.
     if len(head) > 3 and head[0] == 0x80 and 2 <= head[1] <= 5:
-        return "pickle"
+        if not is_torch_pickle(head):
+            return "pickle"
+        with path.open("rb") as file:
+            return "state-dict" if only_weights(file) else "torch-pickle"
     return None
 
 
@@ -160,19 +180,27 @@ def _by_zip(path: Path, head: bytes) -> str | None:
         return None
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {name.partition("/")[2] or name for name in archive.namelist()}
-            members.update(archive.namelist())
-    except zipfile.BadZipFile as error:
+            members = {name.partition("/")[2] or name: name for name in archive.namelist()}
+            members.update((name, name) for name in archive.namelist())
+            found = _by_members(set(members))
+            if found == "state-dict":
+                with archive.open(members["data.pkl"]) as file:
+                    return found if only_weights(file) else "torch-pickle"
+            return found
+    except DAMAGED_ZIP as error:
         raise InvalidModel(
             f"{path.name} is a damaged or truncated zip archive ({error})"
         ) from None
+
+
+def _by_members(members: set[str]) -> str | None:
     if "constants.pkl" in members and any(m.startswith("code/") for m in members):
         return "torchscript"
     if "archive_format" in members or "serialized_exported_program.json" in members:
         return "pt2"
     if "model.weights.h5" in members:
         return "keras"
-    return "pickle" if "data.pkl" in members else None
+    return "state-dict" if "data.pkl" in members else None
 
 
 def _by_wire(path: Path, head: bytes) -> str | None:

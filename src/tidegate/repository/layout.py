@@ -24,9 +24,11 @@ from tidegate.errors import ConfigurationError, InvalidModel
 from tidegate.protocols.routing import NAME_PATTERN, VERSION_PATTERN
 from tidegate.repository import formats
 from tidegate.repository.files import Files
+from tidegate.repository.pickles import danger
 
 _NAME = re.compile(NAME_PATTERN)
 _VERSION = re.compile(VERSION_PATTERN)
+_SHARED = frozenset({".py", ".npz", ".npy", ".json"})
 _LIKE_VERSION = re.compile(r"[vV]?[0-9][0-9._-]*|(version|ver|rev)[0-9._-]*", re.IGNORECASE)
 
 
@@ -62,6 +64,8 @@ class VersionEntry:
     """Changes whenever a file of the version or ``model.yaml`` does."""
     size: int = 0
     """Bytes of its files, weights beside the model included."""
+    folder: Path | None = None
+    """The model's folder, whose code and samples belong to it; ``None`` for a bare file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,9 @@ class _Model:
     name: str
     config: ModelConfig = field(default_factory=ModelConfig)
     settings: Path | None = None
+    folder: Path | None = None
+    shared: list[Path] = field(default_factory=list)
+    """Code and samples that are there for all versions."""
     versions: dict[int, VersionEntry] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
@@ -254,6 +261,7 @@ def _read_folder(folder: Path, files: Files, installed: formats.Installed) -> Mo
 
 def _fill(model: _Model, folder: Path) -> None:
     files = model.files
+    model.folder = folder
     settings = folder / MODEL_FILE
     children = files.children(folder)
     if settings in children:
@@ -279,6 +287,7 @@ def _fill(model: _Model, folder: Path) -> None:
                 f"rename it, perhaps to {_number(child.name)}",
             )
     if numbered:
+        model.shared = [c for c in children if c.suffix in _SHARED and c.is_file()]
         for child in sorted(numbered, key=lambda c: int(c.name)):
             _read_version(model, int(child.name), child)
         for stray in _named_like_models(children):
@@ -312,6 +321,7 @@ def _read_version(model: _Model, version: int, folder: Path) -> None:
         _unreadable(model, folder, error)
         return
     children = [c for c in own if c.parent == folder and c != model.settings]
+    own += model.shared
     for path in own:
         try:
             model.files.check(path)
@@ -376,6 +386,11 @@ def _add_version(model: _Model, version: int, path: Path, own: list[Path]) -> No
     elif wanted is not None and wanted != found.runtime:
         reason = f"{path.name} is {found.title}, but model.yaml asks for the runtime {wanted!r}"
         model.invalid(path, reason, f"remove the key or write runtime: {found.runtime}")
+    elif found.name == "torch-pickle" and model.config.trust != "pickle":
+        model.invalid(path, *danger(path))
+    elif found.runtime != "torch" and model.config.torch != ModelConfig().torch:
+        reason = f"model.yaml has options under torch, but {path.name} is {found.title}"
+        model.invalid(path, reason, "remove them")
     elif not model.installed(found.runtime):
         command = formats.REQUIREMENTS[found.runtime].command
         reason = f"{path.name} is {found.title}, whose runtime is not installed"
@@ -384,7 +399,13 @@ def _add_version(model: _Model, version: int, path: Path, own: list[Path]) -> No
         )
     else:
         model.versions[version] = VersionEntry(
-            version, path, found.name, found.runtime, fingerprint, model.files.size(own)
+            version,
+            path,
+            found.name,
+            found.runtime,
+            fingerprint,
+            model.files.size(own),
+            model.folder,
         )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from tidegate.config.model import ModelConfig
 from tidegate.types import Array, Signature
 
 
@@ -18,6 +19,10 @@ class RuntimeOptions:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     threads: int = 1
     """Threads within one operator."""
+    folder: Path | None = None
+    """The model's folder, whose code and samples belong to it; ``None`` for a bare file."""
+    config: ModelConfig = field(default_factory=ModelConfig)
+    """What ``model.yaml`` says; ``device`` and ``threads`` above are what came of it."""
 
 
 class Model(Protocol):
@@ -34,6 +39,10 @@ class Model(Protocol):
     @property
     def device(self) -> str:
         """Where it runs, after ``auto`` was decided: ``cpu`` or ``cuda:N``."""
+
+    @property
+    def most_rows(self) -> int | None:
+        """The largest first dimension that it can run; ``None``: any."""
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Run once; BYTES are object arrays of ``bytes``; only ``outputs`` come back.
@@ -56,4 +65,5 @@ class Loader(Protocol):
         Raises:
             InvalidModel: the file is not a model that this runtime can load.
             InsufficientMemory: it does not fit.
+            ConfigurationError: ``model.yaml`` asks for what the model or the machine has not.
         """

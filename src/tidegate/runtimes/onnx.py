@@ -21,6 +21,7 @@ from tidegate.errors import (
     InvalidInput,
     InvalidModel,
 )
+from tidegate.runtimes.declared import refined
 from tidegate.runtimes.interface import RuntimeOptions
 from tidegate.runtimes.onnx_file import cast_outputs, without_rank
 from tidegate.types import Array, Dimension, DType, Signature, TensorSpec
@@ -66,6 +67,7 @@ class OnnxModel:
     """A model in an onnxruntime session; meets :class:`~tidegate.runtimes.interface.Model`."""
 
     platform = "onnxruntime_onnx"
+    most_rows: int | None = None
 
     def __init__(
         self, session: Any, signature: Signature, device: str, twins: Mapping[str, str]
@@ -119,12 +121,14 @@ def load(path: Path, options: RuntimeOptions) -> OnnxModel:
         InvalidModel: onnxruntime refuses it, or it has inputs or outputs that are no
             tensors of a known type.
         InsufficientMemory: it does not fit.
-        ConfigurationError: a GPU is asked for that onnxruntime cannot use.
+        ConfigurationError: a GPU is asked for that onnxruntime cannot use, or ``signature`` in
+            model.yaml contradicts the model.
     """
     session, device = _open(path, str(path), options)
     signature = Signature(
         _specs(path, session.get_inputs(), "input"), _specs(path, session.get_outputs(), "output")
     )
+    signature = refined(signature, options.config.signature)
     fragments = cast_outputs(s.name for s in signature.outputs if s.dtype is DType.BF16)
     if fragments:
         # onnxruntime hands out no BF16 that numpy could take: let it cast to FP32 itself.

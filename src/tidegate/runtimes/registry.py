@@ -54,7 +54,10 @@ class Availability:
 
 RUNTIMES = {
     runtime.name: runtime
-    for runtime in (Runtime("onnx", "tidegate.runtimes.onnx", ("onnxruntime", "onnxruntime-gpu")),)
+    for runtime in (
+        Runtime("onnx", "tidegate.runtimes.onnx", ("onnxruntime", "onnxruntime-gpu")),
+        Runtime("torch", "tidegate.runtimes.torch", ("torch",)),
+    )
 }
 
 
@@ -79,7 +82,7 @@ def load(runtime: str, path: Path, options: RuntimeOptions) -> Model:
         RuntimeMissing: the runtime is unknown or not installed.
         InvalidModel: the file is not a model that the runtime can load.
         InsufficientMemory: it does not fit.
-        ConfigurationError: the device that is asked for is not here.
+        ConfigurationError: ``model.yaml`` asks for what the model or the machine has not.
     """
     model: Model = _import(runtime).load(path, options)
     return model

@@ -1,0 +1,120 @@
+"""Small PyTorch models for the tests, in each format, each written by one function.
+
+Nearly all compute ``y = 2 x`` on FP32 ``[n, 4]``, which is easy to check.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+CODE = """\
+import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def __init__(self, factor: float = 0.0) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor([factor]))
+
+    def forward(self, x):
+        return x * self.factor
+"""
+"""A ``model.py`` for the weights that :func:`weights` writes."""
+ROWS: Any = ({0: torch.export.Dim("rows")},)
+"""``dynamic_shapes`` of one input with a dynamic first dimension."""
+SIGNATURE = "signature: {inputs: [{name: x, dtype: FP32, shape: [batch, 4]}]}\n"
+
+
+class Double(nn.Module):
+    """``y = x * factor``."""
+
+    def __init__(self, factor: float = 2.0) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor([factor]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+
+class Two(nn.Module):
+    """Two inputs, and two outputs in a mapping."""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"total": a + b, "difference": a - b}
+
+
+class Picky(nn.Module):
+    """``y = x``; a value above 100 is an error in the model's own words."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool((x > 100).any()):
+            raise ValueError("no value may be above 100")
+        return x
+
+
+class Convolution(nn.Module):
+    """Images [n, 3, height, width] to [n, 2], whatever their size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 2, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        means: torch.Tensor = self.convolution(image).mean((2, 3))
+        return means
+
+
+def script(path: Path, module: nn.Module | None = None) -> Path:
+    """A TorchScript archive, scripted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _without_warnings():
+        torch.jit.script((module or Double()).eval()).save(str(path))
+    return path
+
+
+def trace(path: Path, module: nn.Module, *inputs: torch.Tensor) -> Path:
+    """A TorchScript archive, traced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _without_warnings():
+        torch.jit.trace(module.eval(), inputs).save(str(path))
+    return path
+
+
+def export(
+    path: Path,
+    module: nn.Module | None = None,
+    *inputs: torch.Tensor,
+    dynamic: Any = ROWS,
+) -> Path:
+    """A ``torch.export`` archive; ``dynamic`` is what ``dynamic_shapes`` takes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    inputs = inputs or (torch.zeros(2, 4),)
+    with _without_warnings():
+        program = torch.export.export((module or Double()).eval(), inputs, dynamic_shapes=dynamic)
+        torch.export.save(program, path)
+    return path
+
+
+def weights(path: Path, content: Mapping[str, Any] | None = None) -> Path:
+    """A state_dict."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(Double().state_dict() if content is None else content, path)
+    return path
+
+
+def whole(path: Path, module: Any = None) -> Path:
+    """A whole module, as a pickle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(Double() if module is None else module, path)
+    return path
+
+
+def _without_warnings() -> warnings.catch_warnings:
+    return warnings.catch_warnings(action="ignore")
