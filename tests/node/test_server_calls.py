@@ -271,6 +271,57 @@ async def restart(node: ServedNode) -> None:
     await node.serve()
 
 
+# -- statistics ---------------------------------------------------------------------------------
+
+
+def of(found: dict[str, Any], name: str, version: str) -> Any:
+    (entry,) = [m for m in found["model_stats"] if (m["name"], m["version"]) == (name, version)]
+    return entry
+
+
+async def test_statistics_sum_the_replicas_of_a_version(http: Any, rpc: Any) -> None:
+    before = of(call(http, "get_inference_statistics", "scale", "2"), "scale", "2")
+    for _ in range(20):
+        scaled(rpc)
+        scaled(http)
+    found = call(http, "get_inference_statistics", "scale", "2")
+    after = of(found, "scale", "2")
+    assert len(found["model_stats"]) == 1
+    assert after["inference_count"] - before["inference_count"] == 40
+    assert 0 < after["execution_count"] - before["execution_count"] <= 40
+    assert after["last_inference"] > before["last_inference"]
+    stats = after["inference_stats"]
+    for key in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
+        assert stats[key]["count"] - before["inference_stats"][key]["count"] == 40
+    assert stats["success"]["ns"] >= stats["compute_infer"]["ns"] > 0
+    assert {b["batch_size"] for b in after["batch_stats"]} >= {1}
+    message = of(call(rpc, "get_inference_statistics", "scale"), "scale", "2")
+    assert message["inference_count"] == str(after["inference_count"])
+    assert message["inference_stats"]["success"]["count"] == str(stats["success"]["count"])
+
+
+async def test_failed_requests_are_counted(http: Any) -> None:
+    before = of(call(http, "get_inference_statistics", "wide"), "wide", "1")
+    tensor = tritonclient.http.InferInput("nothing", [1, 4], "FP32")
+    tensor.set_data_from_numpy(np.ones((1, 4), np.float32))
+    with pytest.raises(InferenceServerException):
+        call(http, "infer", "wide", [tensor])
+    after = of(call(http, "get_inference_statistics", "wide"), "wide", "1")
+    fails = [found["inference_stats"]["fail"]["count"] for found in (before, after)]
+    assert fails == [fails[0], fails[0] + 1]
+
+
+async def test_statistics_of_all_and_of_nothing(either: Any) -> None:
+    found = call(either, "get_inference_statistics")
+    assert {("scale", "1"), ("scale", "2"), ("wide", "1")} <= {
+        (m["name"], m["version"]) for m in found["model_stats"]
+    }
+    for arguments in (("none",), ("scale", "9")):
+        with pytest.raises(InferenceServerException) as caught:
+            call(either, "get_inference_statistics", *arguments)
+        assert caught.value.status() in ("404", "StatusCode.NOT_FOUND")
+
+
 # -- configuration, trace and log settings ------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ from tidegate.node.run_directory import NodeRecord, RunDirectory
 from tidegate.node.server_calls import ServerCalls
 from tidegate.node.settings_calls import LogCalls, TraceCalls
 from tidegate.node.statistics import Statistics
+from tidegate.node.statistics_calls import StatisticsCalls
 from tidegate.replica import lifeline
 from tidegate.replica.flight import read_suspects
 from tidegate.replica.http import Server
@@ -112,6 +113,7 @@ class Controller:
                 self.health.extension(),
                 ReflectionCalls().extension(),
                 server_extension(lambda: self.ready, self._extension_names),
+                StatisticsCalls(self.fleet, self.statistics).extension(),
                 ModelControl(self, public=config.public_control).extension(),
                 TraceCalls(lambda: self.fleet.models).extension(),
                 LogCalls(self._log_from).extension(),

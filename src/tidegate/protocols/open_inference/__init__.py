@@ -16,6 +16,7 @@ MODEL_CONFIG = _SERVICE + "ModelConfig"
 SERVER_LIVE = _SERVICE + "ServerLive"
 SERVER_READY = _SERVICE + "ServerReady"
 SERVER_METADATA = _SERVICE + "ServerMetadata"
+MODEL_STATISTICS = _SERVICE + "ModelStatistics"
 REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
 REPOSITORY_LOAD = _SERVICE + "RepositoryModelLoad"
 REPOSITORY_UNLOAD = _SERVICE + "RepositoryModelUnload"
@@ -32,12 +33,13 @@ ROUTING = Routing(
         SERVER_LIVE,
         SERVER_READY,
         SERVER_METADATA,
+        MODEL_STATISTICS,
         REPOSITORY_INDEX,
         REPOSITORY_LOAD,
         REPOSITORY_UNLOAD,
         TRACE_SETTING,
         LOG_SETTINGS,
     ),
-    server_paths=("/v2/repository/", "/v2/trace/setting", "/v2/logging"),
-    server_verbs=("/trace/setting",),
+    server_paths=("/v2/models/stats", "/v2/repository/", "/v2/trace/setting", "/v2/logging"),
+    server_verbs=("/stats", "/trace/setting"),
 )
