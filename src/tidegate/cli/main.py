@@ -25,7 +25,24 @@ from tidegate.protocols.statuses import status_of
 _DEBUG = "TIDEGATE_DEBUG"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _ReaderLeft(Exception):
+    """Whoever read the output has gone, as ``| head`` does."""
+
+
+class _Commands(click.Group):
+    """The commands; click itself would end with status 1 when the reader has left."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderLeft from error
+
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(cls=_Commands, context_settings=_SETTINGS)
 @click.option("--debug", is_flag=True, help=f"show tracebacks and log more  [{_DEBUG}]")
 @click.version_option(__version__, prog_name="tidegate")
 def cli(debug: bool) -> None:
@@ -114,6 +131,34 @@ def logs(
     from tidegate.cli.logs import logs as run
 
     return run(of, version, replica, port, run_dir, lines=lines, follow=follow, as_json=as_json)
+
+
+@cli.command()
+@click.argument("model", shell_complete=completion.models_or_paths)
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=click.Path())
+@click.option("--json", "data", metavar="DATA", help="a request, as '{\"x\": [[1, 2]]}'")
+@click.option("--raw", is_flag=True, help="each INPUT holds the bytes of the model's only input")
+@click.option("--scale", metavar="X", help="what the values of an image are multiplied with, "
+              "as 1/255  [default: 1/255 for floating-point inputs, else 1]")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["table", "json", "v2"]),
+              help="how to print an answer: v2 is that of the Open Inference Protocol  [default: "
+              "table in a terminal, else json]")  # fmt: skip
+@click.option("--version", type=click.IntRange(1), metavar="V", help="this version")
+@click.option("--model", "name", metavar="NAME", help="of a repository, this model")
+@click.option("--device", metavar="DEVICE", help="in this process: auto, cpu, cuda or cuda:N")
+def infer(**options: Any) -> int:
+    """Ask MODEL for the answer to each INPUT.
+
+    MODEL is the path of a model or a repository, which is loaded in this process. INPUT is a
+    file with JSON, an array (.npy), arrays by name (.npz) or an image, or '-': then each line
+    of standard input is a request in JSON or the name of such a file.
+
+    The exit status is 1 when there were several requests and some failed.
+    """
+    from tidegate.cli.inference import Asked
+    from tidegate.cli.inference import infer as run
+
+    return run(Asked(**options))
 
 
 @cli.command()
@@ -208,8 +253,8 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output has gone, as `| head` does; nothing may be written any more.
+    except _ReaderLeft:
+        # Nothing may be written any more, also not as the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except TidegateError as error:

@@ -1,0 +1,259 @@
+"""From what a person or a pipe gives to a request: JSON, numpy's files, images, raw bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+
+from tidegate.cli.images import image_tensor
+from tidegate.errors import InvalidInput, MessageTooLarge
+from tidegate.protocols.open_inference.json_data import from_json
+from tidegate.protocols.open_inference.rest import decode_infer
+from tidegate.protocols.open_inference.tensors import checked_shape, from_raw, object_array, shown
+from tidegate.types import Array, DType, InferRequest, Signature, Tensor, TensorSpec, element_count
+
+_LARGEST_FILE = 2**31 - 2**20
+"""Bytes: more than any message may have."""
+_BROKEN_ARCHIVE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,  # compressed in an unknown way
+    OSError,
+    RuntimeError,  # encrypted
+)
+_NUMPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Makes requests for one model.
+
+    ``raw`` takes files as the bytes of the only input; ``scale`` is what the values of an
+    image are multiplied with (``None``: 1/255 for a floating-point input, else 1).
+    """
+
+    model: str
+    signature: Signature
+    raw: bool = False
+    scale: Fraction | None = None
+
+    def line(self, line: bytes) -> InferRequest:
+        """Return the request of one line: JSON, or the name of a file.
+
+        Raises:
+            InvalidInput: it is neither, or does not make a request for this model.
+            MessageTooLarge: the file is too large.
+        """
+        text = line.strip()
+        if text[:1] in (b"{", b"[") and not self.raw:
+            return self.json(text)
+        return self.file(os.fsdecode(text))
+
+    def json(self, text: bytes) -> InferRequest:
+        """Return the request in JSON.
+
+        It is a request of the Open Inference Protocol, an object of the inputs by name, or
+        the list that is the only input. Elements have the types that the model declares.
+
+        Raises:
+            InvalidInput: it is not.
+        """
+        try:
+            document = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            hint = "; write null for NaN" if b"NaN" in text or b"Infinity" in text else ""
+            raise InvalidInput(f"this is not JSON: {error}{hint}") from None
+        if _is_protocol(document):
+            return decode_infer(self.model, "", text)
+        if isinstance(document, list):
+            document = {self._only("a list").name: document}
+        if not isinstance(document, dict):
+            raise InvalidInput(f"{shown(document)} is no input; give an object or a list")
+        specs = {spec.name: spec for spec in self.signature.inputs}
+        return self._request(tuple(_of_json(name, data, specs) for name, data in document.items()))
+
+    def file(self, name: str) -> InferRequest:
+        """Return the request in a file: raw bytes, ``.npy``, ``.npz``, JSON or an image.
+
+        What it is is told by its content, not by its name.
+
+        Raises:
+            InvalidInput: it cannot be read, or does not make a request for this model.
+            MessageTooLarge: it is too large.
+            RuntimeMissing: it is an image, and the extra for images is not installed.
+        """
+        data = _read(name)
+        if self.raw:
+            return self._request((_of_raw(self._only("raw bytes"), data),))
+        if data.startswith(_NUMPY):
+            spec = self._only("a single array")
+            return self._request(
+                (_of_array(spec.name, _array(name, io.BytesIO(data), len(data))),)
+            )
+        if data.startswith(_ZIP):
+            return self._request(_of_archive(name, data))
+        if data.lstrip()[:1] in (b"{", b"["):
+            return self.json(data)
+        spec = self._only("an image")
+        return self._request((image_tensor(name, data, spec, self.scale),))
+
+    def _only(self, what: str) -> TensorSpec:
+        if len(self.signature.inputs) != 1:
+            names = ", ".join(repr(spec.name) for spec in self.signature.inputs) or "none"
+            raise InvalidInput(
+                f"{what} was given, but the model {self.model!r} has "
+                f"{len(self.signature.inputs)} inputs ({names}); give them by name, in JSON or an "
+                ".npz file"
+            )
+        return self.signature.inputs[0]
+
+    def _request(self, tensors: tuple[Tensor, ...]) -> InferRequest:
+        return InferRequest(self.model, inputs=tensors)
+
+
+def _is_protocol(document: object) -> bool:
+    """Whether JSON is a request of the protocol, and not inputs by name with one of "inputs"."""
+    inputs = document.get("inputs") if isinstance(document, dict) else None
+    return (
+        isinstance(inputs, list)
+        and bool(inputs)
+        and all(isinstance(item, dict) and "name" in item for item in inputs)
+    )
+
+
+def _of_json(name: str, data: Any, specs: Mapping[str, TensorSpec]) -> Tensor:
+    if name not in specs:
+        takes = ", ".join(map(repr, specs))
+        raise InvalidInput(f"the model has no input {name!r}: it takes {takes}")
+    shape, level = [], data
+    while isinstance(level, list):
+        shape.append(len(level))
+        level = level[0] if level else None
+    dtype = specs[name].dtype
+    found = from_json(name, dtype, tuple(shape), data if isinstance(data, list) else [data])
+    return Tensor(name, dtype, found)
+
+
+def _of_raw(spec: TensorSpec, data: bytes) -> Tensor:
+    """Return the tensor of ``spec`` whose elements are ``data``.
+
+    One dynamic dimension is told by the length; of several, the first is taken as the batch,
+    which is 1. A BYTES input is one element.
+    """
+    if spec.shape is None:
+        raise InvalidInput(f"the input {spec.name!r} has any rank: raw bytes do not tell a shape")
+    shape = list(spec.wire_shape)
+    if spec.dtype.itemsize is None:
+        whole = tuple(1 if d < 0 else d for d in shape)
+        if element_count(whole) != 1:
+            raise InvalidInput(
+                f"the input {spec.name!r} has the shape {shape}: raw bytes are one element"
+            )
+        return Tensor(spec.name, spec.dtype, object_array([data], whole))
+    if shape.count(-1) > 1 and shape[0] == -1:
+        shape[0] = 1
+    if shape.count(-1) > 1:
+        raise InvalidInput(
+            f"the input {spec.name!r} has the shape {list(spec.wire_shape)}: raw bytes do "
+            "not tell so many dynamic dimensions; give an .npy file"
+        )
+    if -1 in shape:
+        row = spec.dtype.itemsize * element_count(tuple(d for d in shape if d >= 0))
+        shape[shape.index(-1)] = len(data) // row if row else 0
+    return from_raw(spec.name, spec.dtype, checked_shape(spec.name, shape), data)
+
+
+def _of_archive(name: str, data: bytes) -> tuple[Tensor, ...]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            size = sum(member.file_size for member in members)
+            if size > _LARGEST_FILE:
+                raise MessageTooLarge(f"{shown(name)} holds {size} bytes; {_LARGEST_FILE} at most")
+            tensors = []
+            for member in members:
+                with archive.open(member) as file:
+                    array = _array(f"{name}:{member.filename}", file, member.file_size)
+                tensors.append(_of_array(member.filename.removesuffix(".npy"), array))
+            return tuple(tensors)
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        zlib.error,
+    ) as error:
+        raise InvalidInput(f"{shown(name)} is not an .npz file: {error}") from None
+
+
+def _array(name: str, file: Any, size: int) -> Array:
+    """Return the array in an ``.npy`` file of ``size`` bytes; nothing in it is run.
+
+    The header is checked first: it could tell of more elements than memory holds.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0
+        if version >= (2, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+        if dtype.hasobject:
+            raise InvalidInput(
+                f"{shown(name)} holds Python objects, which are not read: save numbers, or texts "
+                "as an array of the type S or U"
+            )
+        count = element_count(shape)
+        if count and not 0 < count * dtype.itemsize <= size - file.tell():
+            raise InvalidInput(
+                f"{shown(name)} should hold {count} elements of {dtype}, but is too short"
+            )
+        raw = file.read(count * dtype.itemsize)
+        return np.ndarray(shape, dtype, raw, order="F" if fortran else "C")
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(f"{shown(name)} is not an .npy file: {error}") from None
+
+
+def _of_array(name: str, array: Array) -> Tensor:
+    try:
+        dtype = DType.of(array.dtype)
+    except TypeError as error:
+        raise InvalidInput(f"the input {name!r}: {error}") from None
+    if dtype is DType.BYTES:
+        found = array.reshape(-1).tolist()
+        try:
+            elements = [e.encode() if isinstance(e, str) else bytes(e) for e in found]
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"the input {name!r} has an element that is no text: {error}"
+            ) from None
+        return Tensor(name, dtype, object_array(elements, array.shape))
+    return Tensor(name, dtype, np.require(array, dtype.numpy, requirements="C"))
+
+
+def _read(name: str) -> bytes:
+    try:
+        with Path(name).open("rb") as file:
+            return _bounded(name, file)
+    except OSError as error:
+        raise InvalidInput(f"the file {shown(name)} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InvalidInput(f"{shown(name)} cannot be the name of a file: {error}") from None
+
+
+def _bounded(name: str, file: BinaryIO) -> bytes:
+    data = file.read(_LARGEST_FILE + 1)
+    if len(data) > _LARGEST_FILE:
+        raise MessageTooLarge(f"the file {shown(name)} is larger than {_LARGEST_FILE} bytes")
+    return data

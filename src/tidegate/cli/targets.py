@@ -1,0 +1,123 @@
+"""What ``tidegate infer`` asks: a model in this process, or one of a server."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Protocol
+
+from tidegate.config.loading import nearest
+from tidegate.errors import ConfigurationError, InvalidModel, ModelNotFound
+from tidegate.repository.layout import ModelEntry, Repository, is_model_folder, read_model, scan
+from tidegate.types import InferRequest, InferResponse, Signature, Tensor
+
+
+class Target(Protocol):
+    """A model that can be asked."""
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+
+    @property
+    def signature(self) -> Signature:
+        """The tensors in and out."""
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        """Run the model once.
+
+        Raises:
+            TidegateError: why there is no answer.
+        """
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class LocalModel:
+    """One version of a model, loaded by this process; no server is needed."""
+
+    def __init__(self, entry: ModelEntry, version: int, device: str | None) -> None:
+        from tidegate.node.machine import usable_cores
+        from tidegate.replica.batch import BatchRunner
+        from tidegate.replica.binding import Binder
+        from tidegate.runtimes import registry
+        from tidegate.runtimes.interface import RuntimeOptions
+
+        found = entry.versions[version]
+        options = RuntimeOptions(
+            device=device or entry.config.device, threads=max(1, int(usable_cores()))
+        )
+        self.model = entry.name
+        self._version = str(version)
+        self._model = registry.load(found.runtime, found.path, options)
+        self.signature = self._model.signature
+        self._binder = Binder(self.signature, batched=False)
+        self._runner = BatchRunner(self._model, time.monotonic)
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        """Check the request against the signature and run the model."""
+        (outcome,) = self._runner.run([self._binder.bind(request)]).outcomes
+        if isinstance(outcome, BaseException):
+            raise outcome
+        tensors = tuple(Tensor.of(name, array) for name, array in outcome.items())
+        return InferResponse(self.model, self._version, request.id, tensors)
+
+    def close(self) -> None:
+        """Free what the model holds."""
+        self._model.close()
+
+
+def is_path(model: str) -> bool:
+    """Whether ``model`` is a path here, or can be nothing else."""
+    return os.sep in model or Path(model).exists()
+
+
+def local_model(
+    path: Path, name: str | None, version: int | None, device: str | None
+) -> LocalModel:
+    """Load a model: a file, a model's folder, or one of a repository.
+
+    Raises:
+        ConfigurationError: there is nothing at ``path``, or several models and no name.
+        ModelNotFound: the repository has no such model, or the model no such version.
+        InvalidModel: it cannot be served.
+        RuntimeMissing: its runtime is not installed.
+    """
+    entry = _entry(path, name)
+    if not entry.versions:
+        reasons = "; ".join(map(str, entry.problems)) or "there is no model in it"
+        raise InvalidModel(f"{path}: {reasons}")
+    if version is None:
+        served = entry.config.versions.select(list(entry.versions)) or tuple(entry.versions)
+        version = served[-1]
+    if version not in entry.versions:
+        there = ", ".join(map(str, sorted(entry.versions)))
+        raise ModelNotFound(
+            f"the model {entry.name!r} has no version {version}; there are {there}"
+        )
+    return LocalModel(entry, version, device)
+
+
+def _entry(path: Path, name: str | None) -> ModelEntry:
+    if path.is_dir() and not is_model_folder(path):
+        return _of_repository(path, scan(path), name)
+    entry = read_model(path)
+    if name not in (None, entry.name):
+        raise ModelNotFound(f"{path} is the model {entry.name!r} itself, and has no {name!r}")
+    return entry
+
+
+def _of_repository(path: Path, found: Repository, name: str | None) -> ModelEntry:
+    models = found.models
+    if not models:
+        raise ConfigurationError(f"there is no model in {path}")
+    if name is None and len(models) > 1:
+        raise ConfigurationError(
+            f"{path} holds several models ({', '.join(sorted(models))}); choose one with --model"
+        )
+    chosen = next(iter(models)) if name is None else name
+    if chosen not in models:
+        raise ModelNotFound(f"{path} has no model {chosen!r}; {nearest(chosen, models)}")
+    return models[chosen]
