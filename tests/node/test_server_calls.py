@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
+import openapi_spec_validator
 import pytest
 import pytest_asyncio
 import tritonclient.grpc
@@ -389,3 +391,52 @@ async def test_the_extensions_are_named(http: Any, rpc: Any) -> None:
     named = call(http, "get_server_metadata")["extensions"]
     assert {"model_repository", "model_configuration", "schedule_policy", "trace"} <= set(named)
     assert call(rpc, "get_server_metadata")["extensions"] == named
+
+
+# -- the description ----------------------------------------------------------------------------
+
+
+async def test_the_openapi_document_is_valid_and_true(node: ServedNode) -> None:
+    status, body = await node.get("/openapi.json")
+    assert status == 200
+    found = json.loads(body)
+    openapi_spec_validator.validate(found)
+    paths = found["paths"]
+    own = paths["/v2/models/scale/infer"]["post"]["requestBody"]["content"]["application/json"]
+    (tensor,) = own["schema"]["properties"]["inputs"]["items"]["oneOf"]
+    assert tensor["properties"]["shape"]["prefixItems"] == [
+        {"type": "integer", "minimum": 0},
+        {"const": 4},
+    ]
+    for path, operations in paths.items():
+        concrete = path.replace("{model}", "scale").replace("{version}", "2")
+        if "get" in operations and "{" not in concrete:
+            assert (await node.get(concrete))[0] == 200, path
+    assert "scale" in paths["/v2/models/{model}/infer"]["parameters"][0]["schema"]["enum"]
+    identities = [
+        o["operationId"] for p in paths.values() for o in p.values() if "operationId" in o
+    ]
+    assert len(identities) == len(set(identities))
+
+
+async def test_an_inference_fits_the_description(node: ServedNode) -> None:
+    found = json.loads((await node.get("/openapi.json"))[1])
+    operation = found["paths"]["/v2/models/scale/infer"]["post"]
+
+    def schema(content: Any) -> Any:
+        return {
+            **content["content"]["application/json"]["schema"],
+            "components": found["components"],
+        }
+
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
+    takes = schema(operation["requestBody"])
+    jsonschema.validate({"inputs": [tensor]}, takes)
+    for wrong in ({"name": "z"}, {"datatype": "FP64"}, {"shape": [1, 5]}, {"shape": [1]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"inputs": [{**tensor, **wrong}]}, takes)
+    status, answer = await node.post(
+        "/v2/models/scale/infer", json.dumps({"inputs": [tensor]}).encode()
+    )
+    assert status == 200
+    jsonschema.validate(json.loads(answer), schema(operation["responses"]["200"]))

@@ -27,6 +27,7 @@ from tidegate.node.api import (
     server_extension,
     server_metadata,
 )
+from tidegate.node.description import Description
 from tidegate.node.edge_keeper import EdgeKeeper
 from tidegate.node.fleet import Fleet
 from tidegate.node.grpc_services import HealthCalls, ReflectionCalls
@@ -113,6 +114,7 @@ class Controller:
                 self.health.extension(),
                 ReflectionCalls().extension(),
                 server_extension(lambda: self.ready, self._extension_names),
+                Description(self.fleet, lambda: self.calls.endpoints).extension(),
                 StatisticsCalls(self.fleet, self.statistics).extension(),
                 ModelControl(self, public=config.public_control).extension(),
                 TraceCalls(lambda: self.fleet.models).extension(),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import orjson
 from pydantic import BaseModel, ValidationError
 
 from tidegate.replica.service import STATS_PATH, STATUS_PATH
@@ -28,6 +29,16 @@ async def ask_stats(socket: Path, timeout: float = _STATS_TIMEOUT) -> ReplicaSta
     """Return what the replica at ``socket`` has counted; ``None`` when it does not say."""
     answer = await _get(socket, STATS_PATH, timeout)
     return None if answer is None else _read(ReplicaStats, answer)
+
+
+async def ask_metadata(socket: Path, model: str) -> dict[str, Any] | None:
+    """Return the metadata of the model that the replica at ``socket`` serves, if it says it."""
+    answer = await _get(socket, f"/v2/models/{model}", _STATS_TIMEOUT)
+    try:
+        found: dict[str, Any] | None = None if answer is None else orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        return None
+    return found
 
 
 def _read(kind: type[_M], answer: bytes) -> _M | None:

@@ -78,6 +78,11 @@ class ServerCalls:
                 self._paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
         self._patterns = [(_pattern(path), path) for path in self._paths]
 
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """All REST calls."""
+        return [endpoint for extension in self.extensions for endpoint in extension.endpoints]
+
     async def answer_method(self, path: str, message: bytes, *, trusted: bool) -> bytes:
         """Answer a gRPC call.
 

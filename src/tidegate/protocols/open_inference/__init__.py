@@ -40,6 +40,12 @@ ROUTING = Routing(
         TRACE_SETTING,
         LOG_SETTINGS,
     ),
-    server_paths=("/v2/models/stats", "/v2/repository/", "/v2/trace/setting", "/v2/logging"),
+    server_paths=(
+        "/openapi.json",
+        "/v2/models/stats",
+        "/v2/repository/",
+        "/v2/trace/setting",
+        "/v2/logging",
+    ),
     server_verbs=("/stats", "/trace/setting"),
 )
