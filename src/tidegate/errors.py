@@ -119,7 +119,11 @@ class MethodNotFound(RequestError):
 
 
 class MethodNotAllowed(MethodNotFound):
-    """The path exists, but takes another HTTP method."""
+    """The path exists, but takes another HTTP method: one of ``allowed``."""
+
+    def __init__(self, message: str, allowed: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class Unsupported(RequestError):

@@ -52,8 +52,11 @@ async def test_another_http_method_is_named(world: World) -> None:
     answer = await rest.ask("GET", "/v2/models/gather/infer")
     assert answer.code == "405"
     assert answer.message == "/v2/models/gather/infer takes POST, not GET"
+    assert answer.headers["allow"] == "POST"
     answer = await rest.ask("POST", "/v2/models/gather/ready", b"{}")
-    assert answer.code == "405"
+    assert (answer.code, answer.headers["allow"]) == ("405", "GET")
+    answer = await rest.ask("GET", "/v2/repository/index")
+    assert (answer.code, answer.headers["allow"]) == ("405", "POST")
 
 
 async def test_the_others_are_served_meanwhile(world: World) -> None:

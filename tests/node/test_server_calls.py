@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +217,12 @@ async def test_wrong_methods(node: ServedNode) -> None:
         405,
         "/v2/repository/index takes POST, not GET",
     )
+    admin = f"http://127.0.0.1:{node.admin_port}/v2/repository/index"
+    request = urllib.request.Request(admin)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        await asyncio.to_thread(urllib.request.urlopen, request)
+    with caught.value as error:
+        assert (error.code, error.headers["allow"]) == (405, "POST")
 
 
 # -- the admin port -----------------------------------------------------------------------------

@@ -618,6 +618,8 @@ async def test_patience_has_an_end(folder: Path) -> None:
         assert 1 not in edge.answers
         edge.send(data(1, b"!", last=False))
         assert (await edge.answer(1)).blocks[0]["grpc-status"] == "8"
+        await edge.settle()
+        assert edge.got(RESET) == [(RESET, 0, 1, bytes(4))]
         # What still comes of it is not a new request: neither more of it nor its trailers.
         edge.send(data(1, b"more", last=False))
         edge.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, block_of([("x-sum", "1")])))
@@ -627,6 +629,48 @@ async def test_patience_has_an_end(folder: Path) -> None:
         exchange.reply_grpc((b"3",))
         assert (await edge.answer(3)).body == framed(b"3")
         assert desk.exchanges.empty()
+
+
+async def test_an_early_refusal_is_sent_whole_before_the_reset(folder: Path) -> None:
+    async with served(folder, setting(INITIAL_WINDOW, 10)) as (_, edge):
+        edge.send(frame(HEADERS, END_HEADERS, 1, block_of(REST)))
+        edge.send(data(1, bytes(PATIENCE * LIMIT + 1), last=False))
+        await edge.settle()
+        assert len(edge.answers[1].body) == 10
+        assert not edge.got(RESET)
+        edge.send(window(1, 1000))
+        answer = await edge.answer(1)
+        assert len(answer.body) == int(answer.blocks[0]["content-length"])
+        await edge.settle()
+        assert edge.got(RESET) == [(RESET, 0, 1, bytes(4))]
+
+
+async def test_a_refusal_of_what_has_ended_needs_no_reset(folder: Path) -> None:
+    async with served(folder) as (_, edge):
+        edge.send(call(1, bytes(LIMIT + 1)))
+        assert (await edge.answer(1)).blocks[0]["grpc-status"] == "8"
+        await edge.settle()
+        assert not edge.got(RESET)
+
+
+async def test_a_header_block_in_many_frames_has_a_bound(folder: Path) -> None:
+    name = b"\0\x05x-big\x7f\x81\x0f"  # a literal field with a value of 2048 bytes
+    field = name + b"v" * 2048
+    async with served(folder) as (desk, edge):
+        edge.send(
+            frame(HEADERS, 0, 1, block_of(GRPC)),
+            *(frame(CONTINUATION, 0, 1, field) for _ in range(30)),
+            frame(CONTINUATION, END_HEADERS, 1, field),
+            data(1, b""),
+        )
+        exchange = await desk.next()
+        assert exchange.headers[b"x-big"] == b"v" * 2048
+        edge.send(
+            frame(HEADERS, 0, 3, block_of(GRPC)),
+            *(frame(CONTINUATION, 0, 3, field) for _ in range(70)),
+        )
+        await edge.until(lambda: bool(edge.got(GOAWAY)))
+        await edge.until(lambda: edge.closed)
 
 
 @pytest.mark.parametrize(

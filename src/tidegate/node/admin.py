@@ -19,6 +19,7 @@ from tidegate.node.fleet import Generation, Replica
 from tidegate.protocols.open_inference.documents import LARGEST
 from tidegate.protocols.open_inference.rest import encode_error
 from tidegate.protocols.statuses import status_of as status_of_error
+from tidegate.replica.exchange import headers_of
 
 
 def status_of(controller: Controller) -> dict[str, Any]:
@@ -117,7 +118,8 @@ async def _call(controller: Controller, request: Request) -> Response:
         )
     except TidegateError as error:
         body = encode_error(str(error))
-        return Response(body, status_of_error(error).http, media_type="application/json")
+        headers = {name.decode(): value.decode() for name, value in headers_of(error)}
+        return Response(body, status_of_error(error).http, headers, media_type="application/json")
     return Response(body, media_type="application/json")
 
 

@@ -125,8 +125,9 @@ class ServerCalls:
             endpoints = self._paths[template]
             endpoint = endpoints.get("GET" if method == "HEAD" else method)
             if endpoint is None:
-                wanted = " or ".join(sorted(endpoints))
-                raise MethodNotAllowed(f"{path} takes {wanted}, not {method}")
+                wanted = tuple(sorted(endpoints))
+                words = f"{path} takes {' or '.join(wanted)}, not {method}"
+                raise MethodNotAllowed(words, wanted)
             return await endpoint.answer(Call(body, trusted, _parameters(match)))
         raise MethodNotFound(f"there is no path {path} here")
 

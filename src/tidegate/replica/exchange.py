@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
-from tidegate.errors import QueueFull
+from tidegate.errors import MethodNotAllowed, QueueFull
 from tidegate.protocols.grpc_frames import percent_encode
 from tidegate.protocols.open_inference.rest import encode_error
 from tidegate.protocols.statuses import status_of
@@ -145,9 +145,7 @@ class Exchange:
         status = status_of(error)
         message = str(error) or type(error).__name__
         if not self.grpc:
-            headers = []
-            if isinstance(error, QueueFull):
-                headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
+            headers = headers_of(error)
             self.reply([encode_error(message)], status=status.http, headers=headers)
         elif self._begin_answer():
             fields = [
@@ -157,6 +155,15 @@ class Exchange:
                 (b"content-length", b"0"),
             ]
             self._connection.write_response(self.stream, 200, fields, ())
+
+
+def headers_of(error: BaseException) -> Headers:
+    """Return the headers that go with an error over REST (RFC 9110, sections 10.2.1, 10.2.3)."""
+    if isinstance(error, QueueFull):
+        return [(b"retry-after", b"%d" % max(1, round(error.retry_after)))]
+    if isinstance(error, MethodNotAllowed):
+        return [(b"allow", ", ".join(error.allowed).encode())]
+    return ()
 
 
 Handler: TypeAlias = Callable[[Exchange], None]

@@ -35,9 +35,11 @@ _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 _NOT_WHOLE = _END_HEADERS | _PADDED | _PRIORITY
 """Flags that say whether a HEADERS frame is a header block as it is: all but the first."""
 _TABLE_SIZE, _MAX_STREAMS, _INITIAL_WINDOW, _MAX_FRAME = 1, 3, 4, 5
-_PROTOCOL_ERROR, _COMPRESSION_ERROR = 1, 9
+_NO_ERROR, _PROTOCOL_ERROR, _COMPRESSION_ERROR = 0, 1, 9
 _LARGEST_FRAME = 2**14
 """Bytes, what a peer may send that was not told otherwise."""
+_LARGEST_BLOCK = 2**17
+"""Bytes of a header block, whatever the frames it comes in; the edge takes half of it."""
 _LARGEST_WINDOW = 2**31 - 1
 _DEFAULT_WINDOW = 2**16 - 1
 _REPLENISH = 2**29
@@ -82,9 +84,11 @@ class _Body:
 class _Outgoing:
     """A response that waits for the peer to open its windows."""
 
-    __slots__ = ("parts", "trailers", "window")
+    __slots__ = ("parts", "then", "trailers", "window")
 
     def __init__(self, parts: Sequence[Bytes], trailers: bytes | None, window: int) -> None:
+        self.then = b""
+        """What is sent when the response has ended."""
         # A view of an array without elements cannot be cast.
         views = [view for part in parts if (view := memoryview(part)).nbytes]
         self.parts = deque(view.cast("B") for view in views)
@@ -120,7 +124,7 @@ class Http2Connection(asyncio.Protocol):
         self._last_stream = 0
         self._rest = b""
         self._started = False
-        self._unfinished: tuple[int, int, bytes] | None = None
+        self._unfinished: tuple[int, int, bytearray] | None = None
         """Stream, flags and beginning of a header block that goes on in the next frame."""
         self._received = 0
         self._out: list[Bytes] = []
@@ -225,14 +229,16 @@ class Http2Connection(asyncio.Protocol):
             if self._unfinished is None:
                 raise MalformedBlock("a header block goes on that never began")
             stream, first, begun = self._unfinished
-            block = begun + block
-        elif flags & (_PADDED | _PRIORITY):
-            block = _unpadded(flags, block)
+            begun += block
+        else:
+            begun = bytearray(_unpadded(flags, block))
+        if len(begun) > _LARGEST_BLOCK:
+            raise IndexError(f"a header block of more than {_LARGEST_BLOCK} bytes")
         if flags & _END_HEADERS:
             self._unfinished = None
-            self._take_headers(first, stream, block)
+            self._take_headers(first, stream, bytes(begun))
         else:
-            self._unfinished = (stream, first, block)
+            self._unfinished = (stream, first, begun)
 
     def _take_reset(self, stream: int) -> None:
         self._outgoing.pop(stream, None)
@@ -297,7 +303,7 @@ class Http2Connection(asyncio.Protocol):
         if ended:
             self._complete(exchange)
         elif body.size > PATIENCE * self._most:
-            self._refuse(exchange, too_large(self._limit))
+            self._break_off(exchange, too_large(self._limit))
 
     def _complete(self, exchange: Exchange) -> None:
         body = self._bodies.get(exchange.stream)
@@ -318,6 +324,20 @@ class Http2Connection(asyncio.Protocol):
         self._exchanges[exchange.stream] = exchange
         exchange.fail(error)
 
+    def _break_off(self, exchange: Exchange, error: RequestError) -> None:
+        """Refuse a request that has not ended, and tell the peer to send no more of it.
+
+        The reset follows the whole answer (section 8.1).
+        """
+        stream = exchange.stream
+        self._refuse(exchange, error)
+        reset = _frame(_RESET, 0, stream, _NO_ERROR.to_bytes(4, "big"))
+        outgoing = self._outgoing.get(stream)
+        if outgoing is None:
+            self._send(reset)
+        else:
+            outgoing.then = reset
+
     def _look_for_stalled(self) -> None:
         """Refuse what has not grown since the last look."""
         self._looking = self._loop.call_later(self._idle_timeout, self._look_for_stalled)
@@ -326,7 +346,7 @@ class Http2Connection(asyncio.Protocol):
             body = self._bodies.get(stream)
             size = 0 if body is None else body.size
             if self._sizes.get(stream) == size:
-                self._refuse(
+                self._break_off(
                     exchange,
                     DeadlineExceeded(
                         "the rest of the request did not come: nothing was received for "
@@ -417,7 +437,7 @@ class Http2Connection(asyncio.Protocol):
             self._pump_one(stream, outgoing)
             if not outgoing.parts:
                 del self._outgoing[stream]
-                self._send(outgoing.trailers or _frame(_DATA, _END_STREAM, stream))
+                self._send(outgoing.trailers or _frame(_DATA, _END_STREAM, stream), outgoing.then)
 
     def _pump_one(self, stream: int, outgoing: _Outgoing) -> None:
         parts = outgoing.parts

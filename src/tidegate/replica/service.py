@@ -208,7 +208,7 @@ class Service:
     def _expect(self, exchange: Exchange, method: bytes) -> None:
         if exchange.method != method:
             wanted, sent = method.decode(), exchange.method.decode("latin-1")
-            raise MethodNotAllowed(f"{exchange.path} takes {wanted}, not {sent}")
+            raise MethodNotAllowed(f"{exchange.path} takes {wanted}, not {sent}", (wanted,))
 
     def _check_model(self, exchange: Exchange, model: str, version: str) -> None:
         if model == self._name and version in ("", self._version):
