@@ -24,6 +24,7 @@ from tidegate.config.model import ModelConfig, Section
 from tidegate.config.node import NodeConfig
 from tidegate.config.origins import fields
 from tidegate.config.units import parse_duration, parse_size
+from tidegate.telemetry.names import METRICS
 
 PAGES = Path(__file__).parent
 MARKED = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -158,7 +159,22 @@ def exits() -> str:
     return table("| status | errors | when |", rows)
 
 
-TABLES = {"model": model_table, "node": node_table, "commands": commands, "exits": exits}
+def metrics_table() -> str:
+    """Return every metric of a node."""
+    rows = []
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "—"
+        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+    return table("| metric | kind | labels | meaning |", rows)
+
+
+TABLES = {
+    "metrics": metrics_table,
+    "model": model_table,
+    "node": node_table,
+    "commands": commands,
+    "exits": exits,
+}
 
 
 def renewed(page: str) -> str:

@@ -101,6 +101,16 @@ class ControlServer:
         """Whether an Envoy is connected."""
         return bool(self._streams)
 
+    @property
+    def generation(self) -> int:
+        """How many times a configuration was published."""
+        return self._published
+
+    @property
+    def rejected(self) -> bool:
+        """Whether Envoy refused what was published last."""
+        return 0 < self._published <= self._rejected[0]
+
     async def publish(
         self,
         topology: Topology,

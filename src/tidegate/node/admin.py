@@ -16,6 +16,7 @@ from tidegate import __version__
 from tidegate.errors import MessageTooLarge, PermissionDenied, TidegateError
 from tidegate.node.controller import Controller
 from tidegate.node.fleet import Generation, Replica
+from tidegate.node.metrics import Metrics
 from tidegate.protocols.open_inference.documents import LARGEST
 from tidegate.protocols.open_inference.rest import encode_error
 from tidegate.protocols.statuses import status_of as status_of_error
@@ -41,12 +42,12 @@ def status_of(controller: Controller) -> dict[str, Any]:
 def _model(controller: Controller, name: str) -> dict[str, Any]:
     fleet = controller.fleet
     default = fleet.default(name)
-    serving = default is not None and bool(default.ready)
+    state = fleet.state(name)
     return {
         "name": name,
-        "state": "unloaded" if name in fleet.unloaded else "ready" if serving else "not ready",
+        "state": state,
         "default_version": default.version if default is not None else None,
-        "reason": None if serving else fleet.reason(name),
+        "reason": None if state == "ready" else fleet.reason(name),
         "versions": [
             _version(generation)
             for generation in sorted(fleet.generations(name), key=lambda g: g.version)
@@ -93,6 +94,13 @@ def application(controller: Controller) -> Starlette:
     async def status(request: Request) -> JSONResponse:
         return JSONResponse(status_of(controller))
 
+    node_metrics = Metrics(controller)
+
+    async def metrics(request: Request) -> Response:
+        page = await node_metrics.page()
+        content, kind = page.render(request.headers.get("accept", ""))
+        return Response(content, headers={"content-type": kind})
+
     async def live(request: Request) -> JSONResponse:
         return JSONResponse({"live": True})
 
@@ -103,6 +111,7 @@ def application(controller: Controller) -> Starlette:
         routes=[
             Route("/status", status),
             Route("/live", live),
+            Route("/metrics", metrics),
             Route("/v2/{path:path}", call, methods=["GET", "POST"]),
         ]
     )

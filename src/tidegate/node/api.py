@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from tidegate.protocols.grpc_frames import unframe
 from tidegate.protocols.open_inference import grpc as v2_grpc
 from tidegate.protocols.open_inference import rest as v2_rest
 from tidegate.replica.exchange import Exchange
+from tidegate.telemetry.statistics import GRPC, REST
 
 log = logging.getLogger(__name__)
 
@@ -72,16 +74,21 @@ def server_extension(ready: Callable[[], bool], names: Callable[[], Sequence[str
 class ControllerApi:
     """Answers exchanges: calls about the whole server, and those of models without replicas."""
 
-    def __init__(self, calls: ServerCalls, fleet: Fleet, limit: int) -> None:
+    def __init__(
+        self, calls: ServerCalls, fleet: Fleet, limit: int, unserved: Counter[tuple[str, str]]
+    ) -> None:
         self._calls = calls
         self._fleet = fleet
         self._limit = limit
+        self._unserved = unserved
         self._tasks: set[asyncio.Task[None]] = set()
 
     def handle(self, exchange: Exchange) -> None:
         """Answer ``exchange``, now or later."""
         cluster = exchange.headers.get(_HEADER, b"").decode("latin-1")
         if cluster.startswith(MODEL_PREFIX):
+            model = cluster.removeprefix(MODEL_PREFIX).partition(":")[0]
+            self._unserved[model, GRPC if exchange.grpc else REST] += 1
             if exchange.grpc and exchange.path == open_inference.MODEL_READY:
                 exchange.reply_grpc((v2_grpc.encode_model_ready(False),))
             else:

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -77,6 +78,8 @@ class Controller:
         self._quarantine = Quarantine()
         self._noticeboard = Noticeboard(directory.notices)
         self.statistics = Statistics(self.fleet, self._clock)
+        self.unserved: Counter[tuple[str, str]] = Counter()
+        """Calls of models without replicas, by model and protocol."""
         self._changed = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         """Those who wait for the edge to be told."""
@@ -169,11 +172,11 @@ class Controller:
 
     async def _start(self) -> None:
         limit = self.config.max_message_size
-        api = ControllerApi(self.calls, self.fleet, limit)
+        api = ControllerApi(self.calls, self.fleet, limit, self.unserved)
         await self._stack.enter_async_context(
             Server(self.directory.api_socket, api.handle, limit, opener=self.calls.open_stream)
         )
-        self._control = await self._stack.enter_async_context(
+        self.control = await self._stack.enter_async_context(
             ControlServer(self.directory.ads_socket, self._rejected)
         )
         self._quarantine = Quarantine(self._noticeboard.read())
@@ -184,11 +187,11 @@ class Controller:
             self._settled = True
         self._look()
         # Silent until here: an early, incomplete answer would take traffic from what runs.
-        await self._control.publish(self._topology(), self._settings)
+        await self.control.publish(self._topology(), self._settings)
         await self.edge.start()
         # At once: a controller that is killed now must be able to find it again.
         self._save()
-        await self._control.wait_acknowledged()
+        await self.control.wait_acknowledged()
         self._tasks = [
             asyncio.create_task(self._apply_changes(), name="apply changes"),
             asyncio.create_task(self._watch(), name="watch the repository"),
@@ -219,7 +222,7 @@ class Controller:
         try:
             try:
                 with contextlib.suppress(EdgeFailed):
-                    await self._control.publish(self._topology(), self._settings, timeout=1.0)
+                    await self.control.publish(self._topology(), self._settings, timeout=1.0)
                 await self.edge.stop(self._hurry)
             except Exception:
                 log.exception("the edge cannot be drained: it is ended at once")
@@ -366,7 +369,7 @@ class Controller:
             self._settled = True
             self.announce("ready")
         retired = self.fleet.retired()
-        await self._control.publish(self._topology(), self._settings)
+        await self.control.publish(self._topology(), self._settings)
         self.health.changed()
         if not self.edge.serving:
             return

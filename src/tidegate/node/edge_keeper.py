@@ -41,6 +41,16 @@ class EdgeKeeper:
         """Whether there is an Envoy that could hold the published configuration."""
         return self._process is not None
 
+    async def stats(self, pattern: str) -> dict[str, int]:
+        """Return Envoy's counters and gauges whose names match ``pattern``.
+
+        Raises:
+            EdgeFailed: there is no Envoy, or it does not answer.
+        """
+        if self._process is None:
+            raise EdgeFailed("the edge does not run")
+        return await self._process.admin.stats(pattern)
+
     def record(self) -> dict[str, Any] | None:
         """Return what :meth:`adopt` needs."""
         return None if self._process is None else self._process.record()

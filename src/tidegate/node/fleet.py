@@ -220,6 +220,13 @@ class Fleet:
         """Whether every model that can be loaded is ready."""
         return all(g.settled for g in self.generations() if g.desired)
 
+    def state(self, model: str) -> str:
+        """Return ``ready``, ``not ready`` or ``unloaded``."""
+        if model in self.unloaded:
+            return "unloaded"
+        default = self.default(model)
+        return "ready" if default is not None and default.ready else "not ready"
+
     def reason(self, model: str, version: str = "") -> str | None:
         """Say why ``model`` cannot answer; ``None`` when it can, or is not known."""
         entry = self.models.get(model)

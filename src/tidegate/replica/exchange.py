@@ -187,10 +187,12 @@ class Sender(Protocol):
 class OpenConnections:
     """The connections that are open, which have something to send, and who waits for the last."""
 
-    __slots__ = ("_unsent", "_waiters", "all")
+    __slots__ = ("_unsent", "_waiters", "all", "refuse")
 
     def __init__(self) -> None:
         self.all: set[Closable] = set()
+        self.refuse: Callable[[Exchange, BaseException], None] = Exchange.fail
+        """Answers a request that is not taken as a whole, and that no handler sees."""
         self._waiters: list[asyncio.Event] = []
         self._unsent: list[Sender] = []
 

@@ -146,7 +146,7 @@ class Http1Connection(asyncio.Protocol):
     def _refuse(self) -> None:
         if not self._refused:
             self._refused = True
-            self._begin(b"").fail(too_large(self._limit))
+            self._connections.refuse(self._begin(b""), too_large(self._limit))
 
     def on_message_complete(self) -> None:
         """Hand the whole request to the handler."""

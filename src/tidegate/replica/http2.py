@@ -322,7 +322,7 @@ class Http2Connection(asyncio.Protocol):
         self._bodies.pop(exchange.stream, None)
         del self._coming[exchange.stream]
         self._exchanges[exchange.stream] = exchange
-        exchange.fail(error)
+        self._connections.refuse(exchange, error)
 
     def _break_off(self, exchange: Exchange, error: RequestError) -> None:
         """Refuse a request that has not ended, and tell the peer to send no more of it.

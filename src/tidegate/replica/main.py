@@ -194,6 +194,7 @@ async def _serve(
         seconds=clock.now() - started,
     )
     service = Service(served, engine, clock, ready, Casualties(spec.flight))
+    connections.refuse = service.refuse
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)

@@ -7,7 +7,6 @@ and histograms beside them. Times are nanoseconds where the field says so, else 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -169,10 +168,13 @@ class ReplicaStats(_Counted):
 def _sum_requests(
     one: Mapping[str, Mapping[str, int]], other: Mapping[str, Mapping[str, int]]
 ) -> dict[str, dict[str, int]]:
-    return {
-        protocol: dict(Counter(one.get(protocol, {})) + Counter(other.get(protocol, {})))
-        for protocol in sorted({*one, *other})
-    }
+    total: dict[str, dict[str, int]] = {}
+    for counts in (one, other):
+        for protocol, by_code in counts.items():
+            sums = total.setdefault(protocol, {})
+            for code, count in by_code.items():
+                sums[code] = sums.get(code, 0) + count
+    return total
 
 
 def _sum_batches(
