@@ -172,6 +172,7 @@ async def test_a_call_takes_no_longer_than_its_timeout(either: Either) -> None:
         await either.infer("slow", [[0]], timeout=0)
 
 
+@pytest.mark.parametrize("either", ["http", "grpc-async"], indirect=True)
 async def test_a_model_that_takes_something_else_since_is_asked_again(
     either: Either, node: ServedNode
 ) -> None:

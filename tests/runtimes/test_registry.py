@@ -19,6 +19,8 @@ FRAMEWORKS = ("onnxruntime", "torch", "tensorflow", "openvino", "onnx", "cv2", "
     [
         "tidegate",
         "tidegate.client",
+        "tidegate.serving",
+        "tidegate.guard",
         "tidegate.cli.main",
         "tidegate.repository.layout",
         "tidegate.config.loading",

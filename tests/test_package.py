@@ -1,0 +1,38 @@
+"""``import tidegate``: quick, and everything it promises is there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import tidegate
+
+HEAVY = ("numpy", "httpx", "grpc", "asyncio", "pydantic", "orjson", "google.protobuf")
+
+
+def test_importing_it_brings_nothing() -> None:
+    code = f"import sys, tidegate; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_a_client_brings_its_transport_with_the_first_call() -> None:
+    code = (
+        "import sys, tidegate; tidegate.Client('grpc://127.0.0.1:1'); tidegate.AsyncClient(); "
+        "tidegate.serve('models'); print({'httpx', 'grpc'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == ("set()", "")
+
+
+@pytest.mark.parametrize("name", tidegate.__all__)
+def test_everything_it_promises_is_there(name: str) -> None:
+    assert getattr(tidegate, name) is not None
+    assert name in dir(tidegate)
+
+
+def test_what_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'clint'"):
+        tidegate.clint  # type: ignore[attr-defined]  # noqa: B018 - raises
