@@ -19,10 +19,13 @@ from rich.table import Table
 from tidegate.cli import answers
 from tidegate.cli.exits import PARTLY
 from tidegate.cli.options import size_text
+from tidegate.cli.ordered import in_order
 from tidegate.cli.requests import Reader
-from tidegate.cli.targets import Target, is_path, local_model
+from tidegate.cli.running import chosen_nodes, only
+from tidegate.cli.targets import LocalModel, ServedModel, Target, is_path, local_model, node_url
 from tidegate.cli.terminal import new_console
-from tidegate.errors import ConfigurationError, MessageTooLarge, TidegateError
+from tidegate.config.units import parse_duration
+from tidegate.errors import MessageTooLarge, NodeNotFound, TidegateError
 from tidegate.types import InferRequest
 
 LONGEST_LINE = 64 * 2**20
@@ -54,6 +57,11 @@ class Asked:
     version: int | None
     name: str | None
     device: str | None
+    url: str | None
+    port: str | None
+    run_dir: str | None
+    timeout: str | None
+    concurrency: int
 
 
 def infer(asked: Asked) -> int:
@@ -75,17 +83,50 @@ def infer(asked: Asked) -> int:
         piped = "-" in asked.inputs
         form = asked.form or ("table" if sys.stdout.isatty() and not piped else "json")
         if piped or len(asked.inputs) + (asked.data is not None) > 1:
-            return _answer_all(target, found, form)
+            return _answer_all(target, found, form, asked.concurrency)
         (only,) = found
         _print(answers.encoded(target.infer(only.request()), form))
         return 0
 
 
 def _target(asked: Asked) -> Target:
-    if not is_path(asked.model):
-        raise ConfigurationError(f"there is no file or folder {asked.model!r}")
-    with _waiting("loading the model"):
-        return local_model(Path(asked.model), asked.name, asked.version, asked.device)
+    served = (asked.url, asked.port, asked.run_dir, asked.timeout)
+    if served == (None, None, None, None) and is_path(asked.model):
+        with _waiting("loading the model"):
+            return local_model(Path(asked.model), asked.name, asked.version, asked.device)
+    if asked.name is not None or asked.device is not None:
+        raise click.UsageError(
+            "--model and --device are for a model that is loaded in this process: give its path "
+            "as MODEL, without --url, --port, --run-dir and --timeout"
+        )
+    url = _url(asked)
+    with _waiting(f"asking {url}"):
+        return ServedModel(url, asked.model, asked.version, _seconds(asked.timeout))
+
+
+def _url(asked: Asked) -> str:
+    if asked.url is not None:
+        if asked.port is not None or asked.run_dir is not None:
+            raise click.UsageError("--url says where the server is: leave out --port, --run-dir")
+        return asked.url
+    try:
+        node = only(chosen_nodes(asked.port, asked.run_dir))
+    except NodeNotFound as error:
+        raise NodeNotFound(
+            f"{asked.model!r} is no file or folder here, and {error}; --url names another server"
+        ) from error
+    record = node.load()
+    return node_url("127.0.0.1" if record is None else record.config.host, node.port)
+
+
+def _seconds(timeout: str | None) -> float | None:
+    try:
+        seconds = parse_duration(timeout)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--timeout'") from None
+    if not isinstance(seconds, float | None) or seconds == 0:
+        raise click.BadParameter("must be more than 0", param_hint="'--timeout'")
+    return seconds
 
 
 def _waiting(what: str) -> AbstractContextManager[object]:
@@ -110,7 +151,8 @@ def _inputs(reader: Reader, json: str | None, names: Iterable[str]) -> Iterator[
         yield Input({"input": "--json"}, lambda: reader.json(text))
     for name in names:
         if name == "-":
-            yield from lines(reader, sys.stdin.buffer)
+            # Not sys.stdin: a thread may still wait for it when the interpreter ends.
+            yield from lines(reader, open(0, "rb", closefd=False))  # noqa: SIM115
         else:
             yield Input({"input": name}, lambda name=name: reader.file(name))  # type: ignore[misc]
 
@@ -140,13 +182,17 @@ def _refuse_long(longest: int) -> InferRequest:
     )
 
 
-def _answer_all(target: Target, found: Iterable[Input], form: Format) -> int:
+def _answer_all(target: Target, found: Iterable[Input], form: Format, width: int) -> int:
+    def ask(each: Input) -> bytes | Table:
+        return answers.encoded(target.infer(each.request()), form)
+
+    if isinstance(target, LocalModel):
+        width = 1
     failed = 0
-    with _Progress() as progress:
-        for each in found:
-            answer: bytes | Table
+    with _Progress() as progress, in_order(ask, found, width, target.close) as asked:
+        for each, result in asked:
             try:
-                answer = answers.encoded(target.infer(each.request()), form)
+                answer = result()
             except TidegateError as error:
                 failed += 1
                 answer = answers.failure(error, each.source)

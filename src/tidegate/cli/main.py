@@ -146,10 +146,18 @@ def logs(
 @click.option("--version", type=click.IntRange(1), metavar="V", help="this version")
 @click.option("--model", "name", metavar="NAME", help="of a repository, this model")
 @click.option("--device", metavar="DEVICE", help="in this process: auto, cpu, cuda or cuda:N")
+@click.option("--url", metavar="URL", help="a server: http://HOST:PORT or grpc://HOST:PORT")
+@node_options(["port", "run_dir"])
+@click.option("--timeout", metavar="TIME", help="the longest that an answer of a server may take "
+              "[default: 60s]")  # fmt: skip
+@click.option("--concurrency", type=click.IntRange(1, 256), default=8, show_default=True,
+              metavar="N", help="of several requests, so many are with a server at once; the "
+              "answers keep their order")  # fmt: skip
 def infer(**options: Any) -> int:
     """Ask MODEL for the answer to each INPUT.
 
-    MODEL is the path of a model or a repository, which is loaded in this process. INPUT is a
+    MODEL is a model of the node of this machine, or of the server at --url; or the path of a
+    model or a repository, which is then loaded in this process. INPUT is a
     file with JSON, an array (.npy), arrays by name (.npz) or an image, or '-': then each line
     of standard input is a request in JSON or the name of such a file.
 

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from tidegate.client.blocking import Client
+from tidegate.client.face import DEFAULT_TIMEOUT
 from tidegate.config.loading import nearest
 from tidegate.errors import ConfigurationError, InvalidModel, ModelNotFound
 from tidegate.repository.layout import ModelEntry, Repository, is_model_folder, read_model, scan
@@ -67,6 +69,39 @@ class LocalModel:
     def close(self) -> None:
         """Free what the model holds."""
         self._model.close()
+
+
+class ServedModel:
+    """A model of a server of the Open Inference Protocol, by HTTP or gRPC."""
+
+    def __init__(self, url: str, model: str, version: int | None, timeout: float | None) -> None:
+        self.model = model
+        self._client = Client(url, timeout=DEFAULT_TIMEOUT if timeout is None else timeout)
+        self._handle = self._client.model(model, version)
+        self.signature = self._handle.metadata().signature
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        """Send the request; the server checks it."""
+        answer = self._handle.infer(
+            {tensor.name: tensor.data for tensor in request.inputs},
+            [output.name for output in request.outputs] or None,
+            parameters=dict(request.parameters) or None,
+            request_id=request.id or None,
+        )
+        tensors = tuple(Tensor.of(name, array) for name, array in answer.items())
+        return InferResponse(
+            answer.model or self.model, answer.version, answer.id, tensors, answer.parameters
+        )
+
+    def close(self) -> None:
+        """Close the connections; calls that run are cut."""
+        self._client.close()
+
+
+def node_url(host: str, port: int) -> str:
+    """Return the URL of a node of this machine that listens on ``host``."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what is meant
+    return f"grpc://[{host}]:{port}" if ":" in host else f"grpc://{host}:{port}"
 
 
 def is_path(model: str) -> bool:
