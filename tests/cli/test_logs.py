@@ -155,9 +155,9 @@ def _until(process: subprocess.Popen[bytes], words: bytes) -> list[bytes]:
 
 
 def test_follow_survives_rotation_and_ctrl_c_ends_it_quietly(node: RunningNode) -> None:
-    log = RunDirectory(node.run_dir, node.port).replica_log("gather", 1, 0)
-    with _following("gather", "--follow", "--lines=1", *node.options) as process:
-        assert _until(process, b"ready: batches")[0].startswith(b"gather/1/0 | ")
+    log = RunDirectory(node.run_dir, node.port).replica_log("picture", 1, 0)
+    with _following("picture", "--follow", "--lines=1", *node.options) as process:
+        assert _until(process, b"ready: batches")[0].startswith(b"picture/1/0 | ")
         with log.open("ab") as file:
             file.write(b"written later\n")
         _until(process, b"written later")
@@ -165,9 +165,9 @@ def test_follow_survives_rotation_and_ctrl_c_ends_it_quietly(node: RunningNode) 
         log.write_bytes(b"in the new file\n")
         _until(process, b"in the new file")
         log.write_bytes(b"short\n")
-        assert _until(process, b"short") == [b"gather/1/0 | short\n"]
-        log.with_name("gather-1.1.log").write_bytes(b"of another replica\n")
-        assert _until(process, b"another")[0] == b"gather/1/1 | of another replica\n"
+        assert _until(process, b"short") == [b"picture/1/0 | short\n"]
+        log.with_name("picture-1.1.log").write_bytes(b"of another replica\n")
+        assert _until(process, b"another")[0] == b"picture/1/1 | of another replica\n"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
         assert (process.returncode, out, err.strip()) == (130, b"", b"")
