@@ -74,6 +74,13 @@ def test_the_settings_of_a_model(repository: Path, capsys: Captured) -> None:
     assert rows["resources.memory"] == ["2GiB", f"{file}:3"]
     assert rows["versions.only"] == ["[1]", f"{file}:4"]
     assert rows["batching.enabled"] == ["auto", "default"]
+    file.write_text("signature:\n  inputs: [{name: x, shape: [n, 4]}]\n  outputs: [y]\n")
+    assert run(["config", "--model", "mlp", str(repository), "--show-origin"]) == 0
+    shown = _rows(capsys.readouterr().out)["signature.inputs"]
+    assert shown == ['[{"name":"x","dtype":null,"shape":["n",4]}]', f"{file}:2"]
+    assert run(["config", "--model", "mlp", str(repository), "--json"]) == 0
+    told = {row["setting"]: row["value"] for row in json.loads(capsys.readouterr().out)}
+    assert told["signature.outputs"] == [{"name": "y", "dtype": None, "shape": None}]
     assert run(["config", "--model", "bare", str(repository), "--json"]) == 0
     assert {row["source"] for row in json.loads(capsys.readouterr().out)} == {"default"}
 

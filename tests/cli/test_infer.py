@@ -83,6 +83,8 @@ def test_files_of_every_kind(repository: Path, tmp_path: Path) -> None:
         (["scale", "--model=other", "--json", ROW], 66, "is the model 'scale' itself"),
         ([".", "--json", ROW], 78, "holds several models (add_sub, gather,"),
         ([".", "--model=sclae", "--json", ROW], 66, "did you mean 'scale'?"),
+        (["scale", "--device=gpu", "--json", ROW], 2, "must be auto, cpu, cuda or cuda:N"),
+        (["scale", "--device=cuda:7", "--json", ROW], 78, "cuda:7"),
         (["./none", "--json", ROW], 78, "does not exist"),
         (["gather.onnx", "--json", '{"index": [[9]]}'], 70, "indices element out of data bounds"),
     ],

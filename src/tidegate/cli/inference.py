@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,7 @@ from tidegate.types import InferRequest
 
 LONGEST_LINE = 64 * 2**20
 _BLOCK = 2**16
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
 _SHOW_EVERY = 0.25
 
 Format = Literal["table", "json", "v2"]
@@ -90,6 +92,8 @@ def infer(asked: Asked) -> int:
 
 
 def _target(asked: Asked) -> Target:
+    if asked.device is not None and not _DEVICE.fullmatch(asked.device):
+        raise click.BadParameter("must be auto, cpu, cuda or cuda:N", param_hint="'--device'")
     served = (asked.url, asked.port, asked.run_dir, asked.timeout)
     if served == (None, None, None, None) and is_path(asked.model):
         with _waiting("loading the model"):

@@ -48,7 +48,8 @@ def config(
         section, origins = _of_model(repository, model)
     found = list(fields(type(section)))
     if as_json:
-        rows = [_as_json(key, section, origins[key]) for key, _ in found]
+        values = section.model_dump(mode="json")
+        rows = [_as_json(key, values, origins[key]) for key, _ in found]
         click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2))
         return 0
     table = Table(box=None, padding=(0, 2), header_style="dim")
@@ -75,16 +76,22 @@ def _of_model(repository: Path, name: str) -> tuple[ModelConfig, Mapping[str, Or
     return ModelConfig(), {key: DEFAULT for key, _ in fields(ModelConfig)}
 
 
-def _as_json(key: str, section: Section, origin: Origin) -> dict[str, Any]:
+def _as_json(key: str, values: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
     """Return one setting; sizes are in bytes and durations in seconds."""
-    value = value_of(section, key)
+    value: Any = values
+    for name in key.split("."):
+        value = value[name]
     return {
         "setting": key,
-        "value": str(value) if isinstance(value, Path) else value,
+        "value": value,
         "source": origin.source,
         "name": origin.name or None,
         "line": origin.line,
     }
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, Section) else str(value)
 
 
 def _text(value: Any, field: FieldInfo) -> str:
@@ -93,8 +100,8 @@ def _text(value: Any, field: FieldInfo) -> str:
         return "—"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(str, value))}]"
+    if isinstance(value, tuple | dict):
+        return orjson.dumps(value, default=_plain).decode()
     if is_size(field):
         return exact_size(value)
     if is_duration(field):

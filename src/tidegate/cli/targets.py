@@ -48,9 +48,11 @@ class LocalModel:
         from tidegate.runtimes.interface import RuntimeOptions
 
         found = entry.versions[version]
-        options = RuntimeOptions(
-            device=device or entry.config.device, threads=max(1, int(usable_cores()))
-        )
+        config = entry.config
+        if device is not None:
+            config = config.model_copy(update={"device": device})
+        threads = config.resources.threads or round(config.resources.cpu or usable_cores())
+        options = RuntimeOptions(config.device, max(1, threads), found.folder, config)
         self.model = entry.name
         self._version = str(version)
         self._model = registry.load(found.runtime, found.path, options)
