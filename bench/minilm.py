@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 NAME, OUTPUT = "minilm", "embedding"
@@ -195,6 +196,35 @@ def save(path: Path) -> None:
     onnx.checker.check_model(model, full_check=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
+
+
+SIMILARITIES = (
+    ("That is a happy dog", 0.695),
+    ("That is a very happy person", 0.943),
+    ("Today is a sunny day", 0.257),
+)
+"""How near sentences are to "That is a happy person", as the model's authors publish it."""
+
+
+def check(path: Path) -> None:
+    """Compare the written model with what its authors say of it.
+
+    Raises:
+        RuntimeError: it is another model.
+    """
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.load()
+
+    def embed(text: str) -> Floats:
+        ids = np.array([tokenizer.encode(text)])
+        (embedded,) = session.run([OUTPUT], {IDS: ids, MASK: np.ones_like(ids)})
+        return np.asarray(embedded[0])
+
+    first = embed("That is a happy person")
+    for text, published in SIMILARITIES:
+        found = float(first @ embed(text))
+        if abs(found - published) > 2e-3:
+            raise RuntimeError(f"{text!r} has the similarity {found:.3f}, not {published}")
 
 
 class Tokenizer:

@@ -6,8 +6,9 @@ Three questions of each model, in rounds that take turns within one run:
 
 - How many rows a second, when there are always more requests? The bare loop runs batches of the
   size that suits it best (searched first); Tidegate gets single rows and joins them itself.
-- How long does one row take when there is little to do? Calls at a fixed pace, a tenth of what the
-  machine can do, against a single run of the bare loop.
+- How long does one row take when there is nothing else to do? One call at a time, against a single
+  run of the bare loop. Then calls at a fixed pace, a tenth of what Tidegate answers saturated:
+  between them the processor falls asleep, and so do the threads of the runtime.
 - What does the same cost in a ``grpc.aio`` server, which runs each request as it comes?
 
 The load generator shares the machine with the server: of few cores it takes its part. Requests
@@ -43,7 +44,7 @@ from tidegate.protocols.open_inference import MODEL_INFER
 SIZES = (1, 2, 4, 8, 16, 32)
 _CONNECTIONS = 4
 _LOW = 0.1
-"""Of what the machine can do: the pace of the calls of which the latency counts."""
+"""Of the calls answered when saturated: the pace of the calls of which the latency counts."""
 
 
 @dataclass(slots=True)
@@ -56,9 +57,12 @@ class Rounds:
     """Median milliseconds of a run of one row."""
     tidegate: list[float] = field(default_factory=list)
     tidegate_single: list[float] = field(default_factory=list)
-    """Median milliseconds of a call at low load."""
+    """Median milliseconds of one call at a time."""
+    tidegate_paced: list[float] = field(default_factory=list)
+    """Median milliseconds of calls at a pace."""
     grpc_aio: list[float] = field(default_factory=list)
     grpc_aio_single: list[float] = field(default_factory=list)
+    grpc_aio_paced: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     """Milliseconds of CPU time per row of all processes of the node, saturated."""
 
@@ -80,6 +84,15 @@ async def saturate(
     )  # fmt: skip
     _checked(server, result)
     return result.rate, (server.cpu_seconds() - before) / result.ok * 1e3
+
+
+async def one_at_a_time(server: Server, workload: Workload, seconds: float) -> float:
+    """Return the median latency in milliseconds of calls that follow one another."""
+    result = await grpc_load(
+        server.target, MODEL_INFER, workload.messages(), connections=1, in_flight=1,
+        seconds=seconds, check=workload.checker(),
+    )  # fmt: skip
+    return _checked(server, result).latency(50)
 
 
 async def pace(server: Server, workload: Workload, rate: float, seconds: float) -> float:
@@ -135,10 +148,13 @@ async def _round(
     rounds.tidegate.append(rate)
     rounds.cpu.append(cpu)
     rounds.grpc_aio.append((await saturate(reference, workload, given.in_flight, seconds / 2))[0])
-    low = rounds.bare[-1] * _LOW
-    rounds.bare_single.append((await bare.run(1, seconds / 4)).p50)
-    rounds.tidegate_single.append(await pace(subject, workload, low, seconds / 2))
-    rounds.grpc_aio_single.append(await pace(reference, workload, low, seconds / 2))
+    brief = seconds / 4
+    rounds.bare_single.append((await bare.run(1, brief)).p50)
+    rounds.tidegate_single.append(await one_at_a_time(subject, workload, brief))
+    rounds.grpc_aio_single.append(await one_at_a_time(reference, workload, brief))
+    low = rounds.tidegate[-1] * _LOW
+    rounds.tidegate_paced.append(await pace(subject, workload, low, brief))
+    rounds.grpc_aio_paced.append(await pace(reference, workload, low, brief))
 
 
 def _shown(rates: dict[int, float]) -> str:
@@ -149,12 +165,12 @@ def show(console: Console, name: str, best: int, rounds: Rounds) -> None:
     """Print one model's table."""
     table = Table(title=f"{name}: one row a request, V2 gRPC, raw tensors")
     table.add_column("")
-    for heading in ("rows/s", "lowest", "highest", "of the bare loop", "p50 at low load, ms"):
+    for heading in ("rows/s", "lowest", "highest", "of bare", "one at a time, ms", "paced, ms"):
         table.add_column(heading, justify="right")
-    for label, rates, single in (
-        (f"bare loop, batches of {best} (single: 1)", rounds.bare, rounds.bare_single),
-        ("tidegate serve", rounds.tidegate, rounds.tidegate_single),
-        ("grpc.aio", rounds.grpc_aio, rounds.grpc_aio_single),
+    for label, rates, single, paced in (
+        (f"bare loop, {best} (single: 1)", rounds.bare, rounds.bare_single, []),
+        ("tidegate serve", rounds.tidegate, rounds.tidegate_single, rounds.tidegate_paced),
+        ("grpc.aio", rounds.grpc_aio, rounds.grpc_aio_single, rounds.grpc_aio_paced),
     ):
         share = statistics.median(one / whole for one, whole in zip(rates, rounds.bare))
         table.add_row(
@@ -162,6 +178,7 @@ def show(console: Console, name: str, best: int, rounds: Rounds) -> None:
             *(f"{rate:.1f}" for rate in (statistics.median(rates), min(rates), max(rates))),
             f"{share:.2f}",
             f"{statistics.median(single):.2f}",
+            f"{statistics.median(paced):.2f}" if paced else "",
         )
     console.print(table)
 

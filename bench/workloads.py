@@ -78,6 +78,7 @@ def _resnet50(path: Path) -> dict[str, Array]:
 
 def _minilm(path: Path) -> dict[str, Array]:
     minilm.save(path)
+    minilm.check(path)
     ids = np.random.default_rng(30522).integers(1000, 30000, (_ROWS, TOKENS))
     return {minilm.IDS: ids, minilm.MASK: np.ones_like(ids)}
 

@@ -71,6 +71,10 @@ class RestConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._call: Call | None = None
         self._buffer: bytes | bytearray = b""
+        self._head: Head | None = None
+        """Of the final response, once it is there."""
+        self._body_at = 0
+        """Where in the buffer its body begins."""
 
     def launch(self, calls: Sequence[Call]) -> None:
         """Make calls on this connection for as long as it lasts."""
@@ -96,10 +100,10 @@ class RestConnection(asyncio.Protocol):
         """Fail the call under way, unless the end of the connection is the end of its body."""
         if not self.gone.done():
             self.gone.set_result(None)
-        head, rest = self._head()
+        head = self._find_head()
         if self._call is not None:
             if exc is None and head is not None and head.length is None and not head.chunked:
-                self._end(head, rest)
+                self._end(head, bytes(self._buffer[self._body_at :]))
             else:
                 self._fail("DISCONNECTED", f"connection lost: {exc or 'closed by the server'}")
         self.closed.set_result(None)
@@ -112,32 +116,37 @@ class RestConnection(asyncio.Protocol):
             if not isinstance(self._buffer, bytearray):
                 self._buffer = bytearray(self._buffer)
             self._buffer += data
-        head, body = self._head()
+        head = self._find_head()
         if head is None or self._call is None:
             return
         if head.length is not None:
-            if len(body) >= head.length:
-                self._end(head, body)
-        elif head.chunked and (whole := _unchunk(body)) is not None:
-            self._end(head, whole)
+            if len(self._buffer) - self._body_at >= head.length:
+                self._end(head, bytes(self._buffer[self._body_at :]))
+        elif head.chunked:
+            whole = _unchunk(bytes(self._buffer[self._body_at :]))
+            if whole is not None:
+                self._end(head, whole)
 
-    def _head(self) -> tuple[Head | None, bytes]:
-        """Return the final response's head, if it is there, and what follows it."""
-        rest = self._buffer
-        while (end := rest.find(b"\r\n\r\n")) >= 0:
-            raw = bytes(rest[:end])
+    def _find_head(self) -> Head | None:
+        """Return the final response's head, if it is there; a large body is not copied for it."""
+        while self._head is None:
+            end = self._buffer.find(b"\r\n\r\n", self._body_at)
+            if end < 0:
+                return None
+            raw = bytes(self._buffer[self._body_at : end])
             head = _heads.get(raw)
             if head is None:
                 if len(_heads) >= _CACHED_HEADS:
                     _heads.clear()
                 head = _heads[raw] = Head.of(raw)
-            rest = rest[end + 4 :]
+            self._body_at = end + 4
             if head.status >= 200:
-                return head, bytes(rest)
-        return None, b""
+                self._head = head
+        return self._head
 
     def _end(self, head: Head, body: bytes) -> None:
         call, self._call, self._buffer = self._call, None, b""
+        self._head, self._body_at = None, 0
         assert call is not None
         if head.closes:
             self.close()

@@ -1,0 +1,32 @@
+"""``python -m bench CASE [OPTIONS]``: one of the cases; without one, says which there are."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+CASES = {
+    "overhead": "a tiny MLP against a bare grpc.aio server",
+    "saturation": "ResNet-50 and MiniLM against the bare runtime loop and grpc.aio",
+    "payload": "4.8 MB of FP32 in every encoding",
+    "neighbours": "a small model beside a saturated large one",
+    "latency": "latency over the offered rate, and the plot of it",
+    "many": "twenty small models: time to ready, memory, idle CPU",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run a case with the options behind its name."""
+    if not arguments or arguments[0] not in CASES:
+        print("usage: python -m bench CASE [OPTIONS]; see python -m bench CASE --help\n")
+        for name, about in CASES.items():
+            print(f"  {name:<12} {about}")
+        return 2 if arguments and arguments[0] not in ("-h", "--help") else 0
+    name, *options = arguments
+    sys.argv = [f"python -m bench {name}", *options]
+    status: int = importlib.import_module(f"bench.{name}").main()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""The cases of the bench, each run briefly: that they measure what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from bench import minilm, resnet50
+from bench.__main__ import CASES
+
+
+def run(*arguments: str) -> str:
+    """Run a case; what it printed."""
+    command = [sys.executable, "-m", "bench", *arguments]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "COLUMNS": "200"},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def case(name: str, *options: str, file: Path) -> tuple[str, Any]:
+    """Run a case; what it printed, and the JSON that it wrote."""
+    out = run(name, *options, "--json", str(file))
+    return out, json.loads(file.read_text())
+
+
+def test_saturation(tmp_path: Path) -> None:
+    options = ["mlp", "--rounds", "2", "--seconds", "0.4", "--in-flight", "16"]
+    out, told = case("saturation", *options, file=tmp_path / "f.json")
+    assert "bare loop" in out
+    assert set(told["mlp"]["bare rates"]) == {"1", "2", "4", "8", "16", "32"}
+    assert str(told["mlp"]["best batch"]) in told["mlp"]["bare rates"]
+    assert all(len(f) == 2 and min(f) > 0 for f in told["mlp"]["rounds"].values())
+
+
+def test_payload(tmp_path: Path) -> None:
+    out, told = case("payload", "--rounds", "1", "--seconds", "0.1", file=tmp_path / "f.json")
+    assert "4.8 MB of FP32" in out
+    encodings = ("raw", "typed", "json", "binary")
+    assert set(told["rounds"]) == {f"{m} {e}" for m in ("mean", "echo") for e in encodings}
+
+
+def test_neighbours(tmp_path: Path) -> None:
+    options = ["--rounds", "1", "--seconds", "0.5", "--rate", "50"]
+    _, told = case("neighbours", *options, file=tmp_path / "f.json")
+    ((resting,), (saturated,)) = told["rounds"]["resting"], told["rounds"]["saturated"]
+    assert resting["large"] == 0 < saturated["large"]
+
+
+def test_many(tmp_path: Path) -> None:
+    options = ["--models", "2", "--idle", "0.2"]
+    _, told = case("many", *options, file=tmp_path / "f.json")
+    assert told["processes"] == {"replica": 2, "edge": 1, "controller": 1}
+    assert told["ready_seconds"] > 0
+    assert all(uss > 0 for sizes in told["uss_mib"].values() for uss in sizes)
+
+
+def test_latency(tmp_path: Path) -> None:
+    plot = tmp_path / "p.svg"
+    options = ["--rates", "50,100", "--seconds", "0.3", "--plot", str(plot)]
+    _, told = case("latency", *options, file=tmp_path / "f.json")
+    assert [point["offered_rate"] for point in told["points"]] == [50, 100]
+    assert plot.exists()
+
+
+def test_the_cases_are_listed() -> None:
+    listed = run()
+    assert all(f"  {name} " in listed for name in CASES)
+
+
+def test_resnet50_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "m" / "model.onnx"
+    resnet50.save(path)
+    # 25.5 million weights of 4 bytes, as published.
+    assert path.stat().st_size == pytest.approx(25.5e6 * 4, rel=0.01)
+    session = onnxruntime.InferenceSession(path)
+    images = np.random.default_rng(0).random((2, *resnet50.SHAPE), np.float32)
+    (scores,) = session.run(None, {resnet50.INPUT: images})
+    assert scores.shape == (2, resnet50.CLASSES)
+    assert 0.1 < scores.std() < 10
+    (alone,) = session.run(None, {resnet50.INPUT: images[:1]})
+    np.testing.assert_allclose(alone[0], scores[0], rtol=1e-3, atol=1e-4)
+
+
+def test_words_are_cut_into_the_longest_pieces() -> None:
+    vocabulary = ["[UNK]", "[CLS]", "[SEP]", "un", "##aff", "##able", "cafe", "!", "##a", "a"]
+    tokenizer = minilm.Tokenizer(vocabulary)
+    assert tokenizer.encode("Unaffable") == [1, 3, 4, 5, 2]
+    assert tokenizer.encode("a  Café!") == [1, 9, 6, 7, 2]
+    assert tokenizer.encode("zzz a") == [1, 0, 9, 2]
+    assert tokenizer.encode("") == [1, 2]
+
+
+def test_safetensors() -> None:
+    header = {
+        "__metadata__": {"format": "pt"},
+        "w": {"dtype": "F32", "shape": [1, 2], "data_offsets": [8, 16]},
+        "ids": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]},
+    }
+    text = json.dumps(header).encode()
+    data = len(text).to_bytes(8, "little") + text + bytes(8) + np.array([1, 2], "<f4").tobytes()
+    (found,) = minilm.read_safetensors(data).items()
+    assert found[0] == "w"
+    assert found[1].tolist() == [[1, 2]]
