@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import psutil
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,12 @@ class BareLoop:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._measured = psutil.Process(process.pid)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of the process so far."""
+        times = self._measured.cpu_times()
+        return times.user + times.system
 
     async def run(self, rows: int, seconds: float) -> Figures:
         """Run batches of ``rows`` for ``seconds``."""

