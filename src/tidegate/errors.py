@@ -29,6 +29,8 @@
         ├── ModelNotReady           loading, draining or crashed
         ├── DeadlineExceeded        no answer in the time that the caller gave
         ├── Cancelled               the caller went away
+        ├── RegionNotFound          no shared memory of this name is registered
+        ├── RegionExists            shared memory of this name is registered already
         ├── PermissionDenied        not from here, or not with this configuration
         ├── LoadFailed              the model that was to be loaded cannot be
         ├── Quarantined             this very request killed two replicas
@@ -156,6 +158,14 @@ class DeadlineExceeded(RequestError):
 
 class Cancelled(RequestError):
     """The caller went away before there was an answer."""
+
+
+class RegionNotFound(RequestError):
+    """No shared memory region of this name is registered."""
+
+
+class RegionExists(RequestError):
+    """A shared memory region of this name is registered already."""
 
 
 class PermissionDenied(RequestError):

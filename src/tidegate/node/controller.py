@@ -41,6 +41,7 @@ from tidegate.node.replicas import Replicas
 from tidegate.node.run_directory import NodeRecord, RunDirectory
 from tidegate.node.server_calls import ServerCalls
 from tidegate.node.settings_calls import LogCalls, TraceCalls
+from tidegate.node.shared_memory_calls import SharedMemoryCalls
 from tidegate.node.statistics import Statistics
 from tidegate.node.statistics_calls import StatisticsCalls
 from tidegate.replica import lifeline
@@ -112,6 +113,7 @@ class Controller:
             ended=self.statistics.ended,
         )
         self.health = HealthCalls(lambda: self.ready, self.fleet.health)
+        self.shared_memory = SharedMemoryCalls(config.shared_memory_prefix, directory.regions)
         self.calls = ServerCalls(
             (
                 self.health.extension(),
@@ -120,6 +122,7 @@ class Controller:
                 Description(self.fleet, lambda: self.calls.endpoints).extension(),
                 StatisticsCalls(self.fleet, self.statistics).extension(),
                 ModelControl(self, public=config.public_control).extension(),
+                self.shared_memory.extension(),
                 TraceCalls(lambda: self.fleet.models).extension(),
                 LogCalls(self._log_from).extension(),
             )
@@ -180,6 +183,7 @@ class Controller:
             ControlServer(self.directory.ads_socket, self._rejected)
         )
         self._quarantine = Quarantine(self._noticeboard.read())
+        self.shared_memory.take_over(adopted=self._adopted)
         count = await self.replicas.adopt()
         if self._adopted:
             s = "" if count == 1 else "s"

@@ -265,6 +265,7 @@ class Keeper:
         around, generation = self._around, self._generation
         number = next(around.ids)
         config = generation.config
+        shared = around.config.shared_memory_prefix
         share = config.resources.cpu or usable_cores() / max(1, around.replica_count())
         return ReplicaSpec(
             id=number,
@@ -279,6 +280,7 @@ class Keeper:
             socket=around.directory.replicas / f"{number}.sock",
             lifeline=around.directory.lifeline,
             notices=around.directory.notices,
+            regions=None if shared is None else around.directory.regions,
             threads=config.resources.threads or max(1, round(share)),
             max_message_size=around.config.max_message_size,
             drain_timeout=around.config.drain_timeout,

@@ -7,6 +7,7 @@
         lifeline                locked by the controller and by the edge
         node.json               settings and the edge's record
         notices.json            what running replicas are told
+        regions.json            the shared memory that clients have registered
         ads.sock  api.sock      the controller: for Envoy's configuration, and behind it
         envoy.log, admin-0.sock, bootstrap-0.json, base-id
                                 the edge's
@@ -77,6 +78,7 @@ class RunDirectory:
         self.replicas = self.path / "r"
         self.logs = self.path / "logs"
         self.notices = self.path / "notices.json"
+        self.regions = self.path / "regions.json"
         self.edge_log = self.path / "envoy.log"
         self.controller_log = self.logs / "controller.log"
         self._lock = self.path / "controller.lock"

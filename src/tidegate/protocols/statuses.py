@@ -72,6 +72,8 @@ _TABLE: dict[type[errors.TidegateError], Status] = {
     errors.ModelNotReady: Status(503, GrpcCode.UNAVAILABLE, _UNAVAILABLE),
     errors.DeadlineExceeded: Status(504, GrpcCode.DEADLINE_EXCEEDED, _TEMPORARY),
     errors.Cancelled: Status(499, GrpcCode.CANCELLED, _TEMPORARY),
+    errors.RegionNotFound: Status(404, GrpcCode.NOT_FOUND, _NO_INPUT),
+    errors.RegionExists: Status(409, GrpcCode.ALREADY_EXISTS, _CANNOT_CREATE),
     errors.PermissionDenied: Status(403, GrpcCode.PERMISSION_DENIED, _NO_PERMISSION),
     errors.LoadFailed: Status(400, GrpcCode.FAILED_PRECONDITION, _DATA),
     errors.Quarantined: Status(422, GrpcCode.FAILED_PRECONDITION, _DATA),

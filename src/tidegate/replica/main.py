@@ -32,6 +32,7 @@ from tidegate.replica.exchange import OpenConnections
 from tidegate.replica.flight import Casualties, FlightRecorder
 from tidegate.replica.http import Server
 from tidegate.replica.notices import Notices
+from tidegate.replica.regions import Regions
 from tidegate.replica.service import Served, Service
 from tidegate.replica.spec import Failed, Ready, ReplicaSpec
 from tidegate.replica.warmup import can_batch, warm_up
@@ -184,6 +185,7 @@ async def _serve(
         version=str(spec.version),
         binder=Binder(model.signature, batched=batched),
         max_message_size=spec.max_message_size,
+        regions=None if spec.regions is None else Regions(spec.regions, spec.max_message_size),
     )
     ready = Ready(
         pid=os.getpid(),

@@ -28,12 +28,15 @@ from tidegate.protocols.open_inference.model_config import (
     encode_model_config,
     encode_model_config_body,
 )
+from tidegate.protocols.open_inference.places import Placed, places_of
 from tidegate.protocols.open_inference.schedule_policy import DEFAULT_PRIORITY, schedule
+from tidegate.protocols.open_inference.tensors import to_raw
 from tidegate.protocols.routing import MODEL_HEADER, check_model
 from tidegate.replica.binding import Binder, Bound
 from tidegate.replica.engine import Answer, Engine, RequestSlot
 from tidegate.replica.exchange import Exchange
 from tidegate.replica.flight import short, tag
+from tidegate.replica.regions import Regions
 from tidegate.replica.spec import Ready
 from tidegate.scheduling.slot import NO_DEADLINE, Slot
 from tidegate.telemetry.statistics import ReplicaStats
@@ -61,6 +64,8 @@ class Served:
     version: str
     binder: Binder
     max_message_size: int
+    regions: Regions | None = None
+    """Shared memory in which tensors may lie, where that is allowed."""
 
     @property
     def metadata(self) -> ModelMetadata:
@@ -95,10 +100,14 @@ class _Inference(Slot[Bound, Answer]):
             return
         try:
             response = self.service.response(request, self.result)
-            if exchange.head.grpc:
+            regions = self.service.regions
+            if regions is not None and request.outputs:
+                _reply_placed(exchange, request, response, regions)
+            elif exchange.head.grpc:
                 exchange.reply_grpc(v2_grpc.encode_infer_parts(response))
             else:
                 _reply_rest(exchange, request, response)
+            if not exchange.head.grpc:
                 counters.answered_rest()
         except Exception as error:
             if not isinstance(error, TidegateError):
@@ -128,6 +137,7 @@ class Service:
         self._binder = served.binder
         self._limit = served.max_message_size
         self._timeout = served.configuration.timeout
+        self.regions = served.regions
         self._engine = engine
         self.counters = engine.counters
         self._clock = clock
@@ -246,29 +256,35 @@ class Service:
 
     def _infer_grpc(self, exchange: Exchange) -> None:
         message = unframe(exchange.body, self._limit, exchange.head.encoding)
-        request = v2_grpc.decode_infer(message)
+        regions = self.regions
+        request = v2_grpc.decode_infer(message, None if regions is None else regions.reader())
         if request.version or request.model != self._name:
             self._check_model(exchange, request.model, request.version)
         self._run(exchange, request)
 
     def _infer_rest(self, exchange: Exchange, model: str, version: str) -> None:
+        regions = self.regions
         request = v2_rest.decode_infer(
             model,
             version,
             self._body(exchange),
             _header_length(exchange.headers),
             signature=self._served.metadata.signature,
+            reader=None if regions is None else regions.reader(),
         )
         self._run(exchange, request)
 
     def _run(self, exchange: Exchange, request: InferRequest) -> None:
         bound = self._binder.bind(request)
+        if self.regions is not None and request.outputs:
+            for place in places_of(request.outputs).values():
+                self.regions.check(place)
         priority, timeout = _UNSAID if not request.parameters else schedule(request.parameters)
         now = self._clock.now()
         head = exchange.head
         retried = head.retried
         if retried or self._quarantined or exchange.request_id is None:
-            entry = self._entry(exchange, retried)
+            entry = self._entry(exchange, request, retried)
         else:
             entry = short(exchange.request_id)
         # By position: this is made for every request, and keywords take twice as long.
@@ -306,9 +322,14 @@ class Service:
         """Say whether another replica died while it was running this request."""
         return exchange.request_id in self._casualties
 
-    def _entry(self, exchange: Exchange, retried: bool) -> bytes | None:
+    def _entry(self, exchange: Exchange, request: InferRequest, retried: bool) -> bytes | None:
         """Return the request's entry in the flight recorder, if it may run at all."""
-        digest = hashlib.blake2b(exchange.body, digest_size=16).digest()
+        hashed = hashlib.blake2b(exchange.body, digest_size=16)
+        if self.regions is not None and b"shared_memory_region" in exchange.body:
+            # The same message stands for whatever lies in the memory.
+            for tensor in request.inputs:
+                hashed.update(to_raw(tensor))
+        digest = hashed.digest()
         if digest in self._quarantined:
             raise Quarantined(
                 "this very request was being run when two replicas died, and is not run "
@@ -325,8 +346,31 @@ class Service:
         return InferResponse(self._name, self._version, request.id, outputs, NO_PARAMETERS)
 
 
-def _reply_rest(exchange: Exchange, request: InferRequest, response: InferResponse) -> None:
-    parts, header_length = v2_rest.encode_infer(response, request)
+def _reply_placed(
+    exchange: Exchange, request: InferRequest, response: InferResponse, regions: Regions
+) -> None:
+    """Answer after the outputs that are wanted in shared memory have been put there."""
+    places = places_of(request.outputs)
+    placed = {
+        tensor.name: regions.write(tensor.name, places[tensor.name], to_raw(tensor))
+        for tensor in response.outputs
+        if tensor.name in places
+    }
+    if not exchange.head.grpc:
+        _reply_rest(exchange, request, response, placed)
+    elif placed:
+        exchange.reply_grpc((v2_grpc.encode_infer_placed(response, placed),))
+    else:
+        exchange.reply_grpc(v2_grpc.encode_infer_parts(response))
+
+
+def _reply_rest(
+    exchange: Exchange,
+    request: InferRequest,
+    response: InferResponse,
+    placed: Mapping[str, Placed] = NO_PARAMETERS,
+) -> None:
+    parts, header_length = v2_rest.encode_infer(response, request, placed)
     if header_length is None:
         exchange.reply(parts)
         return

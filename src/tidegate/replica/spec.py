@@ -37,6 +37,9 @@ class ReplicaSpec(BaseModel):
     notices: Path
     """See :class:`tidegate.replica.notices.Notices`."""
 
+    regions: Path | None = None
+    """The register of shared memory; see :mod:`tidegate.replica.regions`."""
+
     @property
     def flight(self) -> Path:
         """Where the flight recorder lies."""

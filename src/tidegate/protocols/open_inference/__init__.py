@@ -20,6 +20,12 @@ MODEL_STATISTICS = _SERVICE + "ModelStatistics"
 REPOSITORY_INDEX = _SERVICE + "RepositoryIndex"
 REPOSITORY_LOAD = _SERVICE + "RepositoryModelLoad"
 REPOSITORY_UNLOAD = _SERVICE + "RepositoryModelUnload"
+SHARED_MEMORY_STATUS = _SERVICE + "SystemSharedMemoryStatus"
+SHARED_MEMORY_REGISTER = _SERVICE + "SystemSharedMemoryRegister"
+SHARED_MEMORY_UNREGISTER = _SERVICE + "SystemSharedMemoryUnregister"
+CUDA_STATUS = _SERVICE + "CudaSharedMemoryStatus"
+CUDA_REGISTER = _SERVICE + "CudaSharedMemoryRegister"
+CUDA_UNREGISTER = _SERVICE + "CudaSharedMemoryUnregister"
 TRACE_SETTING = _SERVICE + "TraceSetting"
 LOG_SETTINGS = _SERVICE + "LogSettings"
 
@@ -37,6 +43,12 @@ ROUTING = Routing(
         REPOSITORY_INDEX,
         REPOSITORY_LOAD,
         REPOSITORY_UNLOAD,
+        SHARED_MEMORY_STATUS,
+        SHARED_MEMORY_REGISTER,
+        SHARED_MEMORY_UNREGISTER,
+        CUDA_STATUS,
+        CUDA_REGISTER,
+        CUDA_UNREGISTER,
         TRACE_SETTING,
         LOG_SETTINGS,
     ),
@@ -44,6 +56,8 @@ ROUTING = Routing(
         "/openapi.json",
         "/v2/models/stats",
         "/v2/repository/",
+        "/v2/systemsharedmemory/",
+        "/v2/cudasharedmemory/",
         "/v2/trace/setting",
         "/v2/logging",
     ),

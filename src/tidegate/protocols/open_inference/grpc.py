@@ -23,6 +23,14 @@ from google.protobuf.message import DecodeError
 from tidegate.errors import InferenceFailed, InvalidInput, Unsupported
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import messages
+from tidegate.protocols.open_inference.places import (
+    Place,
+    Placed,
+    Reader,
+    place_of,
+    read_tensor,
+    switched_off,
+)
 from tidegate.protocols.open_inference.tensors import (
     checked_shape,
     dtype_of,
@@ -71,19 +79,20 @@ class _Plan(NamedTuple):
     outputs: tuple[RequestedOutput, ...]
 
 
-def decode_infer(message: Buffer) -> InferRequest:
+def decode_infer(message: Buffer, reader: Reader | None = None) -> InferRequest:
     """Return the request in a ``ModelInferRequest``.
 
-    Raw data is not copied: the tensors lie over ``message`` (and need not be aligned).
+    Raw data is not copied: the tensors lie over ``message`` (and need not be aligned). ``reader``
+    reads shared memory; ``None`` where there is none.
 
     Raises:
         InvalidInput: the message is malformed, or its shapes, types and data do not agree.
-        Unsupported: it asks for shared memory or a classification.
+        Unsupported: it asks for shared memory without a reader, or for a classification.
     """
     try:
-        return _decode_usual(message) or _decode_any(message)
-    except (IndexError, UnicodeDecodeError):
-        return _decode_any(message)
+        return _decode_usual(message) or _decode_any(message, reader)
+    except (IndexError, UnicodeDecodeError, _InSharedMemory):
+        return _decode_any(message, reader)
 
 
 def encode_infer(response: InferResponse) -> bytes:
@@ -126,6 +135,28 @@ def encode_infer_parts(response: InferResponse) -> list[bytes | memoryview]:
     if response.parameters:
         parts.append(_encode_parameters(response.parameters))
     return parts
+
+
+def encode_infer_placed(response: InferResponse, placed: Mapping[str, Placed]) -> bytes:
+    """Return a ``ModelInferResponse`` of which some outputs were ``placed`` in shared memory.
+
+    Each has its parameters, and an empty place among the raw contents: clients count these.
+    """
+    message = messages.ModelInferResponse(
+        model_name=response.model, model_version=response.version, id=response.id
+    )
+    for tensor in response.outputs:
+        output = message.outputs.add(
+            name=tensor.name, datatype=tensor.dtype._value_, shape=tensor.data.shape
+        )
+        for key, value in placed.get(tensor.name, NO_PARAMETERS).items():
+            if isinstance(value, str):
+                output.parameters[key].string_param = value
+            else:
+                output.parameters[key].int64_param = value
+        raw = b"" if tensor.name in placed else bytes(to_raw(tensor))
+        message.raw_output_contents.append(raw)
+    return bytes(message.SerializeToString())
 
 
 def decode_model(message: Buffer) -> tuple[str, str]:
@@ -275,7 +306,7 @@ def _with_data(plan: _Plan, identity: str, message: Buffer, position: int) -> In
     )
 
 
-def _plan_of(request: Any) -> _Plan:
+def _plan_of(request: Any, *, shared: bool = False) -> _Plan:
     seen: set[str] = set()
     inputs = []
     for tensor in request.inputs:
@@ -283,7 +314,7 @@ def _plan_of(request: Any) -> _Plan:
         if name in seen:
             raise InvalidInput(f"input {name!r} comes twice; send each input once")
         seen.add(name)
-        _refuse_shared_memory("input", name, tensor.parameters)
+        _refuse("input", name, tensor.parameters, shared=shared)
         dtype = dtype_of(name, tensor.datatype)
         shape = checked_shape(name, tensor.shape[:])
         plain = dtype.itemsize is not None and dtype is not DType.BOOL
@@ -294,7 +325,7 @@ def _plan_of(request: Any) -> _Plan:
         name = output.name
         if name in outputs:
             raise InvalidInput(f"output {name!r} is requested twice; name each output once")
-        _refuse_shared_memory("output", name, output.parameters)
+        _refuse("output", name, output.parameters, shared=shared)
         outputs[name] = RequestedOutput(name, _decode_parameters(output.parameters))
     return _Plan(
         request.model_name,
@@ -305,36 +336,56 @@ def _plan_of(request: Any) -> _Plan:
     )
 
 
-def _decode_any(message: Buffer) -> InferRequest:
+def _decode_any(message: Buffer, reader: Reader | None = None) -> InferRequest:
     """Decode a message however it is laid out, by protobuf's own parser."""
     request = parsed(messages.ModelInferRequest, message)
-    plan = _plan_of(request)
+    plan = _plan_of(request, shared=reader is not None)
+    places = {} if reader is None else _places(request)
+    # The contents or raw data of those that are in the message.
+    sent = [(s, t) for s, t in zip(plan.inputs, request.inputs) if s.name not in places]
     raws = request.raw_input_contents
     if raws:
-        for tensor in request.inputs:
+        for _, tensor in sent:
             if tensor.contents.ByteSize():
                 _refuse_mixture(tensor.name)
-        if len(raws) != len(plan.inputs):
+        if len(raws) != len(sent):
             raise InvalidInput(
-                f"there are {len(raws)} raw_input_contents for {len(plan.inputs)} inputs; "
+                f"there are {len(raws)} raw_input_contents for {len(sent)} inputs; "
                 "send exactly one for each input, in their order"
             )
-        tensors = tuple(
-            from_raw(spec.name, spec.dtype, spec.shape, raw)
-            for spec, raw in zip(plan.inputs, raws, strict=True)
-        )
+        found = {
+            spec.name: from_raw(spec.name, spec.dtype, spec.shape, raw)
+            for (spec, _), raw in zip(sent, raws)
+        }
     else:
-        tensors = tuple(
-            Tensor(
+        found = {
+            spec.name: Tensor(
                 spec.name,
                 spec.dtype,
                 typed_data(spec.name, spec.dtype, spec.shape, tensor.contents),
             )
-            for spec, tensor in zip(plan.inputs, request.inputs, strict=True)
-        )
+            for spec, tensor in sent
+        }
+    tensors = tuple(
+        found.get(s.name) or read_tensor(s.name, s.dtype, s.shape, places[s.name], reader)
+        for s in plan.inputs
+    )
     return InferRequest(
         plan.model, plan.version, request.id, tensors, plan.outputs, plan.parameters
     )
+
+
+def _places(request: Any) -> dict[str, Place]:
+    """Return where the inputs lie that lie in shared memory."""
+    places: dict[str, Place] = {}
+    for tensor in request.inputs:
+        where = f"input {tensor.name!r}"
+        place = place_of(where, _decode_parameters(tensor.parameters))
+        if place is not None:
+            if tensor.contents.ByteSize():
+                raise InvalidInput(f"{where} has contents and a shared_memory_region; send one")
+            places[tensor.name] = place
+    return places
 
 
 def _decode_parameters(entries: Any) -> Mapping[str, Parameter]:
@@ -376,14 +427,16 @@ def _encode_parameters(parameters: Mapping[str, Parameter]) -> bytes:
     return bytes(message.SerializeToString())
 
 
-def _refuse_shared_memory(kind: str, name: str, parameters: Any) -> None:
+class _InSharedMemory(Unsupported):
+    """A tensor lies in shared memory: the message is not a usual one."""
+
+
+def _refuse(kind: str, name: str, parameters: Any, *, shared: bool) -> None:
+    """Refuse what cannot be done here; shared memory when it is not ``shared``."""
     if not parameters:
         return
-    if "shared_memory_region" in parameters:
-        raise Unsupported(
-            f"{kind} {name!r} asks for shared memory, which Tidegate does not offer; "
-            "send and receive the data in the message"
-        )
+    if "shared_memory_region" in parameters and not shared:
+        raise _InSharedMemory(str(switched_off(f"{kind} {name!r}")))
     if kind == "output" and "classification" in parameters:
         raise Unsupported(
             f"output {name!r} asks for a classification, which Tidegate does not offer; "

@@ -20,6 +20,15 @@ from tidegate.errors import InferenceFailed, InvalidInput, Unsupported
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import json_numbers
 from tidegate.protocols.open_inference.json_data import from_json, refuse_infinite, to_json
+from tidegate.protocols.open_inference.places import (
+    Place,
+    Placed,
+    Reader,
+    place_of,
+    places_of,
+    read_tensor,
+    switched_off,
+)
 from tidegate.protocols.open_inference.tensors import (
     checked_shape,
     dtype_of,
@@ -29,6 +38,7 @@ from tidegate.protocols.open_inference.tensors import (
     to_raw,
 )
 from tidegate.types import (
+    NO_PARAMETERS,
     Array,
     DType,
     InferRequest,
@@ -60,6 +70,8 @@ class _Input(NamedTuple):
     """Bytes of binary data; ``None`` when the data is in the JSON."""
     tensor: Tensor | None
     """What the JSON held."""
+    place: Place | None = None
+    """Where in shared memory the data is, if it is neither in the JSON nor after it."""
 
 
 class _Plan(NamedTuple):
@@ -92,6 +104,7 @@ def decode_infer(
     body: Buffer,
     header_length: int | None = None,
     signature: Signature | None = None,
+    reader: Reader | None = None,
 ) -> InferRequest:
     """Return the request in the body of a call of ``infer``.
 
@@ -104,10 +117,11 @@ def decode_infer(
         header_length: the value of ``Inference-Header-Content-Length``; ``None`` when it is
             absent, 0 when the body is nothing but the data of the model's only input.
         signature: the model's; needed only when ``header_length`` is 0.
+        reader: reads shared memory; ``None`` where there is none.
 
     Raises:
         InvalidInput: the body is malformed, or its shapes, types and data do not agree.
-        Unsupported: it asks for shared memory or a classification.
+        Unsupported: it asks for shared memory without a reader, or for a classification.
     """
     size = len(body)
     if header_length is None:
@@ -126,8 +140,9 @@ def decode_infer(
     tensors = []
     for spec in plan.inputs:
         if spec.size is None:
-            assert spec.tensor is not None
-            tensors.append(spec.tensor)
+            tensors.append(
+                spec.tensor or read_tensor(spec.name, spec.dtype, spec.shape, spec.place, reader)
+            )
             continue
         start, position = position, position + spec.size
         if position > size:
@@ -141,17 +156,21 @@ def decode_infer(
             f"{size - position} bytes follow the data of the last binary input; "
             "give each binary input's length as its parameter binary_data_size"
         )
+    if reader is None:
+        for name in places_of(plan.outputs):
+            raise switched_off(f"output {name!r}")
     return InferRequest(model, version, plan.id, tuple(tensors), plan.outputs, plan.parameters)
 
 
 def encode_infer(
-    response: InferResponse, request: InferRequest
+    response: InferResponse, request: InferRequest, placed: Mapping[str, Placed] = NO_PARAMETERS
 ) -> tuple[list[bytes | memoryview], int | None]:
     """Return the parts of the body, and the length of the JSON if binary data follows it.
 
     An output is binary when the request said so: by the parameter ``binary_data`` of the
     requested output, or else by ``binary_data_output`` of the whole request. Large binary
-    tensors are views over their arrays.
+    tensors are views over their arrays. Outputs that were ``placed`` in shared memory have the
+    parameters that say so, and no data.
 
     Raises:
         InvalidInput: an output that should go into the JSON cannot; ask for binary data.
@@ -181,7 +200,9 @@ def encode_infer(
             "datatype": tensor.dtype._value_,
             "shape": tensor.data.shape,
         }
-        if wishes.get(tensor.name, binary_by_default):
+        if tensor.name in placed:
+            described["parameters"] = placed[tensor.name]
+        elif wishes.get(tensor.name, binary_by_default):
             raw = to_raw(tensor)
             described["parameters"] = {"binary_data_size": len(raw)}
             parts.append(raw)
@@ -354,8 +375,12 @@ def _input(name: str, item: dict[str, Any], texts: dict[str, bytes]) -> _Input:
     if given:
         where = f"input {name!r}"
         parameters = _parameters(where, given)
-        _refuse_shared_memory(where, parameters)
         size = parameters.get("binary_data_size")
+        place = place_of(where, parameters)
+        if place is not None:
+            if size is not None or "data" in item:
+                raise InvalidInput(f"{where} has data and a shared_memory_region; send one")
+            return _Input(name, dtype, shape, None, None, place)
     data = item.get("data")
     if size is None:
         array = _array(name, dtype, shape, data, texts) if texts else None
@@ -406,7 +431,7 @@ def _outputs(found: object) -> tuple[RequestedOutput, ...]:
         where = f"output {name!r}"
         parameters = _parameters(where, item.get("parameters"))
         if parameters:
-            _refuse_shared_memory(where, parameters)
+            place_of(where, parameters)
             _expect_bool(where, "binary_data", parameters)
             if parameters.get("classification"):
                 raise Unsupported(
@@ -444,14 +469,6 @@ def _expect_bool(where: str, key: str, parameters: Mapping[str, Parameter]) -> N
     value = parameters.get(key, False)
     if not isinstance(value, bool):
         raise InvalidInput(f"the parameter {key} of {where} is {shown(value)}; send true or false")
-
-
-def _refuse_shared_memory(where: str, parameters: Mapping[str, Parameter]) -> None:
-    if "shared_memory_region" in parameters:
-        raise Unsupported(
-            f"{where} asks for shared memory, which Tidegate does not offer; "
-            "send and receive the data in the body"
-        )
 
 
 def _dump(document: dict[str, Any]) -> bytes:
