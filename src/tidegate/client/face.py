@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from tidegate.client.grpc_dialect import GrpcDialect
 from tidegate.client.rest_dialect import RestDialect
 from tidegate.client.steps import Conversation, Wanted, checked_timeout
 from tidegate.clock import MonotonicClock
-from tidegate.errors import InvalidInput
+from tidegate.errors import ConfigurationError, InvalidInput
 from tidegate.protocols.open_inference.tensors import shown
 from tidegate.types import Parameter
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = 60.0
+_HEADER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class Face:
@@ -36,7 +38,7 @@ class Face:
         address = Address.parse(url)
         self._connection = Connection(
             address,
-            dict(headers or {}),
+            _checked_headers(headers or {}),
             None if ca_file is None else Path(ca_file),
             max_answer_size,
         )
@@ -54,6 +56,22 @@ class Face:
 
     def _seconds(self, timeout: float | None) -> float:
         return checked_timeout(timeout, self._timeout)
+
+
+def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return headers that HTTP and gRPC can both send.
+
+    Raises:
+        ConfigurationError: one is none; its value, which may be a secret, is not shown.
+    """
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError(f"{name!r} is no name of a header; use letters and '-'")
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+            raise ConfigurationError(
+                f"the header {name!r} has a value that cannot be sent; give text in ASCII"
+            )
+    return dict(headers)
 
 
 def checked_version(version: str | int | None) -> str:

@@ -10,10 +10,10 @@ import grpc.aio
 
 from tidegate.client.calls import Incoming, Outgoing
 from tidegate.client.connection import Connection
-from tidegate.errors import InvalidInput, TidegateError
+from tidegate.errors import TidegateError
 from tidegate.protocols.statuses import GrpcCode
 
-_NOT_CONNECTED = ("failed to connect", "DNS resolution failed")
+_NOT_CONNECTED = ("failed to connect", "DNS resolution failed", "errors resolving")
 _BROKEN_OFF = (
     "Broken pipe",
     "Cancelling all calls",
@@ -57,8 +57,6 @@ class GrpcTransport:
             )
         except grpc.RpcError as error:
             return _failed(self._connection, error, timeout)
-        except ValueError as error:
-            raise _unsendable(error) from error
         return Incoming(GrpcCode.OK, message)
 
     def close(self) -> None:
@@ -93,8 +91,6 @@ class AsyncGrpcTransport:
             )
         except grpc.RpcError as error:
             return _failed(self._connection, error, timeout)
-        except (ValueError, grpc.aio.UsageError) as error:
-            raise _unsendable(error) from error
         return Incoming(GrpcCode.OK, message)
 
     async def close(self) -> None:
@@ -157,7 +153,3 @@ def _of_this_side(
     if code in (GrpcCode.UNAVAILABLE, GrpcCode.INTERNAL) and any(w in words for w in _BROKEN_OFF):
         return connection.lost(words)
     return None
-
-
-def _unsendable(error: Exception) -> TidegateError:
-    return InvalidInput(f"the call cannot be sent: {error}; are the headers in ASCII?")

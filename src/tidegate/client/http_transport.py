@@ -15,6 +15,7 @@ from tidegate.client.connection import Connection
 from tidegate.errors import (
     InvalidAnswer,
     InvalidInput,
+    MessageTooLarge,
     TidegateError,
     UnsupportedEncoding,
 )
@@ -149,6 +150,8 @@ class _Body:
         if encoding != "identity":
             try:
                 body = decompress(body, encoding, limit=self._connection.max_answer_size)
+            except MessageTooLarge:
+                raise self._connection.too_large() from None
             except (InvalidInput, UnsupportedEncoding) as error:
                 raise InvalidAnswer(f"the answer cannot be unpacked: {error}") from error
         return Incoming(response.status_code, body, headers=response.headers)
@@ -160,8 +163,6 @@ def _failure(connection: Connection, error: httpx.TransportError, timeout: float
         return connection.late(timeout)
     if isinstance(error, httpx.ConnectError | httpx.ProxyError):
         return connection.unreachable(reason)
-    if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol):
-        return InvalidInput(f"the call cannot be sent: {reason}; are the headers in ASCII?")
     broken_off = any(words in reason for words in ("disconnected", "incomplete", "peer closed"))
     if isinstance(error, httpx.RemoteProtocolError) and not broken_off:
         return connection.not_http(reason)

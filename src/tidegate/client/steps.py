@@ -120,11 +120,11 @@ class Conversation:
             tuple(RequestedOutput(name) for name in wanted.outputs),
             wanted.parameters,
         )
-        return InferResult((yield from _ask(self._dialect.infer(request), timeout)))
+        return InferResult((yield from self._ask(self._dialect.infer(request), timeout)))
 
     def model_metadata(self, name: str, version: str, timeout: float) -> Steps[ModelMetadata]:
         """Ask what a model takes and gives, and remember it."""
-        found = yield from _ask(self._dialect.model_metadata(name, version), timeout)
+        found = yield from self._ask(self._dialect.model_metadata(name, version), timeout)
         with self._lock:
             if len(self._known) >= _MOST_REMEMBERED:
                 self._known.clear()
@@ -133,15 +133,15 @@ class Conversation:
 
     def server_metadata(self, timeout: float) -> Steps[ServerMetadata]:
         """Ask what the server is."""
-        return (yield from _ask(self._dialect.server_metadata(), timeout))
+        return (yield from self._ask(self._dialect.server_metadata(), timeout))
 
     def live(self, timeout: float) -> Steps[bool]:
         """Ask whether the server is up."""
-        return (yield from _whether(self._dialect.live(), timeout))
+        return (yield from self._whether(self._dialect.live(), timeout))
 
     def ready(self, model: str | None, version: str, timeout: float) -> Steps[bool]:
         """Ask whether a model, or every one, can be called."""
-        return (yield from _whether(self._ready(model, version), timeout))
+        return (yield from self._whether(self._ready(model, version), timeout))
 
     def wait_ready(self, model: str | None, version: str, timeout: float) -> Steps[None]:
         """Ask again and again, until the answer is yes."""
@@ -150,7 +150,7 @@ class Conversation:
         while True:
             left = max(end - self._clock.now(), _FIRST_PAUSE)
             try:
-                return (yield from _ask(self._ready(model, version), min(left, _LONGEST_ASK)))
+                return (yield from self._ask(self._ready(model, version), min(left, _LONGEST_ASK)))
             except _NOT_NOW as error:
                 reason = error
             if self._clock.now() + pause >= end:
@@ -166,6 +166,26 @@ class Conversation:
             return self._dialect.ready()
         return self._dialect.model_ready(model, version)
 
+    def _ask(self, call: Call[T], timeout: float) -> Steps[T]:
+        end = self._clock.now() + timeout
+        try:
+            incoming = yield Ask(call.outgoing, timeout)
+        except ConnectionLost:
+            # A server may close an idle connection at the moment that it is used again; what
+            # changes nothing can be sent twice.
+            if call.outgoing.method != "GET" or self._clock.now() >= end:
+                raise
+            incoming = yield Ask(call.outgoing, end - self._clock.now())
+        assert incoming is not None
+        return call.read(incoming)
+
+    def _whether(self, call: Call[None], timeout: float) -> Steps[bool]:
+        try:
+            yield from self._ask(call, timeout)
+        except _NOT_NOW:
+            return False
+        return True
+
     def _left(self, end: float, timeout: float) -> float:
         left = end - self._clock.now()
         if left <= 0:
@@ -174,20 +194,6 @@ class Conversation:
                 "give a longer timeout"
             )
         return left
-
-
-def _ask(call: Call[T], timeout: float) -> Steps[T]:
-    incoming = yield Ask(call.outgoing, timeout)
-    assert incoming is not None
-    return call.read(incoming)
-
-
-def _whether(call: Call[None], timeout: float) -> Steps[bool]:
-    try:
-        yield from _ask(call, timeout)
-    except _NOT_NOW:
-        return False
-    return True
 
 
 def checked_timeout(timeout: float | None, default: float) -> float:

@@ -64,9 +64,11 @@ def tensor_of(name: str, value: object, spec: TensorSpec | None = None) -> Tenso
     """
     if _says_its_type(value):
         return _of_array(name, _as_array(name, value))
+    # Text as objects, because numpy's own arrays of text lose zeros at the end.
+    if spec is not None and spec.dtype is DType.BYTES:
+        return _of_array(name, _as_array(name, value, np.object_))
     natural = _as_array(name, value)
-    if natural.dtype.kind in "SU" or (spec is not None and spec.dtype is DType.BYTES):
-        # As objects, because numpy's own arrays of text lose zeros at the end.
+    if natural.dtype.kind in "SU":
         return _of_array(name, _as_array(name, value, np.object_))
     if spec is None:
         return _of_array(name, natural)

@@ -146,7 +146,7 @@ def _parsed(kind: Any, message: Buffer) -> Any:
         return kind.FromString(message)
     except DecodeError as error:
         raise invalid_answer(
-            f"its {len(message)} bytes are not a {kind.DESCRIPTOR.full_name}"
+            f"its {len(message)} bytes are no {kind.DESCRIPTOR.full_name}"
         ) from error
 
 

@@ -1,0 +1,419 @@
+"""What can go wrong between a client and a server; every fault is a typed error."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import socket
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import pytest_asyncio
+
+from tests import models
+from tests.client.fake_server import Script, reply, saying, scripted
+from tests.node.harness import ServedNode, free_port
+from tidegate import AsyncClient, Client, errors
+from tidegate.protocols.statuses import GrpcCode
+
+X = {"x": np.ones((1, 4), np.float32)}
+MIB = 2**20
+METADATA = b'{"name":"m","versions":["1"],"platform":"p","inputs":[],"outputs":[]}'
+
+
+@pytest.fixture(params=["blocking", "async"])
+def infer(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """One inference by a client of its own."""
+
+    async def by_async(url: str, timeout: float | None, options: dict[str, Any]) -> Any:
+        async with AsyncClient(url, **options) as client:
+            return await client.infer("m", X, timeout=timeout)
+
+    def run(url: str, timeout: float | None = 20.0, **options: Any) -> Any:
+        if request.param == "async":
+            return asyncio.run(by_async(url, timeout, options))
+        with Client(url, **options) as client:
+            return client.infer("m", X, timeout=timeout)
+
+    return run
+
+
+# -- connections --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc", "https", "grpcs"])
+def test_nobody_listens(infer: Callable[..., Any], scheme: str) -> None:
+    url = f"{scheme}://127.0.0.1:{free_port()}"
+    with pytest.raises(errors.ServerUnreachable, match=f"nobody answers at {url}") as caught:
+        infer(url)
+    assert "tidegate serve" in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_the_host_does_not_exist(infer: Callable[..., Any], scheme: str) -> None:
+    with pytest.raises(errors.ServerUnreachable, match=r"host\.invalid"):
+        infer(f"{scheme}://host.invalid:8000")
+
+
+def hang(connection: socket.socket, request: bytes) -> None:
+    while connection.recv(65536):
+        pass
+
+
+def drip(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
+    connection.settimeout(0.02)
+    while True:
+        connection.sendall(b" ")
+        with contextlib.suppress(TimeoutError):
+            connection.recv(65536)
+
+
+@pytest.mark.parametrize("script", [hang, drip])
+def test_an_answer_that_does_not_come_in_time(infer: Callable[..., Any], script: Script) -> None:
+    with scripted(script) as port, pytest.raises(errors.DeadlineExceeded, match=r"in 0\.3 s"):
+        infer(f"http://127.0.0.1:{port}", timeout=0.3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (b"", errors.ConnectionLost, "broke off"),
+        (b"HTTP/1.1 200 OK\r\ncontent-le", errors.ConnectionLost, "broke off"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}", errors.ConnectionLost, "broke off"),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\n{}",
+            errors.ConnectionLost,
+            "broke off",
+        ),
+        (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", errors.InvalidAnswer, "does not speak HTTP"),
+        (b"HTTP/1.1 two OK\r\n\r\n", errors.InvalidAnswer, "does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", errors.InvalidAnswer, "is not JSON"),
+        (reply(body=b"nothing"), errors.InvalidAnswer, "'nothing' is not JSON"),
+        (reply(body=b'{"outputs":3}'), errors.InvalidAnswer, "'outputs' are 3"),
+        (
+            reply("200 OK", b'{"outputs":[]}', "inference-header-content-length: many"),
+            errors.InvalidAnswer,
+            "Inference-Header-Content-Length",
+        ),
+        (
+            reply("200 OK", b'{"outputs":[]}', "inference-header-content-length: 99"),
+            errors.InvalidAnswer,
+            "99, but the body has 14 bytes",
+        ),
+        (
+            reply("307 Temporary Redirect", b"", "location: http://elsewhere/"),
+            errors.InvalidAnswer,
+            "on to http://elsewhere/",
+        ),
+        (reply("200 OK", b"junk", "content-encoding: gzip"), errors.InvalidAnswer, "unpacked"),
+        (reply("200 OK", b"junk", "content-encoding: br"), errors.InvalidAnswer, "unpacked"),
+    ],
+)
+def test_odd_answers(
+    infer: Callable[..., Any], answer: bytes, kind: type[Exception], words: str
+) -> None:
+    with scripted(saying(answer)) as port, pytest.raises(kind, match=words):
+        infer(f"http://127.0.0.1:{port}")
+
+
+def test_a_compressed_answer_is_unpacked(infer: Callable[..., Any]) -> None:
+    body = gzip.compress(b'{"model_name":"m","outputs":[]}')
+    with scripted(saying(reply("200 OK", body, "content-encoding: gzip"))) as port:
+        assert infer(f"http://127.0.0.1:{port}").model == "m"
+
+
+def endless(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
+    while True:
+        connection.sendall(chunk)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        endless,
+        saying(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999999\r\n\r\n"),
+        saying(reply("200 OK", gzip.compress(b" " * 64 * MIB), "content-encoding: gzip")),
+    ],
+)
+def test_what_is_too_large_takes_little_memory(infer: Callable[..., Any], script: Script) -> None:
+    with scripted(script) as port:
+        tracemalloc.start()
+        try:
+            with pytest.raises(errors.MessageTooLarge, match=r"limit of 1048576.*max_answer_size"):
+                infer(f"http://127.0.0.1:{port}", max_answer_size=MIB)
+            assert tracemalloc.get_traced_memory()[1] < 16 * MIB
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_question_is_asked_again_when_a_kept_connection_was_just_closed() -> None:
+    def once(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(reply())
+        connection.recv(65536)  # and no answer
+
+    with scripted(once) as port, Client(f"http://127.0.0.1:{port}") as client:
+        assert client.live()
+        assert client.live()
+        assert client.live()
+
+
+# -- statuses -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, b'{"error":"why"}', errors.InvalidInput),
+        (401, b'{"error":"why"}', errors.Unauthenticated),
+        (403, b'{"error":"why"}', errors.PermissionDenied),
+        (404, b'{"error":"why"}', errors.ModelNotFound),
+        (409, b"why", errors.InvalidInput),
+        (413, b"why", errors.MessageTooLarge),
+        (422, b'{"error":"why"}', errors.Quarantined),
+        (422, b'{"detail":[{"msg":"why"}]}', errors.InvalidInput),
+        (429, b'{"error":"why"}', errors.QueueFull),
+        (500, b'{"error":"why"}', errors.InferenceFailed),
+        (501, b'{"error":"why"}', errors.Unsupported),
+        (502, b"<html>why</html>", errors.ConnectionLost),
+        (503, b"why", errors.ModelNotReady),
+        (504, b"why", errors.DeadlineExceeded),
+        (599, b"why", errors.RequestError),
+    ],
+)
+def test_http_statuses(
+    infer: Callable[..., Any], status: int, body: bytes, kind: type[Exception]
+) -> None:
+    answer = reply(f"{status} No", body, "retry-after: 7")
+    with scripted(saying(answer)) as port, pytest.raises(kind, match="why") as caught:
+        infer(f"http://127.0.0.1:{port}")
+    assert type(caught.value) is kind
+    if isinstance(caught.value, errors.QueueFull):
+        assert caught.value.retry_after == 7
+
+
+def test_a_status_without_words(infer: Callable[..., Any]) -> None:
+    with scripted(saying(reply("503 No"))) as port, pytest.raises(errors.ModelNotReady) as caught:
+        infer(f"http://127.0.0.1:{port}")
+    assert "503 and no words" in str(caught.value)
+
+
+def test_a_server_that_is_none_of_the_protocol() -> None:
+    answer = saying(reply("404 Not Found", b"nothing here"))
+    with scripted(answer) as port, Client(f"http://127.0.0.1:{port}/somewhere/v2/") as client:
+        assert not client.live()
+        with pytest.raises(errors.MethodNotFound, match=r"is this a server of the Open Inf"):
+            client.metadata()
+
+
+@pytest.mark.parametrize(
+    ("body", "ready"), [(b"", True), (b'{"ready":true}', True), (b'{"ready":false}', False)]
+)
+def test_a_server_that_says_no_with_the_status_200(body: bytes, ready: bool) -> None:
+    answer = saying(reply(body=body))
+    with scripted(answer) as port, Client(f"http://127.0.0.1:{port}") as client:
+        assert client.ready() is ready
+        assert client.model("m").ready() is ready
+
+
+class Fixed(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Answers every method with one status, or with one message."""
+
+    def __init__(self, code: int, words: str, message: bytes) -> None:
+        self._code, self._words, self._message = code, words, message
+
+    def service(self, details: Any) -> Any:
+        def answer(request: bytes, context: Any) -> bytes:
+            if self._code:
+                code = next(c for c in grpc.StatusCode if c.value[0] == self._code)
+                context.abort(code, self._words)
+            return self._message
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@contextlib.contextmanager
+def grpc_server(code: int = 0, words: str = "", message: bytes = b"") -> Iterator[str]:
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((Fixed(code, words, message),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"grpc://127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "kind"),
+    [
+        (GrpcCode.CANCELLED, "why", errors.Cancelled),
+        (GrpcCode.UNKNOWN, "why", errors.InferenceFailed),
+        (GrpcCode.INVALID_ARGUMENT, "why", errors.InvalidInput),
+        (GrpcCode.DEADLINE_EXCEEDED, "why", errors.DeadlineExceeded),
+        (GrpcCode.NOT_FOUND, "why", errors.ModelNotFound),
+        (GrpcCode.ALREADY_EXISTS, "why", errors.RequestError),
+        (GrpcCode.PERMISSION_DENIED, "why", errors.PermissionDenied),
+        (GrpcCode.RESOURCE_EXHAUSTED, "why", errors.QueueFull),
+        (GrpcCode.RESOURCE_EXHAUSTED, "beyond the limit of 3: why", errors.MessageTooLarge),
+        (GrpcCode.FAILED_PRECONDITION, "why", errors.Quarantined),
+        (GrpcCode.UNIMPLEMENTED, "why", errors.Unsupported),
+        (GrpcCode.INTERNAL, "why", errors.InferenceFailed),
+        (GrpcCode.UNAVAILABLE, "why", errors.ModelNotReady),
+        (GrpcCode.UNAUTHENTICATED, "why", errors.Unauthenticated),
+        (GrpcCode.NOT_FOUND, "", errors.ModelNotFound),
+    ],
+)
+def test_grpc_statuses(
+    infer: Callable[..., Any], code: GrpcCode, words: str, kind: type[Exception]
+) -> None:
+    with grpc_server(code, words) as url, pytest.raises(kind, match=words or "no words") as caught:
+        infer(url)
+    assert type(caught.value) is kind
+
+
+def test_grpc_answers_that_are_none(infer: Callable[..., Any]) -> None:
+    with grpc_server(message=b"\xff\xff") as url, pytest.raises(errors.InvalidAnswer):
+        infer(url)
+    large = grpc_server(message=b" " * MIB)
+    with large as url, pytest.raises(errors.MessageTooLarge, match="max_answer_size"):
+        infer(url, max_answer_size=1000)
+
+
+def test_grpc_to_a_server_of_http_alone(infer: Callable[..., Any]) -> None:
+    answer = saying(reply("400 Bad Request"))
+    with scripted(answer) as port, pytest.raises(errors.ConnectionFailed):
+        infer(f"grpc://127.0.0.1:{port}", timeout=5)
+
+
+# -- what the caller gives ----------------------------------------------------------------------
+
+
+def test_headers_go_with_every_call(infer: Callable[..., Any]) -> None:
+    seen: list[bytes] = []
+
+    def note(connection: socket.socket, request: bytes) -> None:
+        seen.append(request)
+        connection.sendall(reply(body=b'{"outputs":[]}'))
+
+    with scripted(note) as port:
+        url = f"http://127.0.0.1:{port}/base/"
+        infer(url, timeout=5, headers={"Authorization": "Bearer t"})
+    head = seen[0].lower()
+    assert head.startswith(b"post /base/v2/models/m/infer http/1.1\r\n")
+    assert b"\r\nauthorization: bearer t\r\n" in head
+    assert b"\r\naccept-encoding: identity\r\n" in head
+    assert b"\r\ngrpc-timeout: 5000000u\r\n" in head
+
+
+@pytest.mark.parametrize(
+    "headers", [{"x": "caf\u00e9"}, {"x": "a\r\nb: c"}, {"x y": "a"}, {"": "a"}, {"x": 3}]
+)
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_headers_that_cannot_be_sent(scheme: str, headers: Any) -> None:
+    with pytest.raises(errors.ConfigurationError, match="header"):
+        Client(f"{scheme}://127.0.0.1", headers=headers)
+
+
+def test_proxies_are_for_other_machines(
+    infer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+
+    def note(connection: socket.socket, request: bytes) -> None:
+        seen.append(request)
+        connection.sendall(reply(body=b'{"outputs":[]}'))
+
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with scripted(note) as proxy, scripted(saying(reply(body=b'{"outputs":[]}'))) as port:
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy}")
+        for host in ("127.0.0.1", "localhost"):
+            infer(f"http://{host}:{port}")
+        assert seen == []
+        infer("http://models.example")
+        assert seen[0].startswith(b"POST http://models.example/v2/models/m/infer ")
+
+
+def test_a_closed_client_makes_no_calls() -> None:
+    client = Client("http://127.0.0.1:1")
+    client.close()
+    with pytest.raises(RuntimeError, match="is closed"):
+        client.infer("m", X)
+
+
+def test_an_async_client_belongs_to_one_loop() -> None:
+    client = AsyncClient("http://127.0.0.1:1")
+    assert not asyncio.run(client.live())
+    with pytest.raises(RuntimeError, match="another event loop"):
+        asyncio.run(client.live())
+
+
+async def test_waiting_for_a_server_that_is_yet_to_come() -> None:
+    port = free_port()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply())
+        writer.close()
+
+    async with AsyncClient(f"http://127.0.0.1:{port}") as client:
+        with pytest.raises(errors.DeadlineExceeded, match=r"not ready after 0\.1 s: nobody"):
+            await client.wait_ready(0.1)
+        waiting = asyncio.create_task(client.wait_ready(30))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        async with await asyncio.start_server(answer, "127.0.0.1", port):
+            await waiting
+
+
+# -- a node that dies ---------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def slow_node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServedNode]:
+    root = tmp_path_factory.mktemp("slow")
+    models.slow(root / "slow.onnx")
+    async with ServedNode(root) as served:
+        yield served
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+async def test_the_server_is_killed_in_the_middle(
+    slow_node: ServedNode, scheme: str, kind: type[Client | AsyncClient]
+) -> None:
+    await slow_node.until_ready()
+    client: Any = kind(f"{scheme}://{slow_node.target}")
+    long = {"x": np.full((1, 1), 5000, np.float32)}
+    if kind is Client:
+        call = asyncio.create_task(asyncio.to_thread(client.infer, "slow", long))
+    else:
+        call = asyncio.create_task(client.infer("slow", long))
+    edge = psutil.Process((await slow_node.status())["edge"]["pid"])
+    while not any(  # noqa: ASYNC110 - the system tells it
+        c.raddr and c.raddr.port == slow_node.port and c.status == psutil.CONN_ESTABLISHED
+        for c in psutil.Process().net_connections("tcp")
+    ):
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    edge.kill()
+    with pytest.raises(errors.ConnectionLost, match="broke off before its answer was whole"):
+        await call
+    if kind is Client:
+        await asyncio.to_thread(client.wait_ready, 30)
+        client.close()
+    else:
+        await client.wait_ready(30)
+        await client.close()
