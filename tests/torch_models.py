@@ -6,10 +6,12 @@ Nearly all compute ``y = 2 x`` on FP32 ``[n, 4]``, which is easy to check.
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -114,6 +116,61 @@ def whole(path: Path, module: Any = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(Double() if module is None else module, path)
     return path
+
+
+# Folders of models, as a repository has them: ``output = 2 x`` on FP32 [batch, 4].
+
+
+def settings(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.yaml").write_text(text)
+
+
+def scripted(folder: Path) -> None:
+    settings(folder, SIGNATURE)
+    script(folder / "model.pt")
+
+
+def exported(folder: Path) -> None:
+    export(folder / "model.pt2")
+
+
+def state_dict(folder: Path) -> None:
+    settings(folder, SIGNATURE)
+    weights(folder / "model.pth")
+    (folder / "model.py").write_text(CODE)
+
+
+def old_state_dict(folder: Path) -> None:
+    state_dict(folder)
+    torch.save(
+        Double().state_dict(),
+        folder / "model.pth",
+        _use_new_zipfile_serialization=False,
+    )
+
+
+def checkpoint(folder: Path) -> None:
+    state_dict(folder)
+    parallel = {"module." + k: v for k, v in Double().state_dict().items()}
+    weights(folder / "model.pth", {"epoch": 3, "state_dict": OrderedDict(parallel)})
+
+
+def tensors(folder: Path) -> None:
+    state_dict(folder)
+    (folder / "model.pth").unlink()
+    safetensors.torch.save_file({"factor": torch.tensor([2.0])}, folder / "model.safetensors")
+
+
+def versioned(folder: Path) -> None:
+    state_dict(folder)
+    (folder / "3").mkdir()
+    (folder / "model.pth").rename(folder / "3" / "model.pth")
+
+
+def trusted(folder: Path) -> None:
+    settings(folder, SIGNATURE + "trust: pickle\n")
+    whole(folder / "model.pth")
 
 
 def _without_warnings() -> warnings.catch_warnings:

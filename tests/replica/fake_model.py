@@ -65,6 +65,9 @@ class FakeModel:
         results = {"total": inputs["a"] + inputs["b"], "twice": inputs["a"] * 2}
         return {name: results[name] for name in outputs}
 
+    def attach(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from tests.replica.waiting import WAIT
 from tidegate.config.model import ModelConfig
+from tidegate.node.launcher import environment_of
 from tidegate.replica import lifeline
 from tidegate.replica.notices import Notices
 from tidegate.replica.spec import Failed, Ready, ReplicaSpec
@@ -24,14 +25,17 @@ EVENT: TypeAdapter[Ready | Failed] = TypeAdapter(Ready | Failed)
 class ReplicaProcess:
     """The process, and the things around it that a node would have."""
 
-    def __init__(self, folder: Path, model: Path, config: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, model: Path, config: dict[str, Any], runtime: str, threads: int
+    ) -> None:
         self.folder = folder
         self.log = folder / "log"
         self._lifeline: int | None = lifeline.hold(folder / "lifeline")
         self.spec = ReplicaSpec(
-            id=1, index=0, fingerprint="f", model="m", version=2, path=model, runtime="onnx",
+            id=1, index=0, fingerprint="f", model="m", version=2, path=model,
+            folder=model.parent, runtime=runtime, threads=threads,
             config=ModelConfig.model_validate(config), socket=folder / "s",
-            lifeline=folder / "lifeline", threads=1, max_message_size=2**20, drain_timeout=WAIT,
+            lifeline=folder / "lifeline", max_message_size=2**20, drain_timeout=WAIT,
             notices=folder / "notices",
         )  # fmt: skip
 
@@ -47,6 +51,7 @@ class ReplicaProcess:
                 sys.executable, "-m", "tidegate.replica", "m", "2",
                 "--spec", str(spec_file), "--status-fd", str(writing),
                 pass_fds=[writing], stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+                env=environment_of(self.spec),
                 start_new_session=True,
             )  # fmt: skip
         os.close(writing)
@@ -79,10 +84,10 @@ class ReplicaProcess:
 
 @contextlib.asynccontextmanager
 async def replica_process(
-    folder: Path, model: Path, **config: Any
+    folder: Path, model: Path, *, runtime: str = "onnx", threads: int = 1, **config: Any
 ) -> AsyncIterator[ReplicaProcess]:
     """Start one; what is left of it at the end is killed."""
-    replica = ReplicaProcess(folder, model, config)
+    replica = ReplicaProcess(folder, model, config, runtime, threads)
     await replica.start()
     try:
         yield replica

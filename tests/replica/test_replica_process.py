@@ -158,7 +158,7 @@ async def test_who_heeds_what_is_said_of_memory_gets_a_replica(folder: Path) -> 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds a process's data")
 async def test_a_request_that_does_not_fit_into_memory_fails_alone(folder: Path) -> None:
-    config = {"resources": {"memory": "400MiB"}}
+    config: dict[str, Any] = {"resources": {"memory": "400MiB"}}
     async with replica_process(folder, models.hungry(folder / "m.onnx"), **config) as replica:
         await replica.ready()
         async with EdgeClient(folder / "s") as client:

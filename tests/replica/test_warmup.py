@@ -42,6 +42,9 @@ class RowModel:
         self.runs += 1
         return {name: self._compute(inputs["x"]) for name in outputs}
 
+    def attach(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

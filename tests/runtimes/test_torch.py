@@ -7,7 +7,7 @@ import io
 import json
 import os
 import zipfile
-from collections import OrderedDict, namedtuple
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,21 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 
 from tests import torch_models
+from tests.torch_models import (
+    checkpoint,
+    exported,
+    old_state_dict,
+    scripted,
+    settings,
+    state_dict,
+    tensors,
+    trusted,
+    versioned,
+)
 from tidegate.config.model import Batching, ModelConfig
 from tidegate.errors import (
     ConfigurationError,
@@ -52,60 +62,8 @@ def load_folder(folder: Path, device: str = "cpu") -> TorchModel:
     return load(version.path, options)
 
 
-def settings(folder: Path, text: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.yaml").write_text(text)
-
-
 def run(model: TorchModel, **inputs: Array) -> dict[str, Array]:
     return model.run(inputs, [spec.name for spec in model.signature.outputs])
-
-
-def scripted(folder: Path) -> None:
-    settings(folder, torch_models.SIGNATURE)
-    torch_models.script(folder / "model.pt")
-
-
-def exported(folder: Path) -> None:
-    torch_models.export(folder / "model.pt2")
-
-
-def state_dict(folder: Path) -> None:
-    settings(folder, torch_models.SIGNATURE)
-    torch_models.weights(folder / "model.pth")
-    (folder / "model.py").write_text(torch_models.CODE)
-
-
-def old_state_dict(folder: Path) -> None:
-    state_dict(folder)
-    torch.save(
-        torch_models.Double().state_dict(),
-        folder / "model.pth",
-        _use_new_zipfile_serialization=False,
-    )
-
-
-def checkpoint(folder: Path) -> None:
-    state_dict(folder)
-    parallel = {"module." + k: v for k, v in torch_models.Double().state_dict().items()}
-    torch_models.weights(folder / "model.pth", {"epoch": 3, "state_dict": OrderedDict(parallel)})
-
-
-def tensors(folder: Path) -> None:
-    state_dict(folder)
-    (folder / "model.pth").unlink()
-    safetensors.torch.save_file({"factor": torch.tensor([2.0])}, folder / "model.safetensors")
-
-
-def versioned(folder: Path) -> None:
-    state_dict(folder)
-    (folder / "3").mkdir()
-    (folder / "model.pth").rename(folder / "3" / "model.pth")
-
-
-def trusted(folder: Path) -> None:
-    settings(folder, torch_models.SIGNATURE + "trust: pickle\n")
-    torch_models.whole(folder / "model.pth")
 
 
 FORMATS: dict[str, tuple[Callable[[Path], None], str, str]] = {

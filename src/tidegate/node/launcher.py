@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tidegate.edge.exit import ExitWatch
 from tidegate.node.run_directory import write_whole
-from tidegate.replica.spec import Failed, Ready, ReplicaSpec
+from tidegate.replica.spec import THREAD_STACK, Failed, Ready, ReplicaSpec
 
 _EVENT: TypeAdapter[Ready | Failed] = TypeAdapter(Ready | Failed)
 _LOG_LIMIT = 10 * 2**20
@@ -128,7 +128,7 @@ class ProcessLauncher:
                     stderr=output,
                     pass_fds=[writing],
                     start_new_session=True,
-                    env=_environment(spec),
+                    env=environment_of(spec),
                 )
         except BaseException:
             os.close(reading)
@@ -164,11 +164,13 @@ def _spec_file(line: list[str]) -> Path | None:
     return Path(line[line.index("--spec") + 1])
 
 
-def _environment(spec: ReplicaSpec) -> dict[str, str]:
+def environment_of(spec: ReplicaSpec) -> dict[str, str]:
+    """Return the variables that a replica of ``spec`` is started with."""
     environment = dict(os.environ)
     environment["PYTHONUNBUFFERED"] = "1"
     # Frameworks read these at import; a thread per core in every replica helps nobody.
     environment.setdefault("OMP_NUM_THREADS", str(spec.threads))
+    environment.setdefault("OMP_STACKSIZE", f"{THREAD_STACK >> 10}K")
     environment.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's: it only moves data here
     return environment
 

@@ -52,6 +52,10 @@ class BatchRunner:
         self._time = time
         self._names = tuple(spec.name for spec in model.signature.inputs)
 
+    def attach(self) -> None:
+        """Make the thread that calls this ready to run batches."""
+        self._model.attach()
+
     def run(self, batch: Sequence[Bound]) -> Ran:
         """Run ``batch``, requests of one group; it never raises.
 

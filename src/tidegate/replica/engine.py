@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tidegate.clock import Clock
-from tidegate.errors import DeadlineExceeded, InferenceFailed
+from tidegate.errors import DeadlineExceeded, InferenceFailed, InsufficientMemory
 from tidegate.replica.batch import BatchRunner, Ran
 from tidegate.replica.binding import Bound
 from tidegate.replica.counting import Counters
@@ -167,6 +167,10 @@ class Engine:
 
     def _execute(self) -> None:
         """The executor thread: run what comes until ``None`` comes."""
+        try:
+            self._runner.attach()
+        except InsufficientMemory as error:
+            log.warning("the thread that runs the model: %s", error)
         while (batch := self._work.get()) is not None:
             slots, ran = self._run(batch)
             try:

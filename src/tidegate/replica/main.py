@@ -34,7 +34,7 @@ from tidegate.replica.http import Server
 from tidegate.replica.notices import Notices
 from tidegate.replica.regions import Regions
 from tidegate.replica.service import Served, Service
-from tidegate.replica.spec import Failed, Ready, ReplicaSpec
+from tidegate.replica.spec import THREAD_STACK, Failed, Ready, ReplicaSpec
 from tidegate.replica.warmup import can_batch, warm_up
 from tidegate.runtimes import registry
 from tidegate.runtimes.interface import Model, RuntimeOptions
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         model = _load(spec)
         batched = can_batch(model, spec.config.batching, samples_of(_options(spec)))
-        _check_room(spec.config.resources.memory, "Python, the runtime and the model")
+        _check_room(spec, "Python, the runtime and the model", pools=1)
     except (TidegateError, MemoryError) as error:
         _limit_memory(None)
         failure = _explain(error, spec)
@@ -95,7 +95,7 @@ def _load(spec: ReplicaSpec) -> Model:
     # A framework that runs out of memory while it is imported aborts, or seems to be broken:
     # the limit comes after that.
     registry.devices(spec.runtime)
-    _check_room(spec.config.resources.memory, "Python and the runtime alone")
+    _check_room(spec, "Python and the runtime alone", pools=2)
     _limit_memory(spec.config.resources.memory)
     model = registry.load(spec.runtime, spec.path, options)
     if spec.config.warmup.enabled:
@@ -115,14 +115,18 @@ def _limit_memory(limit: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
-def _check_room(limit: int | None, what: str) -> None:
+def _check_room(spec: ReplicaSpec, what: str, pools: int) -> None:
+    """Make sure that there is room to answer requests, and for pools of threads yet to come."""
+    limit = spec.config.resources.memory
     if limit is None:
         return
     # Only Linux tells, and only Linux minds the limit.
     used = getattr(psutil.Process().memory_info(), "data", 0)
-    if used + _HEADROOM > limit:
+    pools = min(pools, registry.RUNTIMES[spec.runtime].pools)
+    needed = _HEADROOM + pools * (spec.threads - 1) * THREAD_STACK
+    if used + needed > limit:
         raise InsufficientMemory(
-            f"{what} take {used} bytes, and {_HEADROOM} more are needed to answer requests"
+            f"{what} take {used} bytes, and {needed} more are needed to answer requests"
         )
 
 

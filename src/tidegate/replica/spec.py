@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from tidegate.config.model import ModelConfig
 
+THREAD_STACK = 4 * 2**20
+"""Bytes of the stack of a framework's thread, which count as memory before they are used."""
+
 
 class ReplicaSpec(BaseModel):
     """Everything one replica needs to know; written to a file by who starts it."""

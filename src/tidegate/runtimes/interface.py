@@ -52,6 +52,13 @@ class Model(Protocol):
             InferenceFailed: the model raised; the message is the framework's own.
         """
 
+    def attach(self) -> None:
+        """Make the thread that calls this ready to run the model; called once in each.
+
+        Raises:
+            InsufficientMemory: there is no room for what the thread needs.
+        """
+
     def close(self) -> None:
         """Free what the model holds."""
 

@@ -109,6 +109,9 @@ class OnnxModel:
                     results[name] = convert(results[name])
         return results
 
+    def attach(self) -> None:
+        """Nothing: a session's threads serve whoever calls."""
+
     def close(self) -> None:
         """Free the session."""
         del self._run

@@ -25,6 +25,8 @@ class Runtime:
     """The module of ours that has ``load`` and ``devices``."""
     distributions: tuple[str, ...]
     """The packages of the framework, any one of which will do."""
+    pools: int = 0
+    """How many times it starts its threads: once in each thread that calls it."""
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -56,7 +58,7 @@ RUNTIMES = {
     runtime.name: runtime
     for runtime in (
         Runtime("onnx", "tidegate.runtimes.onnx", ("onnxruntime", "onnxruntime-gpu")),
-        Runtime("torch", "tidegate.runtimes.torch", ("torch",)),
+        Runtime("torch", "tidegate.runtimes.torch", ("torch",), pools=2),
     )
 }
 

@@ -28,6 +28,8 @@ from tidegate.runtimes.torch_tensors import (
 )
 from tidegate.types import Array, DType, Signature, TensorSpec
 
+_GRAIN = 32768
+"""``at::internal::GRAIN_SIZE``: the elements that are worth a thread."""
 _REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -131,6 +133,14 @@ class TorchModel:
             f"{', '.join(self._places)}: correct signature.outputs in model.yaml"
         )
 
+    def attach(self) -> None:
+        """Start the threads that OpenMP keeps for the thread that calls this.
+
+        It starts them in the first operator that is worth it, and ends the process when there
+        is no room for them then.
+        """
+        start_threads()
+
     def close(self) -> None:
         """Free the model."""
         del self._runner
@@ -152,12 +162,18 @@ def load(path: Path, options: RuntimeOptions) -> TorchModel:
     torch.set_num_threads(options.threads)
     with contextlib.suppress(RuntimeError):  # it can be said once in a process
         torch.set_num_interop_threads(1)
+    start_threads()
     try:
         kind = formats.detect(path).name
     except OSError as error:
         raise InvalidModel(f"{path.name} cannot be read: {error.strerror}") from error
     program = open_program(path, kind, options, device)
     return _with_signature(path, program, options, device)
+
+
+def start_threads() -> None:
+    """Run an operator on as many threads as there are."""
+    torch.empty(torch.get_num_threads() * _GRAIN).fill_(0)
 
 
 def devices() -> tuple[str, ...]:

@@ -14,7 +14,6 @@ import sympy
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
-from torch.export.pt2_archive._package import load_pt2
 from torch.utils import _pytree as pytree
 
 from tidegate.errors import InvalidModel
@@ -26,7 +25,9 @@ _BATCH = "batch"
 
 def read_export(path: Path) -> ExportedProgram:
     """Read a ``.pt2`` file that was found to be sound."""
-    # torch.export.load hides the reason when this fails.
+    # It brings PyTorch's compiler, which takes a second. torch.export.load hides why it fails.
+    from torch.export.pt2_archive._package import load_pt2
+
     with path.open("rb") as file:
         programs = load_pt2(file).exported_programs
     if "model" not in programs:
