@@ -61,6 +61,14 @@ class Picky(nn.Module):
         return x
 
 
+class Hungry(nn.Module):
+    """``y = zeros(count)``, computed by all threads."""
+
+    def forward(self, count: torch.Tensor) -> torch.Tensor:
+        work = torch.ones([256, 256]) @ torch.ones([256, 256])
+        return torch.zeros([int(count[0])]) + 0 * work[0, 0]
+
+
 class Convolution(nn.Module):
     """Images [n, 3, height, width] to [n, 2], whatever their size."""
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from tests import torch_models
 from tests.replica.edge_client import EdgeClient
@@ -23,21 +22,13 @@ only_linux = pytest.mark.skipif(
 )
 
 
-class Hungry(nn.Module):
-    """``y = zeros(count)``, computed by all threads."""
-
-    def forward(self, count: torch.Tensor) -> torch.Tensor:
-        work = torch.ones([256, 256]) @ torch.ones([256, 256])
-        return torch.zeros([int(count[0])]) + 0 * work[0, 0]
-
-
 HUNGRY: dict[str, Any] = {
     "signature": {"inputs": [{"name": "count", "dtype": "INT64", "shape": [1]}]}
 }
 
 
 def hungry(folder: Path) -> Path:
-    return torch_models.script(folder / "m.pt", Hungry())
+    return torch_models.script(folder / "m.pt", torch_models.Hungry())
 
 
 @only_linux
