@@ -26,6 +26,11 @@ from tidegate.config.origins import fields
 from tidegate.config.units import parse_duration, parse_size
 from tidegate.telemetry.names import METRICS
 
+try:
+    from docs import python_api
+except ModuleNotFoundError:  # run as a script
+    import python_api
+
 PAGES = Path(__file__).parent
 MARKED = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 NAMES = {bool: "true, false", int: "integer", float: "number", str: "text", Path: "path"}
@@ -174,6 +179,10 @@ TABLES = {
     "node": node_table,
     "commands": commands,
     "exits": exits,
+    "serving": python_api.serving,
+    "clients": python_api.clients,
+    "records": python_api.records,
+    "errors": python_api.error_tree,
 }
 
 

@@ -58,7 +58,7 @@ class AsyncClient(Face):
         self._closed = False
 
     def model(self, name: str, version: str | int | None = None) -> AsyncModel:
-        """Return a handle of a model; see :meth:`Client.model`."""
+        """Return a handle of a model, whose calls are awaited; see :meth:`Client.model`."""
         return AsyncModel(self, name, version)
 
     async def infer(
