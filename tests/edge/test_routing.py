@@ -257,6 +257,39 @@ async def test_calls_about_the_server_go_to_the_controller(edge: Edge) -> None:
     assert answer["replica"] == "controller"
 
 
+@pytest.mark.parametrize(
+    ("path", "who"),
+    [
+        ("/openapi.json", "controller"),
+        ("/v2/models/stats", "controller"),
+        ("/v2/models/m/stats", "controller"),
+        ("/v2/models/m/stats?x=/infer", "controller"),
+        ("/v2/models/m/versions/2/stats", "controller"),
+        ("/v2/models/m/trace/setting", "controller"),
+        ("/v2/repository/index", "controller"),
+        ("/v2/repository/models/m/load", "controller"),
+        ("/v2//repository/x/../index", "controller"),
+        ("/v2/logging", "controller"),
+        ("/v2/systemsharedmemory/status", "controller"),
+        ("/v2/models/stats/infer", "s"),
+        ("/v2/models/m/statistics", "a"),
+        ("/v2/models/m/config", "a"),
+        ("/v2/models/m/versions/2/config", "c"),
+        ("/v2/logging/x", None),
+        ("/v2/repository", None),
+        ("/v2/stats", None),
+        ("/openapi.json/x", None),
+    ],
+)
+async def test_paths_of_the_controller_and_of_models(
+    edge: Edge, path: str, who: str | None
+) -> None:
+    await edge.serve(m="a", m__2="c", stats="s")
+    await edge.replica("controller")
+    answer = await edge.rest("POST", path, b"{}", **{"x-tidegate-cluster": "model/m"})
+    assert (answer.status, who) == (404, None) or answer.json["replica"] == who
+
+
 async def test_what_a_replica_is_told_and_what_a_client_sees(edge: Edge) -> None:
     await models(edge)
     answer = await edge.call(timeout=7)

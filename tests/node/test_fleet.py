@@ -51,10 +51,12 @@ class Node:
 
     def __init__(self) -> None:
         self.missing: set[Path] = set()
+        self.found = Repository({})
         self.fleet = Fleet(exists=lambda path: path not in self.missing)
 
     def look(self, found: Repository) -> None:
         """The repository changed; replicas of new generations start."""
+        self.found = found
         self.fleet.update(found)
         for generation in self.fleet.generations():
             if generation.desired and not generation.final:
@@ -263,10 +265,23 @@ class AnyOrder(RuleBasedStateMachine):
         entry = found.models.get("m")
         self.node.look(found)
         self.apply()
-        if not served or entry is None:
+        if not served or entry is None or self.fleet.unloaded:
             return
         if entry.config.versions.select(list(entry.versions)) or not gone:
             assert self.told["m"], "a living model was given an empty set"
+
+    @rule(unloaded=st.booleans())
+    def by_hand(self, unloaded: bool) -> None:
+        """The model is unloaded or loaded."""
+        if unloaded:
+            self.fleet.unloaded.add("m")
+        else:
+            self.fleet.unloaded.discard("m")
+        self.node.look(self.node.found)
+        self.apply()
+        if unloaded:
+            assert not self.told.get("m")
+            assert not list(self.fleet.generations("m"))
 
     @rule(data=st.data(), state=st.sampled_from([ReplicaState.READY, ReplicaState.BACKING_OFF]))
     def replica(self, data: st.DataObject, state: ReplicaState) -> None:
@@ -333,6 +348,9 @@ class AnyOrder(RuleBasedStateMachine):
         generations = list(self.fleet.generations("m"))
         selected = entry.config.versions.select(list(entry.versions))
         if any(g.final for g in generations):
+            return
+        if self.fleet.unloaded:
+            assert not generations
             return
         if selected:
             assert sorted(g.version for g in generations) == sorted(selected)

@@ -364,6 +364,9 @@ async def test_the_level_of_the_logs(node: ServedNode, http: Any, rpc: Any) -> N
     before = call(http, "get_log_settings")
     assert (before["log_verbose_level"], before["log_error"]) == (0, True)
     assert call(http, "update_log_settings", {"log_verbose_level": 1})["log_verbose_level"] == 1
+    for index in range(2):
+        log = node.run_dir / str(node.port) / "logs" / f"scale-2.{index}.log"
+        await node.until(lambda log=log: " DEBUG " in log.read_text())  # type: ignore[misc]
     assert call(rpc, "get_log_settings")["settings"]["log_verbose_level"] == {"uint32_param": 1}
     rpc.update_log_settings({"log_verbose_level": 0, "log_info": before["log_info"]})
     assert call(http, "get_log_settings") == before

@@ -252,6 +252,7 @@ def _read_notices(service: Service, spec: ReplicaSpec) -> None:
         return  # what it was told before still counts
     if notices.log_level is not None:
         logging.getLogger("tidegate").setLevel(notices.log_level)
+    log.debug("told: versions %s", notices.versions.get(spec.model))
     service.notice(
         notices.versions.get(spec.model, (spec.version,)),
         frozenset(map(bytes.fromhex, notices.quarantined)),
