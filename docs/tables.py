@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import types
 import typing
 from pathlib import Path
@@ -26,10 +27,9 @@ from tidegate.config.origins import fields
 from tidegate.config.units import parse_duration, parse_size
 from tidegate.telemetry.names import METRICS
 
-try:
-    from docs import python_api
-except ModuleNotFoundError:  # run as a script
-    import python_api
+sys.path.insert(0, str(Path(__file__).parents[1]))  # when this is run as a script
+
+from docs import python_api  # noqa: E402
 
 PAGES = Path(__file__).parent
 MARKED = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
