@@ -51,8 +51,8 @@ def test_command_lines_that_cannot_be(
     ("arguments", "status", "words"),
     [
         (["http://127.0.0.1:1"], os.EX_CONFIG, "is not of the form HOST:PORT"),
-        (["127.0.0.1:{free}"], os.EX_NOINPUT, "nothing answers at 127.0.0.1:"),
-        (["127.0.0.1:{free}", "--protocol", "rest"], os.EX_NOINPUT, "nothing answers at"),
+        (["127.0.0.1:{free}"], os.EX_UNAVAILABLE, "nobody answers at 127.0.0.1:"),
+        (["127.0.0.1:{free}", "--protocol", "rest"], os.EX_UNAVAILABLE, "nobody answers at"),
         (["127.0.0.1:{free}", "--plot", "x.gif"], os.EX_CONFIG, "must end in one of .png"),
     ],
 )
@@ -70,14 +70,14 @@ async def test_a_server_of_another_protocol(capsys: pytest.CaptureFixture[str]) 
     async with grpc_server.running() as target:
         status = await asyncio.to_thread(run, ["bench", target, "-m", "m"])
     assert status == os.EX_USAGE
-    assert "does not speak the Open Inference Protocol" in capsys.readouterr().err
+    assert "does it speak the Open Inference Protocol" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
 def test_a_model_that_is_not_there(protocol: str, node: RunningNode) -> None:
     done = tidegate("bench", f"127.0.0.1:{node.port}", "-m", "nope", "--protocol", protocol)
     assert done.returncode == os.EX_NOINPUT
-    assert b"does not know 'nope'" in done.stderr
+    assert b"says of the model 'nope': " in done.stderr
 
 
 def test_open_loop_with_files(node: RunningNode, tmp_path: Path) -> None:

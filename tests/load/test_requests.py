@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tidegate.errors import ConfigurationError
-from tidegate.load.requests import HEADER_LENGTH, Encoding, encode, random_inputs, read_inputs
+from tidegate.load.requests import Encoding, encode, random_inputs, read_inputs
 from tidegate.protocols.open_inference import grpc as v2_grpc
 from tidegate.protocols.open_inference import rest as v2_rest
 from tidegate.types import DType, InferRequest, Signature, Tensor, TensorSpec
@@ -28,7 +28,7 @@ def decoded(encoding: Encoding, tensors: tuple[Tensor, ...]) -> InferRequest:
     request = encode(encoding, "m", "3", tensors, "7")
     if encoding.grpc:
         return v2_grpc.decode_infer(request.body)
-    length = request.headers.get(HEADER_LENGTH)
+    length = request.headers.get("inference-header-content-length")
     return v2_rest.decode_infer("m", "3", request.body, int(length) if length else None)
 
 

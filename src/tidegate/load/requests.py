@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import orjson
 
 from tidegate.errors import ConfigurationError
-from tidegate.protocols.open_inference import messages
-from tidegate.protocols.open_inference.json_data import to_json
-from tidegate.protocols.open_inference.tensors import object_array, to_raw
+from tidegate.protocols.open_inference import grpc_caller, messages, rest_caller
+from tidegate.protocols.open_inference.rest import HEADER_LENGTH
+from tidegate.protocols.open_inference.tensors import object_array
 from tidegate.protocols.open_inference.typed_contents import CONTENT_FIELDS
-from tidegate.types import Array, DType, Signature, Tensor, TensorSpec, element_count
+from tidegate.types import Array, DType, InferRequest, Signature, Tensor, TensorSpec, element_count
 
 _MOST_BYTES = 2**30
 _DIFFERENT, _DIFFERENT_BYTES = 16, 64 * 2**20
-HEADER_LENGTH = "inference-header-content-length"
 
 
 class Encoding(enum.Enum):
@@ -173,39 +171,31 @@ def encode(
 
     Raises:
         ConfigurationError: the encoding cannot carry a tensor of that type.
+        InvalidInput: nor a value that is in it; or the message is too large.
     """
-    if encoding.grpc:
-        return Request(_grpc(encoding, model, version, tensors, identity), {})
-    document: dict[str, object] = {"id": identity} if identity else {}
-    if encoding is Encoding.JSON:
-        document["inputs"] = [_described(t) | {"data": to_json(t)} for t in tensors]
-        return Request(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), {})
-    raws = [to_raw(tensor) for tensor in tensors]
-    document["parameters"] = {"binary_data_output": True}
-    document["inputs"] = [
-        _described(tensor) | {"parameters": {"binary_data_size": len(raw)}}
-        for tensor, raw in zip(tensors, raws)
-    ]
-    head = orjson.dumps(document)
-    fields = {HEADER_LENGTH: str(len(head)), "content-type": "application/octet-stream"}
-    return Request(b"".join((head, *raws)), fields)
+    request = InferRequest(model, version, identity, tuple(tensors))
+    if encoding is Encoding.RAW:
+        return Request(grpc_caller.encode_infer(request), {})
+    if encoding is Encoding.TYPED:
+        return Request(_typed(request), {})
+    parts, header_length = rest_caller.encode_infer(request, binary=encoding is Encoding.BINARY)
+    fields = {}
+    if header_length is not None:
+        fields = {
+            "content-type": "application/octet-stream",
+            HEADER_LENGTH.lower(): str(header_length),
+        }
+    return Request(b"".join(parts), fields)
 
 
-def _described(tensor: Tensor) -> dict[str, object]:
-    return {"name": tensor.name, "datatype": tensor.dtype.value, "shape": list(tensor.shape)}
-
-
-def _grpc(
-    encoding: Encoding, model: str, version: str, tensors: Sequence[Tensor], identity: str
-) -> bytes:
-    message = messages.ModelInferRequest(model_name=model, model_version=version, id=identity)
-    for tensor in tensors:
+def _typed(request: InferRequest) -> bytes:
+    message = messages.ModelInferRequest(
+        model_name=request.model, model_version=request.version, id=request.id
+    )
+    for tensor in request.inputs:
         entry = message.inputs.add(
             name=tensor.name, datatype=tensor.dtype.value, shape=tensor.shape
         )
-        if encoding is Encoding.RAW:
-            message.raw_input_contents.append(bytes(to_raw(tensor)))
-            continue
         field = CONTENT_FIELDS.get(tensor.dtype)
         if field is None:
             raise ConfigurationError(
