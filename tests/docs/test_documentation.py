@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from docs import tables
+from tests.node.bad_input_table import markdown
 from tidegate.config.model import ModelConfig
 from tidegate.config.node import NodeConfig
 from tidegate.config.origins import fields
@@ -22,6 +23,11 @@ PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
 def test_tables_are_those_of_the_schema(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text == tables.renewed(text), "run: python docs/tables.py"
+
+
+def test_what_bad_input_gets_is_what_is_tested() -> None:
+    page = (DOCS / "concepts" / "bad-input.md").read_text(encoding="utf-8")
+    assert markdown() in page, "run: python -m tests.node.bad_input_table --markdown"
 
 
 def test_every_key_is_documented() -> None:

@@ -159,7 +159,9 @@ async def test_bad_http_is_answered(edge: Edge, request_bytes: bytes, status: in
     await edge.serve(m="a")
     client = Rest(edge.port)
     await client.send(request_bytes)
-    assert (await client.receive()).status == status
+    answer = await client.receive()
+    assert answer.status == status
+    assert "head" in answer.json["error"]
     await client.close()
 
 

@@ -406,3 +406,18 @@ def test_mutated_messages_are_refused_or_mean_what_protobuf_says(
     for left, right in zip(request.inputs, by_protobuf.inputs, strict=True):
         assert left.name == right.name
         assert same(left.data, right.data)
+
+
+@pytest.mark.parametrize("raw", [b"1234", b""], ids=["raw", "typed"])
+def test_names_have_a_bound(raw: bytes) -> None:
+    for inputs, outputs, words in ((1025, 1, "an input"), (1, 1025, "an output")):
+        request = service_pb2.ModelInferRequest(model_name="m")
+        tensor = request.inputs.add(name="n" * inputs, datatype="FP32", shape=[1])
+        request.outputs.add(name="n" * outputs)
+        if raw:
+            request.raw_input_contents.append(raw)
+        else:
+            tensor.contents.fp32_contents.append(1)
+        with pytest.raises(InvalidInput, match=f"the name of {words} has 1025") as caught:
+            grpc.decode_infer(request.SerializeToString())
+        assert len(str(caught.value)) < 300

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tritonclient.http._utils import _get_inference_request
 from tests.protocols.tensors import arrays, same
 from tidegate.errors import InferenceFailed, InvalidInput, Unsupported
 from tidegate.protocols.open_inference import rest
+from tidegate.protocols.open_inference.tensors import shown
 from tidegate.types import (
     DType,
     InferRequest,
@@ -531,3 +533,28 @@ def test_documents_with_one_thing_replaced(
     head = json.dumps(document).encode()
     refused_or_decoded(head, None)
     refused_or_decoded(head + tail, len(head))
+
+
+def test_the_words_of_an_error_have_a_bound() -> None:
+    said = orjson.loads(rest.encode_error("é" * 100_000))["error"]
+    assert said == "é" * 4096 + "..."
+
+
+def test_names_have_a_bound() -> None:
+    long = "n" * 1025
+    with pytest.raises(InvalidInput, match=r"inputs\[0\] has 1025 characters") as caught:
+        decode(one("FP32", [1], [1], name=long))
+    assert len(str(caught.value)) < 300
+    with pytest.raises(InvalidInput, match=r"outputs\[0\] has 1025 characters"):
+        decode({"inputs": [], "outputs": [{"name": long}]})
+    assert decode(one("FP32", [1], [1], name=long[1:])).inputs[0].name == long[1:]
+
+
+@pytest.mark.parametrize("value", ["x" * 10**7, [1] * 10**7, {str(i): i for i in range(10**5)}])
+def test_what_is_shown_of_a_value_is_little_work(value: object) -> None:
+    tracemalloc.start()
+    try:
+        assert len(shown(value)) <= 100
+        assert tracemalloc.get_traced_memory()[1] < 2**20 * 8
+    finally:
+        tracemalloc.stop()

@@ -210,3 +210,12 @@ def test_what_is_remembered_is_bounded() -> None:
         assert len(reader._fields) <= 1024
     fields, raw_id = reader.read(encode_block([(b"x-n", b"0"), (ID, b"abc")]))
     assert (fields, raw_id) == ({b"x-n": b"0"}, b"abc")
+
+
+def test_long_blocks_are_not_remembered() -> None:
+    reader = BlockReader(dict)
+    for number in range(50):
+        head, _ = reader.read(encode_block([(b"x-big", b"%d" % number + b"v" * 50_000)]))
+        assert head[b"x-big"].startswith(b"%d" % number)
+    assert not reader._blocks
+    assert not reader._fields

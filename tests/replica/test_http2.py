@@ -631,6 +631,18 @@ async def test_patience_has_an_end(folder: Path) -> None:
         assert desk.exchanges.empty()
 
 
+async def test_what_is_announced_beyond_all_patience_is_refused_at_once(folder: Path) -> None:
+    async with served(folder) as (desk, edge):
+        for stream, size in ((1, PATIENCE * LIMIT), (3, PATIENCE * LIMIT + 1)):
+            fields = [*REST, ("content-length", str(size))]
+            edge.send(frame(HEADERS, END_HEADERS, stream, block_of(fields)))
+        assert (await edge.answer(3)).blocks[0][":status"] == "413"
+        await edge.settle()
+        assert edge.got(RESET) == [(RESET, 0, 3, bytes(4))]
+        assert 1 not in edge.answers
+        assert desk.exchanges.empty()
+
+
 async def test_an_early_refusal_is_sent_whole_before_the_reset(folder: Path) -> None:
     async with served(folder, setting(INITIAL_WINDOW, 10)) as (_, edge):
         edge.send(frame(HEADERS, END_HEADERS, 1, block_of(REST)))

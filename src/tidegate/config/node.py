@@ -31,6 +31,9 @@ class NodeConfig(Section):
     drain_timeout: Annotated[Duration, Field(ge=0)] = Field(
         30.0, description="how long running requests may take to end when something stops"
     )
+    idle_timeout: Annotated[Duration, Field(gt=0)] = Field(
+        60.0, description="how long a sender may be silent in the middle of its request"
+    )
     access_log: bool = Field(False, description="log every request to logs/access.log")
     public_control: bool = Field(
         False,

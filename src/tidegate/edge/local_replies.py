@@ -23,9 +23,15 @@ from google.protobuf import struct_pb2
 
 from tidegate import errors
 from tidegate.edge.messages import TARGET
+from tidegate.edge.names import REFUSED_HEADER
 from tidegate.protocols.statuses import GrpcCode, status_of
 
 _BODY = "%LOCAL_REPLY_BODY%"
+_MALFORMED = (
+    "the request's head is malformed (%RESPONSE_CODE_DETAILS%): send a host, and a path without "
+    "escaped slashes and control characters"
+)
+"""What Envoy refuses without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,8 @@ def local_reply_config(
         config.mappers.add(filter=_header_filter(":path", exact=path))
     for row in _rows(max_message_size):
         _add(config, row, _flag_filter(row.flags) if row.flags else _status_filter(row.status))
+    malformed = _Row(GrpcCode.INVALID_ARGUMENT, _MALFORMED)
+    _add(config, malformed, _both(_NOT_OURS, _status_filter(400)))
     # Whatever is left: a fault of ours from 500, else the caller's.
     _add(config, _Row(GrpcCode.INTERNAL), _status_filter(500, at_least=True))
     _add(config, _Row(GrpcCode.INVALID_ARGUMENT), _status_filter(400, at_least=True))
@@ -146,6 +154,14 @@ def _header_filter(
     )
 
 
+_NOT_OURS = accesslog_pb2.AccessLogFilter(
+    header_filter=accesslog_pb2.HeaderFilter(
+        header=route_components_pb2.HeaderMatcher(
+            name=REFUSED_HEADER, present_match=True, invert_match=True
+        )
+    )
+)
+"""The routing script did not answer, whose words are better."""
 _IS_GRPC = _header_filter("content-type", prefix="application/grpc")
 
 

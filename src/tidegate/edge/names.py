@@ -12,3 +12,5 @@ ROUTING_FILTER = "envoy.filters.http.lua"
 
 CLUSTER_HEADER = "x-tidegate-cluster"
 """Names the cluster that answers; set by the routing script, dropped from what clients send."""
+REFUSED_HEADER = "x-tidegate-refused"
+"""On a request that the routing script has answered itself, with words of its own."""

@@ -28,6 +28,7 @@ local function fail(handle, status, message, headers)
   if sub(handle:headers():get("content-type") or "", 1, 16) == "application/grpc" then
     headers["grpc-status"] = status[2]
   end
+  handle:headers():replace(REFUSED_HEADER, "1")
   handle:respond(headers, message)
 end
 

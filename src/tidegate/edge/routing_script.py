@@ -42,6 +42,7 @@ def routing_script(routings: Iterable[Routing], max_message_size: int) -> str:
         "MODEL_HEADER": MODEL_HEADER,
         "VERSION_HEADER": VERSION_HEADER,
         "CLUSTER_HEADER": names.CLUSTER_HEADER,
+        "REFUSED_HEADER": names.REFUSED_HEADER,
         "MODEL_PREFIX": names.MODEL_PREFIX,
         "CONTROLLER_CLUSTER": names.CONTROLLER_CLUSTER,
         "STATUS": {

@@ -97,6 +97,7 @@ class Controller:
             max_message_size=config.max_message_size,
             access_log=directory.logs / "access.log" if config.access_log else None,
             drain_timeout=config.drain_timeout,
+            idle_timeout=config.idle_timeout,
             threads=config.envoy_threads or max(1, int(usable_cores())),
             envoy=config.envoy,
         )

@@ -284,4 +284,5 @@ class Keeper:
             threads=config.resources.threads or max(1, round(share)),
             max_message_size=around.config.max_message_size,
             drain_timeout=around.config.drain_timeout,
+            idle_timeout=around.config.idle_timeout,
         )

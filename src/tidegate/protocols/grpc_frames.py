@@ -87,8 +87,11 @@ def percent_encode(message: str) -> bytes:
     Every byte of its UTF-8 form outside of printable ASCII, and ``%`` itself, becomes
     ``%XX``. What would not fit into a client's limit for metadata is cut off.
     """
+    whole = len(message) <= _LONGEST_MESSAGE
+    message = message[:_LONGEST_MESSAGE]
     encoded = _percent_encode(message)
-    while len(encoded) > _LONGEST_MESSAGE:
+    while len(encoded) > _LONGEST_MESSAGE or not whole:
+        whole = True
         # In proportion first: each round keeps fewer characters, whatever they encode to.
         message = message[: len(message) * _LONGEST_MESSAGE // len(encoded) - 4]
         encoded = _percent_encode(message) + b"..."

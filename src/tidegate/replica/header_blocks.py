@@ -14,6 +14,8 @@ import hpack
 
 _REQUEST_ID = b"x-request-id"
 _REMEMBERED = 1024
+_LONGEST_BLOCK, _LONGEST_FIELD = 4096, 1024
+"""Bytes; longer ones are read each time, or a caller could fill the memory with them."""
 _INDEXED, _INCREMENTAL, _SIZE_UPDATE = 0x80, 0x40, 0x20
 _SHORT = 0x7F
 """A string's length is one byte below this."""
@@ -95,7 +97,7 @@ class BlockReader(Generic[Head]):
         if len(self._blocks) >= _REMEMBERED:
             self._blocks.clear()
         head = self._make(fields)
-        if key is not None:
+        if key is not None and len(block) <= _LONGEST_BLOCK:
             self._blocks[key] = head
         return head, request_id
 
@@ -107,7 +109,9 @@ class BlockReader(Generic[Head]):
             return _REQUEST_ID, field[value_at + 1 :]
         if len(self._fields) >= _REMEMBERED:
             self._fields.clear()
-        self._fields[field] = known = _decode(field)
+        known = _decode(field)
+        if len(field) <= _LONGEST_FIELD:
+            self._fields[field] = known
         return known
 
 

@@ -141,7 +141,7 @@ class Http1Connection(asyncio.Protocol):
 
     def _announced(self) -> int:
         length = self._headers.get(b"content-length", b"0")
-        return int(length) if length.isdigit() else 0
+        return int(length) if length.isdigit() and len(length) < 20 else 0
 
     def _refuse(self) -> None:
         if not self._refused:

@@ -46,6 +46,8 @@ _REPLENISH = 2**29
 """Bytes; the connection's window is opened again after so many. Limits are per message."""
 _FRAME_HEAD = struct.Struct(">IBI")
 """Length and type in one, flags, stream."""
+_LONGEST_NUMBER = 20
+"""Digits of a content-length."""
 _GRPC_FRAME = 5
 _NO_TABLE = b"\x20"
 """The first block must say that its table has no entries (RFC 7541, section 4.2)."""
@@ -268,6 +270,9 @@ class Http2Connection(asyncio.Protocol):
             self._last_stream = stream
             head, request_id = self._blocks.read(block)
             exchange = self._coming[stream] = Exchange(self, stream, head, request_id)
+            if not flags & _END_STREAM and _announced(head) > PATIENCE * self._most:
+                self._break_off(exchange, too_large(self._limit))
+                return
         if flags & _END_STREAM:  # a request without a body, or the trailers of one
             self._complete(exchange)
 
@@ -480,6 +485,12 @@ def _end_of_body(data: bytes, at: int, stream: int) -> int:
     end: int = at + 9 + (word >> 8)
     whole = same == stream and word & 0xFF == _DATA and flags == _END_STREAM and end <= len(data)
     return end if whole else 0
+
+
+def _announced(head: Head) -> int:
+    """Return how many bytes of body a head says that there are."""
+    length = head.headers.get(b"content-length", b"")
+    return int(length) if length.isdigit() and len(length) < _LONGEST_NUMBER else 0
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:

@@ -211,6 +211,7 @@ async def _serve(
         service.handle,
         spec.max_message_size,
         room=PREFIX_SIZE,
+        idle_timeout=spec.idle_timeout,
         connections=connections,
     )
     async with engine, http as server:

@@ -387,6 +387,7 @@ def _header_length(headers: Mapping[bytes, bytes]) -> int | None:
         return None
     if not value.isdigit() or len(value) > 12:
         raise InvalidInput(
-            f"Inference-Header-Content-Length must be a number of bytes, not {value[:32]!r}"
+            f"Inference-Header-Content-Length must be a number of bytes, not "
+            f"{value[:32].decode('latin-1')!r}"
         )
     return int(value)

@@ -37,6 +37,7 @@ class ReplicaSpec(BaseModel):
     threads: int
     max_message_size: int
     drain_timeout: float
+    idle_timeout: float = 60.0
     notices: Path
     """See :class:`tidegate.replica.notices.Notices`."""
 

@@ -32,6 +32,7 @@ from tidegate.protocols.open_inference.places import (
     switched_off,
 )
 from tidegate.protocols.open_inference.tensors import (
+    checked_name,
     checked_shape,
     dtype_of,
     from_raw,
@@ -225,10 +226,11 @@ def parsed(kind: Any, message: Buffer) -> Any:
 def _plan(head: bytes) -> _Plan:
     """Return what a request without its id and raw data says."""
     request = parsed(messages.ModelInferRequest, head)
+    plan = _plan_of(request)
     for tensor in request.inputs:
         if tensor.contents.ByteSize():
             _refuse_mixture(tensor.name)
-    return _plan_of(request)
+    return plan
 
 
 _last: list[tuple[bytes, bytes, _Plan]] = [(b"\0", b"", _Plan("", "", NO_PARAMETERS, (), ()))]
@@ -310,7 +312,7 @@ def _plan_of(request: Any, *, shared: bool = False) -> _Plan:
     seen: set[str] = set()
     inputs = []
     for tensor in request.inputs:
-        name = tensor.name
+        name = checked_name("an input", tensor.name)
         if name in seen:
             raise InvalidInput(f"input {name!r} comes twice; send each input once")
         seen.add(name)
@@ -322,7 +324,7 @@ def _plan_of(request: Any, *, shared: bool = False) -> _Plan:
         inputs.append(_Input(name, dtype, shape, dtype.numpy, size))
     outputs: dict[str, RequestedOutput] = {}
     for output in request.outputs:
-        name = output.name
+        name = checked_name("an output", output.name)
         if name in outputs:
             raise InvalidInput(f"output {name!r} is requested twice; name each output once")
         _refuse("output", name, output.parameters, shared=shared)

@@ -30,6 +30,7 @@ from tidegate.protocols.open_inference.places import (
     switched_off,
 )
 from tidegate.protocols.open_inference.tensors import (
+    checked_name,
     checked_shape,
     dtype_of,
     from_raw,
@@ -57,6 +58,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 _LONGEST_PLAN = 4096
 """Bytes of JSON before binary tensors that are worth remembering."""
+_LONGEST_ERROR = 4096
+"""Characters."""
 _INTEGERS = frozenset((int,))
 _NO_PARAMETERS: Mapping[str, Parameter] = MappingProxyType({})
 _ALL_BINARY: Mapping[str, Parameter] = MappingProxyType({"binary_data_output": True})
@@ -247,7 +250,9 @@ def encode_ready(name: str, ready: bool) -> bytes:
 
 
 def encode_error(message: str) -> bytes:
-    """Return the body of an answer that is an error."""
+    """Return the body of an answer that is an error; what no person would read is cut off."""
+    if len(message) > _LONGEST_ERROR:
+        message = f"{message[:_LONGEST_ERROR]}..."
     return orjson.dumps({"error": message.encode("utf-8", "replace").decode()})
 
 
@@ -448,7 +453,7 @@ def _name(where: str, index: int, item: object) -> str:
     name = item.get("name")
     if not isinstance(name, str):
         raise InvalidInput(f"the name of {where}[{index}] is {shown(name)}; send a string")
-    return name
+    return checked_name(f"{where}[{index}]", name)
 
 
 def _parameters(where: str, found: object) -> Mapping[str, Parameter]:

@@ -8,6 +8,7 @@ Data" of the specification and Triton's binary tensor data extension.
 from __future__ import annotations
 
 import math
+import reprlib
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +20,9 @@ from tidegate.types import Array, DType, Tensor, element_count
 
 MAX_RANK = 32
 """Dimensions of a tensor: the fewest that any supported numpy can hold."""
+
+MAX_NAME = 1024
+"""Characters in the name of a tensor: names are repeated in errors and remembered."""
 
 DTYPES = {dtype.value: dtype for dtype in DType}
 """The element types by the names that the protocol gives them."""
@@ -34,6 +38,10 @@ _MOST_ELEMENTS = 2**59
 """What numpy can address when each takes eight bytes."""
 _COPY_BELOW = 16 * 1024
 _LENGTH = struct.Struct("<I")
+_BRIEF = reprlib.Repr()
+"""Writes no more of a value than is shown, however large it is."""
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 100
+_BRIEF.maxlist = _BRIEF.maxdict = _BRIEF.maxtuple = 40
 
 
 def dtype_of(name: str, datatype: object) -> DType:
@@ -48,6 +56,20 @@ def dtype_of(name: str, datatype: object) -> DType:
             f"input {name!r} has the datatype {shown(datatype)}; use one of {', '.join(DTYPES)}"
         )
     return found
+
+
+def checked_name(where: str, name: str) -> str:
+    """Return ``name``, which a tensor can have; ``where`` says whose it is.
+
+    Raises:
+        InvalidInput: it is too long.
+    """
+    if len(name) > MAX_NAME:
+        raise InvalidInput(
+            f"the name of {where} has {len(name)} characters, {shown(name)}; at most {MAX_NAME} "
+            "are possible"
+        )
+    return name
 
 
 def checked_shape(name: str, dimensions: Sequence[int]) -> tuple[int, ...]:
@@ -129,7 +151,7 @@ def object_array(elements: list[bytes], shape: tuple[int, ...]) -> Array:
 
 def shown(value: object) -> str:
     """Return a value that came from outside, short enough for an error message."""
-    text = repr(value)
+    text = _BRIEF.repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
