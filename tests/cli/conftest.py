@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +41,27 @@ def tidegate(
         env=ENVIRONMENT,
         timeout=timeout,
     )
+
+
+def in_terminal(*arguments: str, stdin: Any = None, stdout: Any = None) -> tuple[int, bytes]:
+    """Run a command in a terminal; return its status and what a person saw."""
+    reading, writing = pty.openpty()
+    with subprocess.Popen(
+        command(*arguments),
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
+        stdout=writing if stdout is None else stdout,
+        stderr=writing,
+        env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "100"},
+    ) as process:
+        os.close(writing)
+        shown = b""
+        try:
+            while piece := os.read(reading, 4096):
+                shown += piece
+        except OSError:
+            pass  # Linux's way to say that the other end is closed
+        os.close(reading)
+    return process.returncode, shown
 
 
 def write_models(root: Path) -> Path:

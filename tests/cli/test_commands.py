@@ -160,6 +160,13 @@ sys.exit(run(sys.argv[1:]))
         (["serve", "."], 69, "pip install 'tidegate[onnx]'"),
         (["status", "--run-dir", "none"], 66, "no node of yours runs"),
         (["inspect", "."], 0, "skipped"),
+        (["infer", "mlp", "--json", "[1]"], 69, "pip install 'tidegate[onnx]'"),
+        (["infer", "none", "--run-dir=none", "--json", "[1]"], 66, "no node of yours runs"),
+        (["infer", "mlp", "--json", "[1]", "--url=http://127.0.0.1:1"], 69, "nobody answers"),
+        (["config"], 0, "drain_timeout"),
+        (["logs", "mlp", "--run-dir=none"], 66, "no node of yours runs"),
+        (["load", "mlp", "--run-dir=none"], 66, "no node of yours runs"),
+        (["completion", "zsh"], 0, "compdef"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
+import shlex
 import signal
 import subprocess
 import threading
@@ -15,7 +14,7 @@ from PIL import Image
 from rich.table import Table
 
 from tests import models
-from tests.cli.conftest import ENVIRONMENT, command, tidegate
+from tests.cli.conftest import ENVIRONMENT, command, in_terminal, tidegate
 from tidegate.cli.answers import encoded
 from tidegate.protocols.open_inference.tensors import object_array
 from tidegate.types import DType, InferResponse, Tensor
@@ -96,6 +95,13 @@ def test_what_is_wrong_with_a_single_request(
     assert (done.returncode, done.stdout) == (status, b"")
     assert words in " ".join(done.stderr.decode().split())
     assert b"Traceback" not in done.stderr
+
+
+def test_a_closed_standard_input(scale: str) -> None:
+    line = shlex.join(command("infer", scale, "-"))
+    done = subprocess.run(["sh", "-c", f"{line} <&-"], capture_output=True, env=ENVIRONMENT)
+    assert done.returncode == 2
+    assert b"which is closed" in done.stderr
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
@@ -233,22 +239,19 @@ def test_a_reader_that_leaves_ends_it_quietly(scale: str, tmp_path: Path) -> Non
 
 
 def test_a_person_sees_a_table(scale: str) -> None:
-    reading, writing = pty.openpty()
-    with subprocess.Popen(
-        command("infer", scale, "--json", ROW),
-        stdout=writing,
-        stderr=writing,
-        env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "100"},
-    ) as process:
-        os.close(writing)
-        shown = b""
-        try:
-            while piece := os.read(reading, 4096):
-                shown += piece
-        except OSError:
-            pass  # Linux's way to say that the other end is closed
-        os.close(reading)
-    assert process.returncode == 0
+    status, shown = in_terminal("infer", scale, "--json", ROW)
+    assert status == 0
     assert b"loading the model" in shown
     assert b"FP32" in shown
     assert b"[[ 3.  6.  9. 12.]]" in shown
+
+
+def test_a_person_sees_how_far_a_pipe_is(scale: str, tmp_path: Path) -> None:
+    requests = tmp_path / "requests"
+    requests.write_bytes(b"[[1, 2, 3, 4]]\n" * 20_000)
+    answers = tmp_path / "answers"
+    with requests.open("rb") as lines, answers.open("wb") as written:
+        status, shown = in_terminal("infer", scale, "-", stdin=lines, stdout=written)
+    assert status == 0
+    assert answers.read_bytes().count(b"\n") == 20_000
+    assert b" requests, 0 failed, " in shown

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,7 +13,8 @@ import pytest
 
 from tests.cli.conftest import ENVIRONMENT, RunningNode, command, tidegate
 from tidegate.cli.logs import Tail, start_of_last_lines
-from tidegate.node.run_directory import ReplicaLog, RunDirectory
+from tidegate.config.node import NodeConfig
+from tidegate.node.run_directory import NodeRecord, ReplicaLog, RunDirectory
 
 
 def _read(tail: Tail) -> list[bytes]:
@@ -152,6 +154,23 @@ def _until(process: subprocess.Popen[bytes], words: bytes) -> list[bytes]:
             return seen
     assert process.stderr is not None
     raise AssertionError((seen, process.stderr.read()))
+
+
+def test_follow_ends_when_the_node_stops() -> None:
+    # A Unix socket's path has 107 bytes: pytest's temporary folders are too deep.
+    with tempfile.TemporaryDirectory(prefix="tg", dir="/tmp") as base:
+        directory = RunDirectory(Path(base), 8000)
+        directory.create()
+        directory.save(NodeRecord(repository=Path("models"), config=NodeConfig()))
+        directory.replica_log("m", 1, 0).write_text("one\n")
+        with _following("m", "-f", f"--run-dir={base}") as process:
+            _until(process, b"one")
+            with directory.replica_log("m", 1, 0).open("a") as log:
+                log.write("the last words\n")
+            (directory.path / "node.json").unlink()
+            out, err = process.communicate()
+    assert (process.returncode, out) == (0, b"m/1/0 | the last words\n")
+    assert b"the node on port 8000 has stopped" in err
 
 
 def test_follow_survives_rotation_and_ctrl_c_ends_it_quietly(node: RunningNode) -> None:

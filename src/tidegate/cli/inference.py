@@ -155,10 +155,16 @@ def _inputs(reader: Reader, json: str | None, names: Iterable[str]) -> Iterator[
         yield Input({"input": "--json"}, lambda: reader.json(text))
     for name in names:
         if name == "-":
-            # Not sys.stdin: a thread may still wait for it when the interpreter ends.
-            yield from lines(reader, open(0, "rb", closefd=False))  # noqa: SIM115
+            yield from lines(reader, _standard_input())
         else:
             yield Input({"input": name}, lambda name=name: reader.file(name))  # type: ignore[misc]
+
+
+def _standard_input() -> BinaryIO:
+    """Return it, but not ``sys.stdin``: a thread may wait for it when the interpreter ends."""
+    if sys.stdin is None:  # closed; another file may have its number by now
+        raise click.UsageError("'-' stands for standard input, which is closed")
+    return open(0, "rb", closefd=False)
 
 
 def lines(reader: Reader, stream: BinaryIO, longest: int = LONGEST_LINE) -> Iterator[Input]:

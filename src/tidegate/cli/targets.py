@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from tidegate.cli.serving import check_serving_parts
 from tidegate.client.blocking import Client
 from tidegate.client.face import DEFAULT_TIMEOUT
 from tidegate.config.loading import nearest
-from tidegate.errors import ConfigurationError, InvalidModel, ModelNotFound
+from tidegate.errors import ConfigurationError, InvalidModel, ModelNotFound, RuntimeMissing
 from tidegate.repository.layout import ModelEntry, Repository, is_model_folder, read_model, scan
 from tidegate.types import InferRequest, InferResponse, Signature, Tensor
 
@@ -41,6 +42,7 @@ class LocalModel:
     """One version of a model, loaded by this process; no server is needed."""
 
     def __init__(self, entry: ModelEntry, version: int, device: str | None) -> None:
+        check_serving_parts()
         from tidegate.node.machine import usable_cores
         from tidegate.replica.batch import BatchRunner
         from tidegate.replica.binding import Binder
@@ -125,7 +127,8 @@ def local_model(
     entry = _entry(path, name)
     if not entry.versions:
         reasons = "; ".join(map(str, entry.problems)) or "there is no model in it"
-        raise InvalidModel(f"{path}: {reasons}")
+        skipped = entry.problems and all(p.kind == "skipped" for p in entry.problems)
+        raise (RuntimeMissing if skipped else InvalidModel)(f"{path}: {reasons}")
     if version is None:
         served = entry.config.versions.select(list(entry.versions)) or tuple(entry.versions)
         version = served[-1]
