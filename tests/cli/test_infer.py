@@ -84,6 +84,8 @@ def test_files_of_every_kind(repository: Path, tmp_path: Path) -> None:
         ([".", "--model=sclae", "--json", ROW], 66, "did you mean 'scale'?"),
         (["scale", "--device=gpu", "--json", ROW], 2, "must be auto, cpu, cuda or cuda:N"),
         (["scale", "--device=cuda:7", "--json", ROW], 78, "cuda:7"),
+        (["scale", "--scale=1e400", "-"], 2, "'1e400' is no number"),
+        (["./" + "x" * 300, "--json", ROW], 78, "does not exist"),
         (["./none", "--json", ROW], 78, "does not exist"),
         (["gather.onnx", "--json", '{"index": [[9]]}'], 70, "indices element out of data bounds"),
     ],

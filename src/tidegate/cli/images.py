@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def image_tensor(name: str, data: bytes, spec: TensorSpec, scale: Fraction | None) -> Tensor:
+def image_tensor(name: str, data: bytes, spec: TensorSpec, scale: float | None) -> Tensor:
     """Return the image in a file as the input ``spec``, [N]HWC or [N]CHW.
 
     It is turned as its camera says, converted to as many channels as the input has (1, 3 or
@@ -85,13 +84,13 @@ def _decoded(name: str, data: bytes, channels: int, height: Dimension, width: Di
         raise InvalidInput(f"the image {shown(name)} cannot be decoded: {error}") from None
 
 
-def _scaled(picture: Array, spec: TensorSpec, scale: Fraction | None) -> Array:
+def _scaled(picture: Array, spec: TensorSpec, scale: float | None) -> Array:
     kind = spec.dtype.numpy.kind
     if kind in "fV":
-        factor = Fraction(1, 255) if scale is None else scale
-        return (picture * np.float32(float(factor))).astype(spec.dtype.numpy)
+        factor = 1 / 255 if scale is None else scale
+        return (picture * np.float32(factor)).astype(spec.dtype.numpy)
     if kind not in "iu":
         raise InvalidInput(f"the input {spec.name!r} is {spec.dtype.value}, not pixels")
     limits = np.iinfo(spec.dtype.numpy)
-    values = picture if scale is None else np.rint(picture * float(scale))
+    values = picture if scale is None else np.rint(picture * scale)
     return np.clip(values, limits.min, limits.max).astype(spec.dtype.numpy)

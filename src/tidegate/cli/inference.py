@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -9,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -138,15 +138,19 @@ def _waiting(what: str) -> AbstractContextManager[object]:
     return new_console(stderr=True).status(what) if sys.stderr.isatty() else nullcontext()
 
 
-def _scale(text: str | None) -> Fraction | None:
+def _scale(text: str | None) -> float | None:
     if text is None:
         return None
+    above, _, below = text.partition("/")
     try:
-        return Fraction(text)
+        scale = float(above) / float(below or 1)
     except (ValueError, ZeroDivisionError):
+        scale = math.nan
+    if not math.isfinite(scale):
         raise click.BadParameter(
             f"{text!r} is no number; write it as 0.5 or 1/255", param_hint="'--scale'"
-        ) from None
+        )
+    return scale
 
 
 def _inputs(reader: Reader, json: str | None, names: Iterable[str]) -> Iterator[Input]:

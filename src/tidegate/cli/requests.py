@@ -8,7 +8,6 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,7 +45,7 @@ class Reader:
     model: str
     signature: Signature
     raw: bool = False
-    scale: Fraction | None = None
+    scale: float | None = None
 
     def line(self, line: bytes) -> InferRequest:
         """Return the request of one line: JSON, or the name of a file.

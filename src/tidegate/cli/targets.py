@@ -110,7 +110,7 @@ def node_url(host: str, port: int) -> str:
 
 def is_path(model: str) -> bool:
     """Whether ``model`` is a path here, or can be nothing else."""
-    return os.sep in model or Path(model).exists()
+    return os.sep in model or os.path.exists(model)  # noqa: PTH110 - no error for any text
 
 
 def local_model(
@@ -124,6 +124,8 @@ def local_model(
         InvalidModel: it cannot be served.
         RuntimeMissing: its runtime is not installed.
     """
+    if not os.path.exists(path):  # noqa: PTH110 - no error for any text
+        raise ConfigurationError(f"{path} does not exist; give the path of a model or repository")
     entry = _entry(path, name)
     if not entry.versions:
         reasons = "; ".join(map(str, entry.problems)) or "there is no model in it"
