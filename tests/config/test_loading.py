@@ -16,6 +16,7 @@ from tidegate.config.model import ModelConfig
 from tidegate.config.node import NodeConfig
 from tidegate.config.origins import DEFAULT, Origin, value_of
 from tidegate.errors import ConfigurationError
+from tidegate.types import DType
 
 
 @pytest.fixture
@@ -27,6 +28,24 @@ def test_everything_has_a_default(file: Path) -> None:
     for text in ("", "# only a comment\n", "---\n", "null\n"):
         file.write_text(text)
         assert load_model_config(file) == ModelConfig()
+
+
+def test_short_forms(file: Path) -> None:
+    file.write_text(
+        """
+warmup: sample.npz
+signature:
+  inputs: [{name: x, dtype: float32, shape: [batch, -1, "?", 3]}, y]
+  outputs: [z]
+"""
+    )
+    config = load_model_config(file)
+    assert (config.warmup.enabled, config.warmup.sample) == (True, "sample.npz")
+    x, y = config.signature.inputs
+    assert (x.dtype, x.shape) == (DType.FP32, ("batch", None, None, 3))
+    assert (y.name, y.dtype, y.shape) == ("y", None, None)
+    assert [tensor.name for tensor in config.signature.outputs] == ["z"]
+    assert ModelConfig.model_validate_json(config.model_dump_json()) == config
 
 
 def test_a_full_file(file: Path) -> None:
@@ -76,6 +95,29 @@ limits: {timeout: 1m}
         ("a: !!python/object:os.system x", "line 1: not valid YAML: could not determine"),
         ("a: &a [*a]", "a: unknown key"),
         ("a: 2020-99-99", "not valid YAML"),
+        ("warmup: 3", "warmup must be true, false, the name of a file with inputs, or a mapping"),
+        ("warmup: ../x.npz", "warmup: '../x.npz' must lie in the model's folder"),
+        ("warmup: {sample: /x.npz}", "warmup.sample: '/x.npz' must lie in the model's folder"),
+        ("warmup: {samples: x}", "warmup.samples: unknown key; did you mean 'sample'?"),
+        ("warmup: {dimensions: {n: 0}}", "warmup.dimensions.n must be greater than 0, not 0"),
+        (
+            "signature:\n  inputs:\n    - name: x\n      dtpe: FP32",
+            "line 4: signature.inputs.0.dtpe: unknown key; did you mean 'dtype'?",
+        ),
+        (
+            "signature: {inputs: [{name: x, dtype: real}]}",
+            "signature.inputs.0.dtype: 'real' is no element type; known are BOOL, UINT8,",
+        ),
+        (
+            "signature: {inputs: [{name: x, shape: [-3]}]}",
+            "signature.inputs.0.shape.0: -3 is no dimension: write a number, a name",
+        ),
+        ("signature: {outputs: [a, a]}", "signature: 'a' is there twice"),
+        ("signature: {outputs: 3}", "signature.outputs must be"),
+        ("trust: all", "trust must be 'pickle', not 'all'"),
+        ("torch: {precison: bf16}", "torch.precison: unknown key; did you mean 'precision'?"),
+        ("torch: {precision: int8}", "torch.precision must be 'fp32', 'bf16' or 'fp16', not"),
+        ("resources: {threads: 0}", "resources.threads must be greater than or equal to 1"),
     ],
 )
 def test_a_mistake_names_its_place(file: Path, text: str, message: str) -> None:

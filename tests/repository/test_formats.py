@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests import models
 from tidegate.errors import InvalidModel
 from tidegate.repository.formats import FORMATS, detect
+from tidegate.repository.pickles import danger
 
 
 def archive(*members: str) -> bytes:
@@ -61,6 +62,90 @@ def test_recognised_by_content(tmp_path: Path, name: str, suffix: str) -> None:
     path = tmp_path / f"model{suffix}"
     path.write_bytes(EXAMPLES[name])
     assert detect(path) is FORMATS[name]
+
+
+def torch_save(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as written:
+        written.writestr("m/data.pkl", data)
+        written.writestr("m/version", b"3")
+    return buffer.getvalue()
+
+
+def calling(*names: str, protocol: int) -> bytes:
+    """A pickle that imports ``module.name`` of each, as torch.save's are."""
+    parts = [b"\x80" + bytes([protocol]), b"]"]
+    for name in names:
+        module, _, function = name.rpartition(".")
+        if protocol < 4:
+            parts.append(b"c" + f"{module}\n{function}\n".encode() + b"a")
+        else:
+            texts = (b"\x8c" + bytes([len(t)]) + t.encode() + b"\x94" for t in (module, function))
+            parts.append(b"".join(texts) + b"\x93\x94a")
+    return b"".join(parts) + b"."
+
+
+WEIGHTS = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch.FloatStorage")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_weights_are_told_from_other_pickles(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "m.pth"
+    path.write_bytes(torch_save(calling(*WEIGHTS, protocol=protocol)))
+    assert detect(path).name == "state-dict"
+    path.write_bytes(torch_save(calling(*WEIGHTS, "net.Net", "os.system", protocol=protocol)))
+    assert detect(path).name == "torch-pickle"
+    reason, hint = danger(path)
+    assert "would run whatever code it holds" in reason
+    assert "(it calls net.Net, os.system)" in reason
+    assert "trust: pickle" in hint
+
+
+def test_a_name_that_is_taken_from_the_memo(tmp_path: Path) -> None:
+    """``posix`` and ``system`` are put away first, and fetched when they are called."""
+    path = tmp_path / "m.pth"
+    path.write_bytes(torch_save(b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x9400h\x00h\x01\x93."))
+    assert detect(path).name == "torch-pickle"
+    assert "posix.system" in danger(path)[0]
+
+
+def test_weights_saved_before_torch_1_6(tmp_path: Path) -> None:
+    magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"
+    head = magic + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+    path = tmp_path / "m.pth"
+    path.write_bytes(head + calling(*WEIGHTS, protocol=2) + b"weights")
+    assert detect(path).name == "state-dict"
+    path.write_bytes(head + calling("os.system", protocol=2) + b"weights")
+    assert detect(path).name == "torch-pickle"
+
+
+def test_a_pickle_that_is_cut_or_endless(tmp_path: Path) -> None:
+    """What nobody could look at whole counts as weights, which is how it is loaded."""
+    path = tmp_path / "m.pth"
+    for data in (b"", b"\x80\x02c", b"\x80\x02" + b"N0" * 6_000_000, b"\xff" * 50):
+        path.write_bytes(torch_save(data))
+        assert detect(path).name == "state-dict"
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.binary(max_size=300))
+def test_any_pickle_in_a_zip_is_sorted(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.pth"
+    path.write_bytes(torch_save(data))
+    assert detect(path).name in {"state-dict", "torch-pickle"}
+    assert danger(path)
+
+
+def test_any_damage_to_a_zip_is_a_damaged_zip(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    data = EXAMPLES["torchscript"]
+    for place in range(len(data)):
+        for value in (0, 0xF3):
+            path.write_bytes(data[:place] + bytes([value]) + data[place + 1 :])
+            with contextlib.suppress(InvalidModel):
+                detect(path)
 
 
 def test_a_saved_model_folder(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -337,3 +339,71 @@ def test_a_version_that_goes_while_it_is_read(root: Path, onnx: bytes) -> None:
         return True
 
     assert list(scan(root, remove).models["m"].versions) == [1]
+
+
+def torch_file(*names: str) -> bytes:
+    """An archive as torch.save writes it, whose pickle imports these."""
+    buffer = io.BytesIO()
+    data = b"".join(b"c" + name.replace(".", "\n").encode() + b"\n0" for name in names)
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("m/data.pkl", b"\x80\x02" + data + b"N.")
+    return buffer.getvalue()
+
+
+def test_a_runtime_that_is_not_installed_names_its_command(root: Path) -> None:
+    put(root / "m/model.pth", torch_file("collections.OrderedDict"))
+    entry = scan(root, lambda runtime: runtime != "torch").models["m"]
+    problem = only_problem(entry)
+    assert problem.kind == "skipped"
+    assert "m/model.pth is a file of PyTorch weights (a state_dict), whose runtime is" in str(
+        problem
+    )
+    assert "pip install 'tidegate[torch]'" in problem.hint
+
+
+def test_a_pickle_of_more_than_weights_needs_trust(root: Path) -> None:
+    put(root / "m/model.pth", torch_file("net.Net"))
+    problem = only_problem(look(root).models["m"])
+    assert problem.kind == "invalid"
+    assert "it calls net.Net" in problem.reason
+    assert "trust: pickle" in problem.hint
+    put(root / "m/model.yaml", "trust: pickle\n")
+    entry = look(root).models["m"]
+    assert entry.problems == ()
+    assert (entry.versions[1].format, entry.versions[1].runtime) == ("torch-pickle", "torch")
+
+
+def test_options_of_another_runtime_are_a_mistake(root: Path, onnx: bytes) -> None:
+    put(root / "m/model.onnx", onnx)
+    put(root / "m/model.yaml", "torch: {compile: true}\n")
+    problem = only_problem(look(root).models["m"])
+    assert "options under torch, but model.onnx is an ONNX model" in str(problem)
+
+
+def test_code_and_samples_belong_to_every_version(root: Path, onnx: bytes) -> None:
+    for version in ("1", "2"):
+        put(root / f"m/{version}/model.onnx", onnx)
+    put(root / "m/model.yaml", "versions: all\n")
+    put(root / "m/notes.txt", "none of its business")
+    seen = set()
+    for name, text in (("", ""), ("model.py", "a"), ("model.py", "bc"), ("sample.npz", "d")):
+        if name:
+            put(root / "m" / name, text)
+        versions = look(root).models["m"].versions
+        assert {entry.folder for entry in versions.values()} == {root / "m"}
+        seen.add(tuple(entry.fingerprint for entry in versions.values()))
+    assert len(seen) == 4
+    put(root / "m/notes.txt", "nor now")
+    assert tuple(e.fingerprint for e in look(root).models["m"].versions.values()) in seen
+
+
+def test_code_may_not_lead_out_of_the_repository(root: Path, onnx: bytes, tmp_path: Path) -> None:
+    put(root / "m/1/model.onnx", onnx)
+    (root / "m/model.py").symlink_to(put(tmp_path / "elsewhere.py", "code"))
+    assert "outside of the repository" in str(only_problem(look(root).models["m"]))
+
+
+def test_a_bare_file_has_no_folder(root: Path, onnx: bytes) -> None:
+    put(root / "m.onnx", onnx)
+    put(root / "model.py", "nobody's")
+    assert look(root).models["m"].versions[1].folder is None

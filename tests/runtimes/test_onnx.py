@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests import models
+from tidegate.config.model import ModelConfig
 from tidegate.errors import (
     ConfigurationError,
     InferenceFailed,
@@ -279,3 +280,22 @@ def test_the_fast_path_adds_little(tmp_path: Path) -> None:
 def test_close_frees_the_session(tmp_path: Path) -> None:
     model = load(models.identity(tmp_path / "m.onnx"), CPU)
     model.close()
+
+
+def test_a_declared_signature_refines_that_of_the_model(tmp_path: Path) -> None:
+    path = models.identity(tmp_path / "m.onnx", shape=(None, 4))
+
+    def declared(**signature: object) -> RuntimeOptions:
+        return RuntimeOptions("cpu", config=ModelConfig.model_validate({"signature": signature}))
+
+    rows = [{"name": "x", "shape": ["batch", 4]}]
+    outputs = [{"name": "y", "shape": ["batch", 4]}]
+    signature = load(path, declared(inputs=rows, outputs=outputs)).signature
+    assert signature.inputs[0].shape == signature.outputs[0].shape == ("batch", 4)
+    for contradiction, words in (
+        ({"inputs": ["z"]}, "no such input: it has 'x'"),
+        ({"inputs": [{"name": "x", "dtype": "INT64"}]}, "'x' is INT64, but .* is FP32"),
+        ({"outputs": [{"name": "y", "shape": ["n", 5]}]}, r"\['n', 5\], but .* \[None, 4\]"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            load(path, declared(**contradiction))

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import zipfile
 from collections import namedtuple
 from collections.abc import Callable
@@ -709,6 +710,38 @@ def test_an_export_in_machine_code(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m/model.pt2", "a") as archive:
         archive.writestr("model/data/aotinductor/model/a.so", b"\x7fELF")
     with pytest.raises(InvalidModel, match="AOTInductor"):
+        load_folder(tmp_path / "m")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    state_dict(tmp_path / "m")
+    settings(tmp_path / "m", torch_models.SIGNATURE + "torch: {compile: true}\n")
+    model = load_folder(tmp_path / "m")
+    assert list((tmp_path / "cache").rglob("*.so"))
+    warm_up(model)
+    assert can_batch(model, AUTO)
+    # One row is a case of its own; every other number is one.
+    compiled = sorted((tmp_path / "cache").rglob("*.so"))
+    for rows in (1, 3, 7):
+        x = np.full((rows, 4), rows, np.float32)
+        assert run(model, x=x)["output"].tolist() == (2 * x).tolist()
+    assert sorted((tmp_path / "cache").rglob("*.so")) == compiled, "compiled before requests"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+def test_compiling_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "no-compiler")))
+    exported(tmp_path / "m")
+    settings(tmp_path / "m", "torch: {compile: true}\n")
+    with pytest.raises(
+        ConfigurationError, match=r"torch\.compile could not compile .*no-compiler"
+    ):
         load_folder(tmp_path / "m")
 
 

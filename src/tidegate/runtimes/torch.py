@@ -22,6 +22,7 @@ from tidegate.runtimes.torch_tensors import (
     DTYPES,
     named_leaves,
     reraise,
+    said,
     to_numpy,
     to_torch,
     type_name,
@@ -30,6 +31,8 @@ from tidegate.types import Array, DType, Signature, TensorSpec
 
 _GRAIN = 32768
 """``at::internal::GRAIN_SIZE``: the elements that are worth a thread."""
+_COMPILER_ERRORS = frozenset({"BackendCompilerFailed", "InductorError"})
+"""Of :mod:`torch._dynamo.exc`, which is slow to import."""
 _REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -59,6 +62,12 @@ class _Runner:
         except TidegateError:
             raise
         except Exception as error:
+            if type(error).__name__ in _COMPILER_ERRORS:
+                words = said(error).partition(" Set TORCHDYNAMO")[0]
+                raise ConfigurationError(
+                    f"torch.compile could not compile the model: {words}; on a CPU it needs a C++ "
+                    "compiler (g++ or clang++); or write torch: {compile: false}"
+                ) from error
             reraise(error, InferenceFailed)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -168,7 +177,21 @@ def load(path: Path, options: RuntimeOptions) -> TorchModel:
     except OSError as error:
         raise InvalidModel(f"{path.name} cannot be read: {error.strerror}") from error
     program = open_program(path, kind, options, device)
-    return _with_signature(path, program, options, device)
+    model = _with_signature(path, program, options, device)
+    if options.config.torch.compile:
+        _compile(model, options)
+    return model
+
+
+def _compile(model: TorchModel, options: RuntimeOptions) -> None:
+    """Run a model that is to be compiled, which is when that happens."""
+    inputs = samples_of(options).make(model.signature.inputs, 2)
+    if inputs is None:
+        return
+    names = [spec.name for spec in model.signature.inputs]
+    # What the model says of inputs that are made up is of no concern.
+    with contextlib.suppress(InferenceFailed):
+        model.run(dict(zip(names, inputs)), [])
 
 
 def start_threads() -> None:
