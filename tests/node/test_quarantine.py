@@ -105,17 +105,17 @@ def test_a_replica_knows_what_killed_another_one(tmp_path: Path) -> None:
     """By the other's recorder; not by its own, and not of what only waited there."""
     mine, other = tmp_path / "1.flight", tmp_path / "2.flight"
     casualties = Casualties(mine)
-    assert b"a" not in casualties
-    for path, request in ((mine, b"mine"), (other, b"a")):
+    assert b"\x01a" not in casualties
+    for path, request in ((mine, b"mine"), (other, b"\x01a")):
         slot: RequestSlot = Slot(None, lambda _: None, arrived=0.0, tag=tag(request, None))  # type: ignore[arg-type]
         FlightRecorder(path).started([slot])
-    assert b"a" in casualties
+    assert b"\x01a" in casualties
     assert b"mine" not in casualties
     assert b"waited" not in casualties
     assert b"" not in casualties
     assert None not in casualties
     other.unlink()
-    assert b"a" not in casualties
+    assert b"\x01a" not in casualties
 
 
 def message(*values: int) -> bytes:

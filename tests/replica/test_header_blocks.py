@@ -5,7 +5,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tidegate.replica.header_blocks import BlockReader, MalformedBlock, encode_block
+from tidegate.replica.header_blocks import (
+    BlockReader,
+    MalformedBlock,
+    encode_block,
+    literal_of,
+    text_of,
+)
 
 Field = tuple[bytes, bytes]
 ID = b"x-request-id"
@@ -34,8 +40,8 @@ def decoded(block: bytes) -> list[Field]:
 
 
 def raw(value: bytes, *, huffman: bool) -> bytes:
-    """Return the bytes of the string as they are in a block (value of less than 127 bytes)."""
-    return encoded([(b"n", value)], huffman=huffman)[-_raw_length(value, huffman) :][1:]
+    """Return the string's literal as it is in a block (value of less than 127 bytes)."""
+    return encoded([(b"n", value)], huffman=huffman)[-_raw_length(value, huffman) :]
 
 
 def _raw_length(value: bytes, huffman: bool) -> int:
@@ -54,11 +60,12 @@ def test_all_fields_are_read_but_the_request_id(
     assert read == dict(fields)
     if request_id is None:
         assert raw_id is None
-    elif not huffman:
-        assert raw_id == request_id
-    elif (length := _raw_length(request_id, True) - 1) < 127:
-        assert raw_id is not None
-        assert len(raw_id) == length
+        return
+    assert raw_id is not None
+    assert text_of(raw_id) == request_id.decode("latin-1")
+    if not huffman:
+        assert raw_id == literal_of(request_id)
+    elif _raw_length(request_id, True) <= 127:
         assert raw_id == raw(request_id, huffman=True)
 
 
@@ -209,7 +216,7 @@ def test_what_is_remembered_is_bounded() -> None:
         assert len(reader._blocks) <= 1024
         assert len(reader._fields) <= 1024
     fields, raw_id = reader.read(encode_block([(b"x-n", b"0"), (ID, b"abc")]))
-    assert (fields, raw_id) == ({b"x-n": b"0"}, b"abc")
+    assert (fields, raw_id) == ({b"x-n": b"0"}, b"\x03abc")
 
 
 def test_long_blocks_are_not_remembered() -> None:
@@ -219,3 +226,10 @@ def test_long_blocks_are_not_remembered() -> None:
         assert head[b"x-big"].startswith(b"%d" % number)
     assert not reader._blocks
     assert not reader._fields
+
+
+@pytest.mark.parametrize(
+    "literal", [b"", b"\x05abc", b"\xff", b"\x82\xff\xff", b"\x7f\xff\xff\xff\xff\xff"]
+)
+def test_what_is_no_literal_says_nothing(literal: bytes) -> None:
+    assert text_of(literal) == ""

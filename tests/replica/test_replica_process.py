@@ -37,7 +37,7 @@ async def test_it_starts_serves_and_drains(folder: Path) -> None:
             assert (await idle.rest("GET", "/replica")).json["pid"] == ready.pid
             slow = infer_request({"x": np.full((1, 1), 300, np.float32)})
             await busy.send("POST", INFER, {**GRPC, "x-request-id": "i"}, frame(slow))
-            await until(lambda: read_suspects(replica.spec.flight) == [Suspect(b"i", None)])
+            await until(lambda: read_suspects(replica.spec.flight) == [Suspect(b"\x01i", None)])
             replica.process.send_signal(signal.SIGTERM)
             await until(lambda: "draining" in replica.log.read_text())
             # Both connections are served on: the edge has not closed them yet.
@@ -226,7 +226,7 @@ async def test_a_killed_replica_leaves_word_of_what_it_was_running(folder: Path)
         headers = {**GRPC, "x-request-id": "culprit", "x-envoy-attempt-count": "2"}
         async with EdgeClient(folder / "s") as client:
             await client.send("POST", INFER, headers, request)
-            expected = [Suspect(b"culprit", digest)]
+            expected = [Suspect(b"\x07culprit", digest)]
             await until(lambda: read_suspects(replica.spec.flight) == expected)
             os.kill(replica.process.pid, signal.SIGKILL)
             assert await replica.ended() == -signal.SIGKILL

@@ -289,7 +289,7 @@ async def test_the_record_names_the_digest_of_a_retry_alone(folder: Path, attemp
         await until_entered(model)
         (suspect,) = read_suspects(folder / "flight")
         assert (suspect.request_id, suspect.digest) == (
-            b"id-1",
+            b"\x04id-1",
             digest if attempt == "2" else None,
         )
 

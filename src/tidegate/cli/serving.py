@@ -16,28 +16,30 @@ from tidegate.config.loading import load_node_config
 from tidegate.errors import RuntimeMissing
 from tidegate.repository.formats import REQUIREMENTS
 from tidegate.repository.layout import ModelEntry, scan
+from tidegate.telemetry.logs import formatter
 
 _SERVING_PARTS = ("grpc", "httptools", "psutil", "starlette", "uvicorn", "uvloop", "watchfiles")
 
 
 def serve(repository: Path, options: Mapping[str, object]) -> int:
     """Serve ``repository`` until a signal; return the exit status."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if os.environ.get("TIDEGATE_DEBUG") else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    found = scan(repository)
     config, _ = load_node_config(repository, os.environ, options)
+    if os.environ.get("TIDEGATE_DEBUG"):
+        config = config.model_copy(update={"log_level": "debug"})
+    errors = logging.StreamHandler(sys.stderr)
+    errors.setFormatter(formatter(config.log_format))
+    logging.getLogger().addHandler(errors)
+    tell = announce_json if config.log_format == "json" else announce
+    found = scan(repository)
     check_serving_parts()
     if not found.models:
-        announce(f"no models in {repository} yet; they are served as soon as they are there")
+        tell(f"no models in {repository} yet; they are served as soon as they are there")
     for entry in found.models.values():
         if entry.versions:
-            announce(inferred(entry))
+            tell(inferred(entry))
     from tidegate.node.serving import serve as run
 
-    run(repository, config, announce)
+    run(repository, config, tell)
     return 0
 
 
@@ -59,6 +61,12 @@ def check_serving_parts() -> None:
 def announce(line: str) -> None:
     """Tell what happens, with the time of day."""
     click.echo(f"{time.strftime('%H:%M:%S')} {line}")
+
+
+def announce_json(line: str) -> None:
+    """Tell what happens, as a line of the log does."""
+    record = logging.LogRecord("tidegate.controller", logging.INFO, "", 0, line, (), None)
+    click.echo(formatter("json").format(record))
 
 
 def inferred(entry: ModelEntry) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -35,6 +35,18 @@ class NodeConfig(Section):
         60.0, description="how long a sender may be silent in the middle of its request"
     )
     access_log: bool = Field(False, description="log every request to logs/access.log")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="how logs are written: text for people, json for programs"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="what is logged: this and what is worse"
+    )
+    log_size: Annotated[Size, Field(ge=2**12)] = Field(
+        10 * 2**20, description="how large each log may become before it is rotated"
+    )
+    log_files: Annotated[int, Field(ge=1, le=100)] = Field(
+        3, description="how many older files of each log are kept"
+    )
     public_control: bool = Field(
         False,
         description="let every client load and unload models, not the admin port alone",

@@ -42,6 +42,7 @@ _LOG_FIELDS = {
     "replica": "%UPSTREAM_HOST%",
     "client": "%DOWNSTREAM_REMOTE_ADDRESS%",
     "request_id": "%REQ(X-REQUEST-ID)%",
+    "traceparent": "%REQ(TRACEPARENT):64%",
     "user_agent": "%REQ(USER-AGENT):256%",
 }
 

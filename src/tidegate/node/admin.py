@@ -161,6 +161,7 @@ class AdminServer(uvicorn.Server):
                 application(controller),
                 host="127.0.0.1",
                 port=controller.config.admin_port,
+                log_config=None,
                 log_level="warning",
                 access_log=False,
                 lifespan="off",

@@ -30,6 +30,7 @@ from tidegate.node.api import (
 )
 from tidegate.node.description import Description
 from tidegate.node.edge_keeper import EdgeKeeper
+from tidegate.node.edge_logs import EdgeLogs
 from tidegate.node.fleet import Fleet
 from tidegate.node.grpc_services import HealthCalls, ReflectionCalls
 from tidegate.node.launcher import ProcessLauncher
@@ -38,7 +39,7 @@ from tidegate.node.model_control import ModelControl
 from tidegate.node.noticeboard import Noticeboard
 from tidegate.node.quarantine import Quarantine
 from tidegate.node.replicas import Replicas
-from tidegate.node.run_directory import NodeRecord, RunDirectory
+from tidegate.node.run_directory import NodeRecord, RunDirectory, log_settings
 from tidegate.node.server_calls import ServerCalls
 from tidegate.node.settings_calls import LogCalls, TraceCalls
 from tidegate.node.shared_memory_calls import SharedMemoryCalls
@@ -95,13 +96,16 @@ class Controller:
             port=config.port,
             controller_socket=str(directory.api_socket),
             max_message_size=config.max_message_size,
-            access_log=directory.logs / "access.log" if config.access_log else None,
+            access_log=directory.access_log if config.access_log else None,
             drain_timeout=config.drain_timeout,
             idle_timeout=config.idle_timeout,
             threads=config.envoy_threads or max(1, int(usable_cores())),
             envoy=config.envoy,
         )
         self.edge = EdgeKeeper(self._settings, directory, announce)
+        self._edge_logs = EdgeLogs(
+            directory.edge_log, directory.access_log, log_settings(config), self.edge.reopen_logs
+        )
         self.replicas = Replicas(
             self.fleet,
             directory,
@@ -200,6 +204,7 @@ class Controller:
         self._tasks = [
             asyncio.create_task(self._apply_changes(), name="apply changes"),
             asyncio.create_task(self._watch(), name="watch the repository"),
+            asyncio.create_task(self._edge_logs.keep(), name="keep the edge's logs"),
             asyncio.create_task(self.edge.keep(self._edge_is_back), name="keep the edge"),
         ]
         self._changed.set()

@@ -51,6 +51,15 @@ class EdgeKeeper:
             raise EdgeFailed("the edge does not run")
         return await self._process.admin.stats(pattern)
 
+    async def reopen_logs(self) -> None:
+        """Have Envoy open its access log anew.
+
+        Raises:
+            EdgeFailed: it does not answer.
+        """
+        if self._process is not None:
+            await self._process.admin.post("/reopen_logs")
+
     def record(self) -> dict[str, Any] | None:
         """Return what :meth:`adopt` needs."""
         return None if self._process is None else self._process.record()

@@ -16,7 +16,7 @@ from tidegate.node.back_off import BackOff
 from tidegate.node.fleet import Generation, Replica, ReplicaState
 from tidegate.node.launcher import Launcher, ReplicaProcess, log_tail
 from tidegate.node.machine import available_memory, size_on_disk, usable_cores
-from tidegate.node.run_directory import RunDirectory
+from tidegate.node.run_directory import RunDirectory, log_settings
 from tidegate.replica.spec import Failed, Ready, ReplicaSpec
 
 log = logging.getLogger(__name__)
@@ -285,4 +285,6 @@ class Keeper:
             max_message_size=around.config.max_message_size,
             drain_timeout=around.config.drain_timeout,
             idle_timeout=around.config.idle_timeout,
+            log=self._log(),
+            log_settings=log_settings(around.config),
         )

@@ -20,7 +20,6 @@ from tidegate.node.run_directory import write_whole
 from tidegate.replica.spec import THREAD_STACK, Failed, Ready, ReplicaSpec
 
 _EVENT: TypeAdapter[Ready | Failed] = TypeAdapter(Ready | Failed)
-_LOG_LIMIT = 10 * 2**20
 _TAIL = 4096
 
 
@@ -112,8 +111,6 @@ class ProcessLauncher:
 
     def _spawn(self, spec: ReplicaSpec, spec_file: Path, log: Path) -> LocalProcess:
         write_whole(spec_file, spec.model_dump_json(indent=1).encode())
-        if log.exists() and log.stat().st_size > _LOG_LIMIT:
-            log.replace(log.with_name(log.name + ".1"))
         reading, writing = os.pipe()
         command = [
             sys.executable, "-m", "tidegate.replica", spec.model, str(spec.version),

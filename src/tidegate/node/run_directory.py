@@ -12,7 +12,8 @@
         envoy.log, admin-0.sock, bootstrap-0.json, base-id
                                 the edge's
         r/7.sock  r/7.json      a replica's socket, and what it was told
-        logs/                   one file for the edge, one for each replica's place
+        logs/                   controller.log, access.log, one file for each replica's place,
+                                and older ones of each
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pydantic import BaseModel, ValidationError
 
 from tidegate.config.node import NodeConfig
 from tidegate.errors import AddressInUse, ConfigurationError
+from tidegate.telemetry.logs import LogSettings
 
 _SOCKET_PATH_LIMIT = 107
 _LONGEST_SOCKET = len("/65535/admin-9999.sock")
@@ -43,6 +45,16 @@ def base_directory(configured: Path | None) -> Path:
     if runtime and os.access(runtime, os.W_OK):
         return Path(runtime) / "tidegate"
     return Path(tempfile.gettempdir()) / f"tidegate-{os.getuid()}"
+
+
+def log_settings(config: NodeConfig) -> LogSettings:
+    """Return how the processes of a node log."""
+    return LogSettings(
+        format=config.log_format,
+        level=config.log_level,
+        size=config.log_size,
+        files=config.log_files,
+    )
 
 
 class NodeRecord(BaseModel):
@@ -80,6 +92,7 @@ class RunDirectory:
         self.notices = self.path / "notices.json"
         self.regions = self.path / "regions.json"
         self.edge_log = self.path / "envoy.log"
+        self.access_log = self.logs / "access.log"
         self.controller_log = self.logs / "controller.log"
         self._lock = self.path / "controller.lock"
         self._record = self.path / "node.json"
@@ -200,7 +213,7 @@ class RunDirectory:
         for file in self.replicas.iterdir():
             file.unlink(missing_ok=True)
         for file in self.path.iterdir():
-            if (file.is_file() or file.is_socket()) and file.suffix != ".log":
+            if (file.is_file() or file.is_socket()) and ".log" not in file.suffixes:
                 file.unlink(missing_ok=True)
 
 

@@ -16,10 +16,10 @@ from tidegate.errors import AddressInUse, ConfigurationError
 from tidegate.node.admin import AdminServer
 from tidegate.node.controller import Controller
 from tidegate.node.machine import not_ours
-from tidegate.node.run_directory import RunDirectory, base_directory
+from tidegate.node.run_directory import RunDirectory, base_directory, log_settings
+from tidegate.telemetry.logs import LogSettings, configure
 
 LOOPBACK = "127.0.0.1"
-_LOG_LIMIT = 10 * 2**20
 _SAME_SIGNAL = 0.5
 """Seconds within which a second signal is the first one, passed on by somebody else."""
 
@@ -56,7 +56,7 @@ async def _serve(controller: Controller) -> None:
     # Before the ports: a live controller is named, and not one of the ports that it has.
     controller.directory.create()
     controller.directory.lock()
-    _write_log(controller.directory.controller_log)
+    _write_log(controller.directory.controller_log, log_settings(config))
     try:
         admin_socket = _listen(config.admin_port)
     except AddressInUse:
@@ -77,15 +77,16 @@ async def _serve(controller: Controller) -> None:
     controller.announce("stopped")
 
 
-def _write_log(path: Path) -> None:
-    """Keep what is announced, and every warning, in a file beside the replicas' logs."""
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_LIMIT, backupCount=1)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+def _write_log(path: Path, settings: LogSettings) -> None:
+    """Keep what is announced, and what is logged, in a file beside the replicas' logs."""
+    handler = logging.handlers.RotatingFileHandler(
+        path, maxBytes=settings.size, backupCount=settings.files
+    )
+    configure(handler, settings)
     announced = logging.getLogger("tidegate.controller")
     announced.setLevel(logging.INFO)
     announced.propagate = False  # who started this was told already
     announced.addHandler(handler)
-    logging.getLogger().addHandler(handler)
 
 
 class _Signals:

@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from tidegate.clock import Clock
@@ -51,7 +51,8 @@ class Engine:
     one batch at a time. A batch that is sure to be quick is run in the loop's thread: handing
     it over and back would take longer than running it. ``always_hand_over`` forbids that,
     where the loop must stay awake to say in time that a model hangs. ``delivered`` is called
-    when all requests of a batch have their outcomes, so that these can be sent together.
+    when all requests of a batch have their outcomes, so that these can be sent together. ``about``
+    says for the log which request a slot is.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Engine:
         *,
         delivered: Callable[[], None] = lambda: None,
         always_hand_over: bool = False,
+        about: Callable[[RequestSlot], Mapping[str, object]] = lambda slot: {},
     ) -> None:
         self._runner = runner
         self._batcher = batcher
@@ -72,6 +74,7 @@ class Engine:
         self.counters = Counters(clock)
         """What the replica counts."""
         self._recorder = recorder
+        self._about = about
         self._delivered = delivered
         self._quick = 0.0 if always_hand_over else _QUICK
         self._work: queue.SimpleQueue[list[RequestSlot] | None] = queue.SimpleQueue()
@@ -217,7 +220,7 @@ class Engine:
         for slot, outcome in zip(slots, ran.outcomes):
             if isinstance(outcome, BaseException):
                 if isinstance(outcome, InferenceFailed):
-                    self._trace(outcome)
+                    self._trace(outcome, slot)
                 slot.fail(outcome)
             else:
                 slot.resolve(outcome)
@@ -229,9 +232,10 @@ class Engine:
         arrivals = [slot.arrived for slot in slots if slot.state is _RESOLVED]
         self.counters.delivered(ran.runs, arrivals, ran.began, ended, ended - delivering)
 
-    def _trace(self, error: InferenceFailed) -> None:
+    def _trace(self, error: InferenceFailed, slot: RequestSlot) -> None:
         now = self._clock.now()
         if now - self._traced_at >= _BETWEEN_TRACEBACKS:
             self._traced_at = now
             # As text: a record with the error would hold the frames and all tensors in them.
-            log.error("a request failed: %s", "".join(traceback.format_exception(error)))
+            text = "".join(traceback.format_exception(error)).rstrip()
+            log.error("a request failed: %s", text, extra=self._about(slot))

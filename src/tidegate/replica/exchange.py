@@ -66,7 +66,7 @@ class Exchange:
         """Tells it from the others of its connection."""
         self.head = head
         self.request_id = request_id
-        """Tells requests apart, and is the same when one is tried again; not to be shown."""
+        """Tells requests apart, and is the same when one is tried again; a literal of HPACK."""
         self.body = body
         self.answered = False
         self.on_gone: Callable[[], object] | None = None

@@ -99,7 +99,8 @@ class Casualties:
 
     def __contains__(self, request_id: object) -> bool:
         """Whether another replica was running it; none that lives has what came here anew."""
-        if not isinstance(request_id, bytes) or not request_id:
+        # A literal of one byte says that the id is empty.
+        if not isinstance(request_id, bytes) or len(request_id) <= 1:
             return False
         wanted = short(request_id)
         return any(

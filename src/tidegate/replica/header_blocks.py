@@ -2,7 +2,8 @@
 
 So the same bytes always mean the same fields. Of the blocks that an edge sends, all but the
 request's id repeats from call to call: that one field is cut out, and the rest is looked up.
-Its value is not even decoded, since it only tells requests apart.
+Its value is not even decoded, since it only tells requests apart: it stays the string literal
+that it was (section 5.2), which :func:`text_of` reads for a log.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class BlockReader(Generic[Head]):
         """What the last block had before and after the id, and what was made of it."""
 
     def read(self, block: bytes) -> tuple[Head, bytes | None]:
-        """Return what was made of all fields but the request's id, and the raw id.
+        """Return what was made of all fields but the request's id, and the id's literal.
 
         The pseudo-headers are fields too.
 
@@ -55,7 +56,7 @@ class BlockReader(Generic[Head]):
                 length = block[at] & _SHORT
                 end = at + 1 + length
                 if length < _SHORT and end <= len(block) and block[end:] == after:
-                    return head, block[at + 1 : end]
+                    return head, block[at:end]
         return self._look_up(block) or self._read_all(block)
 
     def _look_up(self, block: bytes) -> tuple[Head, bytes | None] | None:
@@ -75,7 +76,7 @@ class BlockReader(Generic[Head]):
         if head is None:
             return None
         self._last = block[:at], block[end:], head
-        return head, block[at + 1 : end]
+        return head, block[at:end]
 
     def _read_all(self, block: bytes) -> tuple[Head, bytes | None]:
         fields: dict[bytes, bytes] = {}
@@ -88,7 +89,7 @@ class BlockReader(Generic[Head]):
                     fields[name] = value
                     continue
                 first, request_id, key = request_id is None, value, None
-                if first and len(value) < _SHORT:
+                if first and value[0] & _SHORT < _SHORT:
                     self._id_name = block[start:value_at]
                     if block.find(self._id_name) == start:
                         key = (start, block[:start] + block[end:])
@@ -106,7 +107,7 @@ class BlockReader(Generic[Head]):
         if known is not None:
             return known
         if value_at and _decode(field[:value_at] + b"\0")[0] == _REQUEST_ID:
-            return _REQUEST_ID, field[value_at + 1 :]
+            return _REQUEST_ID, field[value_at:]
         if len(self._fields) >= _REMEMBERED:
             self._fields.clear()
         known = _decode(field)
@@ -177,10 +178,20 @@ def _after_string(block: bytes, at: int) -> int:
 
 def encode_block(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Write fields without a table and without Huffman coding (section 6.2.2)."""
-    return b"".join(b"\0" + _string(name) + _string(value) for name, value in fields)
+    return b"".join(b"\0" + literal_of(name) + literal_of(value) for name, value in fields)
 
 
-def _string(text: bytes) -> bytes:
+def text_of(literal: bytes) -> str:
+    """Return what a string literal says; what cannot be decoded is left out."""
+    try:
+        _, value = _decode(b"\0\x01x" + literal)
+    except (IndexError, hpack.HPACKError):
+        return ""
+    return value.decode("latin-1")
+
+
+def literal_of(text: bytes) -> bytes:
+    """Return a string as a literal without Huffman coding."""
     length = len(text)
     if length < _SHORT:
         return bytes((length,)) + text

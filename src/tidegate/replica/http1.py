@@ -20,6 +20,7 @@ import httptools
 from tidegate.errors import MessageTooLarge
 from tidegate.protocols.grpc_frames import frame_prefix
 from tidegate.replica.exchange import Bytes, Exchange, Handler, Head, Headers, OpenConnections
+from tidegate.replica.header_blocks import literal_of
 from tidegate.replica.streams import GrpcStream, Opener, Outgoing
 
 PATIENCE = 4
@@ -163,7 +164,9 @@ class Http1Connection(asyncio.Protocol):
     def _begin(self, body: bytes) -> Exchange:
         method = self._parser.get_method()
         head = Head(method, self._url, self._headers)
-        self._exchange = Exchange(self, 0, head, self._headers.get(b"x-request-id"), body)
+        request_id = self._headers.get(b"x-request-id")
+        literal = None if request_id is None else literal_of(request_id)
+        self._exchange = Exchange(self, 0, head, literal, body)
         return self._exchange
 
     def write_message(self, stream: int, parts: Sequence[Bytes]) -> None:

@@ -33,7 +33,7 @@ from tidegate.replica.flight import Casualties, FlightRecorder
 from tidegate.replica.http import Server
 from tidegate.replica.notices import Notices
 from tidegate.replica.regions import Regions
-from tidegate.replica.service import Served, Service
+from tidegate.replica.service import Served, Service, about_slot
 from tidegate.replica.spec import THREAD_STACK, Failed, Ready, ReplicaSpec
 from tidegate.replica.warmup import can_batch, warm_up
 from tidegate.runtimes import registry
@@ -41,6 +41,8 @@ from tidegate.runtimes.interface import Model, RuntimeOptions
 from tidegate.runtimes.samples import samples_of
 from tidegate.scheduling.batcher import Batcher, BatcherLimits
 from tidegate.scheduling.latency import LatencyModel
+from tidegate.telemetry import logs
+from tidegate.telemetry.rotation import OwnOutput
 from tidegate.types import ModelMetadata
 
 log = logging.getLogger("tidegate.replica")
@@ -61,10 +63,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--spec", type=Path, required=True)
     parser.add_argument("--status-fd", type=int, default=None)
     options = parser.parse_args(arguments)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
     spec = ReplicaSpec.model_validate_json(options.spec.read_bytes())
+    about = {"model": spec.model, "version": spec.version, "replica": spec.index}
+    logs.configure(logging.StreamHandler(sys.stderr), spec.log_settings, about)
+    if spec.log is not None:
+        OwnOutput(spec.log, spec.log_settings.size, spec.log_settings.files).watch()
     # The terminal's Ctrl-C is for the controller, which then ends its replicas in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lifeline.watch(spec.lifeline, _orphaned)
@@ -182,6 +185,7 @@ async def _serve(
         clock,
         FlightRecorder(spec.flight),
         delivered=connections.flush,
+        about=about_slot,
         always_hand_over=spec.config.limits.timeout is not None,
     )
     served = Served(

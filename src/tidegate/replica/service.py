@@ -36,6 +36,7 @@ from tidegate.replica.binding import Binder, Bound
 from tidegate.replica.engine import Answer, Engine, RequestSlot
 from tidegate.replica.exchange import Exchange
 from tidegate.replica.flight import short, tag
+from tidegate.replica.header_blocks import text_of
 from tidegate.replica.regions import Regions
 from tidegate.replica.spec import Ready
 from tidegate.scheduling.slot import NO_DEADLINE, Slot
@@ -111,7 +112,7 @@ class _Inference(Slot[Bound, Answer]):
                 counters.answered_rest()
         except Exception as error:
             if not isinstance(error, TidegateError):
-                log.exception("an answer cannot be sent")
+                log.exception("an answer cannot be sent", extra=_about(exchange))
                 error = InferenceFailed(f"the answer cannot be sent: {error}")
             counters.spoilt(error, grpc=exchange.head.grpc, arrived=self.arrived)
             exchange.fail(error)
@@ -169,7 +170,7 @@ class Service:
         except TidegateError as error:
             self.refuse(exchange, error)
         except Exception as error:
-            log.exception("a request failed by a fault of the server")
+            log.exception("a request failed by a fault of the server", extra=_about(exchange))
             failed = InferenceFailed(f"internal error: {type(error).__name__}: {error}")
             failed.__cause__ = error
             self.refuse(exchange, failed)
@@ -379,6 +380,17 @@ def _reply_rest(
         content_type=b"application/octet-stream",
         headers=[(b"inference-header-content-length", b"%d" % header_length)],
     )
+
+
+def about_slot(slot: RequestSlot) -> dict[str, str]:
+    """Return what a record of the log says of a request that was queued."""
+    exchange = getattr(slot, "exchange", None)  # it is gone once there is an answer
+    return {} if exchange is None else _about(exchange)
+
+
+def _about(exchange: Exchange) -> dict[str, str]:
+    request_id = exchange.request_id
+    return {} if request_id is None else {"request_id": text_of(request_id)}
 
 
 def _header_length(headers: Mapping[bytes, bytes]) -> int | None:

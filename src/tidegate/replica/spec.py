@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from tidegate.config.model import ModelConfig
+from tidegate.telemetry.logs import LogSettings
 
 THREAD_STACK = 4 * 2**20
 """Bytes of the stack of a framework's thread, which count as memory before they are used."""
@@ -38,6 +39,9 @@ class ReplicaSpec(BaseModel):
     max_message_size: int
     drain_timeout: float
     idle_timeout: float = 60.0
+    log: Path | None = None
+    """Its output, which it rotates."""
+    log_settings: LogSettings = LogSettings()
     notices: Path
     """See :class:`tidegate.replica.notices.Notices`."""
 
