@@ -16,7 +16,7 @@ from tritonclient.http import InferResult
 
 from tests.protocols.tensors import arrays, same
 from tidegate.errors import InvalidAnswer, InvalidInput
-from tidegate.protocols.open_inference import grpc, grpc_caller, rest, rest_caller
+from tidegate.protocols.open_inference import grpc, grpc_caller, metadata, rest, rest_caller
 from tidegate.types import (
     DType,
     InferRequest,
@@ -231,12 +231,14 @@ METADATA = ModelMetadata(
 
 
 def test_metadata_is_what_a_server_wrote() -> None:
-    assert grpc_caller.decode_model_metadata(grpc.encode_model_metadata(METADATA)) == METADATA
-    assert rest_caller.decode_model_metadata(rest.encode_metadata(METADATA)) == METADATA
+    assert grpc_caller.decode_model_metadata(metadata.encode_model_metadata(METADATA)) == METADATA
+    assert rest_caller.decode_model_metadata(metadata.encode_metadata_body(METADATA)) == METADATA
     said = ("t", "1", ["a", "b"])
     expected = ServerMetadata("t", "1", ("a", "b"))
-    assert grpc_caller.decode_server_metadata(grpc.encode_server_metadata(*said)) == expected
-    assert rest_caller.decode_server_metadata(rest.encode_server_metadata(*said)) == expected
+    assert grpc_caller.decode_server_metadata(metadata.encode_server_metadata(*said)) == expected
+    assert (
+        rest_caller.decode_server_metadata(metadata.encode_server_metadata_body(*said)) == expected
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tritonclient.grpc._utils import _get_inference_request
 
 from tests.protocols.tensors import arrays, same
 from tidegate.errors import InferenceFailed, InvalidInput, RequestError, Unsupported
-from tidegate.protocols.open_inference import grpc
+from tidegate.protocols.open_inference import grpc, metadata
 from tidegate.types import (
     Array,
     DType,
@@ -301,20 +301,22 @@ def test_a_parameter_that_the_protocol_cannot_hold_is_the_models_fault(value: An
 
 def test_the_small_messages() -> None:
     message = service_pb2.ModelReadyRequest(name="m", version="2").SerializeToString()
-    assert grpc.decode_model(message) == ("m", "2")
-    assert grpc.decode_model(memoryview(b"")) == ("", "")
+    assert metadata.decode_model(message) == ("m", "2")
+    assert metadata.decode_model(memoryview(b"")) == ("", "")
     with pytest.raises(InvalidInput):
-        grpc.decode_model(b"\x0a\x05m")
+        metadata.decode_model(b"\x0a\x05m")
     for flag in (True, False):
         assert (
-            service_pb2.ServerLiveResponse.FromString(grpc.encode_server_live(flag)).live is flag
+            service_pb2.ServerLiveResponse.FromString(metadata.encode_server_live(flag)).live
+            is flag
         )
-        ready = service_pb2.ServerReadyResponse.FromString(grpc.encode_server_ready(flag))
+        ready = service_pb2.ServerReadyResponse.FromString(metadata.encode_server_ready(flag))
         assert ready.ready is flag
         assert (
-            service_pb2.ModelReadyResponse.FromString(grpc.encode_model_ready(flag)).ready is flag
+            service_pb2.ModelReadyResponse.FromString(metadata.encode_model_ready(flag)).ready
+            is flag
         )
-    server = grpc.encode_server_metadata("tidegate", "1.0", ["binary_tensor_data"])
+    server = metadata.encode_server_metadata("tidegate", "1.0", ["binary_tensor_data"])
     assert service_pb2.ServerMetadataResponse.FromString(
         server
     ) == service_pb2.ServerMetadataResponse(
@@ -326,7 +328,7 @@ def test_model_metadata() -> None:
     signature = Signature(
         (TensorSpec("x", DType.FP32, ("batch", None, 3)),), (TensorSpec("y", DType.BYTES, None),)
     )
-    encoded = grpc.encode_model_metadata(ModelMetadata("m", ("1", "2"), "onnx", signature))
+    encoded = metadata.encode_model_metadata(ModelMetadata("m", ("1", "2"), "onnx", signature))
     kind = service_pb2.ModelMetadataResponse
     assert kind.FromString(encoded) == kind(
         name="m",

@@ -15,7 +15,7 @@ from tritonclient.http._utils import _get_inference_request
 
 from tests.protocols.tensors import arrays, same
 from tidegate.errors import InferenceFailed, InvalidInput, Unsupported
-from tidegate.protocols.open_inference import rest
+from tidegate.protocols.open_inference import metadata, rest
 from tidegate.protocols.open_inference.tensors import shown
 from tidegate.types import (
     DType,
@@ -459,17 +459,19 @@ def test_the_small_bodies() -> None:
     signature = Signature(
         (TensorSpec("x", DType.FP32, ("batch", None, 3)),), (TensorSpec("y", DType.BYTES, None),)
     )
-    assert orjson.loads(rest.encode_metadata(ModelMetadata("m", ("1",), "onnx", signature))) == {
+    assert orjson.loads(
+        metadata.encode_metadata_body(ModelMetadata("m", ("1",), "onnx", signature))
+    ) == {
         "name": "m",
         "versions": ["1"],
         "platform": "onnx",
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, -1, 3]}],
         "outputs": [{"name": "y", "datatype": "BYTES", "shape": []}],
     }
-    assert rest.encode_server_metadata("t", "1", ("a",)) == (
+    assert metadata.encode_server_metadata_body("t", "1", ("a",)) == (
         b'{"name":"t","version":"1","extensions":["a"]}'
     )
-    assert rest.encode_ready("m", True) == b'{"name":"m","ready":true}'
+    assert metadata.encode_ready_body("m", True) == b'{"name":"m","ready":true}'
     assert rest.encode_error('a "b" é') == '{"error":"a \\"b\\" é"}'.encode()
     assert rest.encode_error("\ud800") == b'{"error":"?"}'
 

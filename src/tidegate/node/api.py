@@ -24,8 +24,7 @@ from tidegate.node.fleet import Fleet
 from tidegate.node.server_calls import Call, Extension, ServerCalls
 from tidegate.protocols import open_inference
 from tidegate.protocols.grpc_frames import unframe
-from tidegate.protocols.open_inference import grpc as v2_grpc
-from tidegate.protocols.open_inference import rest as v2_rest
+from tidegate.protocols.open_inference import metadata as metadata_codec
 from tidegate.replica.exchange import Exchange
 from tidegate.telemetry.statistics import GRPC, REST
 
@@ -44,7 +43,7 @@ def extension_names(extensions: Sequence[Extension]) -> tuple[str, ...]:
 
 def server_metadata(names: Sequence[str]) -> bytes:
     """Return the answer of ``GET /v2``."""
-    return v2_rest.encode_server_metadata(NAME, __version__, names)
+    return metadata_codec.encode_server_metadata_body(NAME, __version__, names)
 
 
 def server_extension(ready: Callable[[], bool], names: Callable[[], Sequence[str]]) -> Extension:
@@ -54,13 +53,13 @@ def server_extension(ready: Callable[[], bool], names: Callable[[], Sequence[str
     """
 
     async def live(call: Call) -> bytes:
-        return v2_grpc.encode_server_live(True)
+        return metadata_codec.encode_server_live(True)
 
     async def server_ready(call: Call) -> bytes:
-        return v2_grpc.encode_server_ready(ready())
+        return metadata_codec.encode_server_ready(ready())
 
     async def metadata(call: Call) -> bytes:
-        return v2_grpc.encode_server_metadata(NAME, __version__, names())
+        return metadata_codec.encode_server_metadata(NAME, __version__, names())
 
     return Extension(
         methods={
@@ -90,7 +89,7 @@ class ControllerApi:
             model = cluster.removeprefix(MODEL_PREFIX).partition(":")[0]
             self._unserved[model, GRPC if exchange.grpc else REST] += 1
             if exchange.grpc and exchange.path == open_inference.MODEL_READY:
-                exchange.reply_grpc((v2_grpc.encode_model_ready(False),))
+                exchange.reply_grpc((metadata_codec.encode_model_ready(False),))
             else:
                 exchange.fail(self._why(cluster.removeprefix(MODEL_PREFIX)))
             return

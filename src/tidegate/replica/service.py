@@ -22,6 +22,7 @@ from tidegate.protocols import open_inference
 from tidegate.protocols.compression import decompress
 from tidegate.protocols.grpc_frames import parse_timeout, unframe
 from tidegate.protocols.open_inference import grpc as v2_grpc
+from tidegate.protocols.open_inference import metadata as metadata_codec
 from tidegate.protocols.open_inference import rest as v2_rest
 from tidegate.protocols.open_inference.model_config import (
     ModelConfiguration,
@@ -204,10 +205,10 @@ class Service:
             self._infer_rest(exchange, model, version)
         elif verb == "ready":
             self._expect(exchange, b"GET")
-            exchange.reply([v2_rest.encode_ready(model, True)])
+            exchange.reply([metadata_codec.encode_ready_body(model, True)])
         elif verb == "":
             self._expect(exchange, b"GET")
-            exchange.reply([v2_rest.encode_metadata(self._metadata)])
+            exchange.reply([metadata_codec.encode_metadata_body(self._metadata)])
         elif verb == "config":
             self._expect(exchange, b"GET")
             exchange.reply([encode_model_config_body(self._served.configuration)])
@@ -244,15 +245,15 @@ class Service:
         return decompress(exchange.body, encoding, limit=self._served.max_message_size)
 
     def _ready_grpc(self, exchange: Exchange) -> None:
-        self._check_model(exchange, *v2_grpc.decode_model(self._message(exchange)))
-        exchange.reply_grpc((v2_grpc.encode_model_ready(True),))
+        self._check_model(exchange, *metadata_codec.decode_model(self._message(exchange)))
+        exchange.reply_grpc((metadata_codec.encode_model_ready(True),))
 
     def _metadata_grpc(self, exchange: Exchange) -> None:
-        self._check_model(exchange, *v2_grpc.decode_model(self._message(exchange)))
-        exchange.reply_grpc((v2_grpc.encode_model_metadata(self._metadata),))
+        self._check_model(exchange, *metadata_codec.decode_model(self._message(exchange)))
+        exchange.reply_grpc((metadata_codec.encode_model_metadata(self._metadata),))
 
     def _config_grpc(self, exchange: Exchange) -> None:
-        self._check_model(exchange, *v2_grpc.decode_model(self._message(exchange)))
+        self._check_model(exchange, *metadata_codec.decode_model(self._message(exchange)))
         exchange.reply_grpc((encode_model_config(self._served.configuration),))
 
     def _infer_grpc(self, exchange: Exchange) -> None:

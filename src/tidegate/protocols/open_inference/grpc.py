@@ -13,12 +13,11 @@ parser, which has the last word on what is malformed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from tidegate.errors import InferenceFailed, InvalidInput, Unsupported
 from tidegate.protocols.grpc_frames import Buffer
@@ -46,11 +45,9 @@ from tidegate.types import (
     DType,
     InferRequest,
     InferResponse,
-    ModelMetadata,
     Parameter,
     RequestedOutput,
     Tensor,
-    TensorSpec,
     element_count,
 )
 
@@ -160,72 +157,10 @@ def encode_infer_placed(response: InferResponse, placed: Mapping[str, Placed]) -
     return bytes(message.SerializeToString())
 
 
-def decode_model(message: Buffer) -> tuple[str, str]:
-    """Return name and version of a ``ModelReadyRequest`` or a ``ModelMetadataRequest``.
-
-    Raises:
-        InvalidInput: the message is malformed.
-    """
-    request = parsed(messages.ModelReadyRequest, message)
-    return request.name, request.version
-
-
-def encode_model_ready(ready: bool) -> bytes:
-    """Return a ``ModelReadyResponse``."""
-    return b"\x08\x01" if ready else b""
-
-
-def encode_server_live(live: bool) -> bytes:
-    """Return a ``ServerLiveResponse``."""
-    return b"\x08\x01" if live else b""
-
-
-def encode_server_ready(ready: bool) -> bytes:
-    """Return a ``ServerReadyResponse``."""
-    return b"\x08\x01" if ready else b""
-
-
-def encode_model_metadata(metadata: ModelMetadata) -> bytes:
-    """Return a ``ModelMetadataResponse``; dynamic dimensions are -1."""
-
-    def described(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
-        return [{"name": s.name, "datatype": s.dtype.value, "shape": s.wire_shape} for s in specs]
-
-    message = messages.ModelMetadataResponse(
-        name=metadata.name,
-        versions=metadata.versions,
-        platform=metadata.platform,
-        inputs=described(metadata.signature.inputs),
-        outputs=described(metadata.signature.outputs),
-    )
-    return bytes(message.SerializeToString())
-
-
-def encode_server_metadata(name: str, version: str, extensions: Sequence[str]) -> bytes:
-    """Return a ``ServerMetadataResponse``."""
-    message = messages.ServerMetadataResponse(name=name, version=version, extensions=extensions)
-    return bytes(message.SerializeToString())
-
-
-def parsed(kind: Any, message: Buffer) -> Any:
-    """Return the message of this kind that lies in ``message``.
-
-    Raises:
-        InvalidInput: it is none.
-    """
-    try:
-        return kind.FromString(bytes(message))
-    except DecodeError as error:
-        raise InvalidInput(
-            f"the message of {len(message)} bytes is not a valid {kind.DESCRIPTOR.full_name}: "
-            f"{error}; encode it with the Open Inference Protocol's own .proto file"
-        ) from error
-
-
 @functools.lru_cache(maxsize=1024)
 def _plan(head: bytes) -> _Plan:
     """Return what a request without its id and raw data says."""
-    request = parsed(messages.ModelInferRequest, head)
+    request = messages.parsed(messages.ModelInferRequest, head)
     plan = _plan_of(request)
     for tensor in request.inputs:
         if tensor.contents.ByteSize():
@@ -340,7 +275,7 @@ def _plan_of(request: Any, *, shared: bool = False) -> _Plan:
 
 def _decode_any(message: Buffer, reader: Reader | None = None) -> InferRequest:
     """Decode a message however it is laid out, by protobuf's own parser."""
-    request = parsed(messages.ModelInferRequest, message)
+    request = messages.parsed(messages.ModelInferRequest, message)
     plan = _plan_of(request, shared=reader is not None)
     places = {} if reader is None else _places(request)
     # The contents or raw data of those that are in the message.

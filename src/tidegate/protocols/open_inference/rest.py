@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import orjson
 
 from tidegate.errors import InferenceFailed, InvalidInput, Unsupported
 from tidegate.protocols.grpc_frames import Buffer
-from tidegate.protocols.open_inference import json_numbers
+from tidegate.protocols.open_inference import bare_body, json_numbers
 from tidegate.protocols.open_inference.json_data import from_json, refuse_infinite, to_json
 from tidegate.protocols.open_inference.places import (
     Place,
@@ -34,7 +34,6 @@ from tidegate.protocols.open_inference.tensors import (
     checked_shape,
     dtype_of,
     from_raw,
-    object_array,
     shown,
     to_raw,
 )
@@ -44,16 +43,13 @@ from tidegate.types import (
     DType,
     InferRequest,
     InferResponse,
-    ModelMetadata,
     Parameter,
     RequestedOutput,
     Signature,
     Tensor,
-    TensorSpec,
-    element_count,
 )
 
-HEADER_LENGTH = "Inference-Header-Content-Length"
+HEADER_LENGTH = bare_body.HEADER_LENGTH
 """The header that gives the bytes of JSON before binary tensors."""
 
 _LONGEST_PLAN = 4096
@@ -62,7 +58,6 @@ _LONGEST_ERROR = 4096
 """Characters."""
 _INTEGERS = frozenset((int,))
 _NO_PARAMETERS: Mapping[str, Parameter] = MappingProxyType({})
-_ALL_BINARY: Mapping[str, Parameter] = MappingProxyType({"binary_data_output": True})
 
 
 class _Input(NamedTuple):
@@ -130,7 +125,7 @@ def decode_infer(
     if header_length is None:
         plan, position = _read(bytes(body)), size
     elif header_length == 0:
-        return _decode_bare(model, version, body, signature)
+        return bare_body.decode(model, version, body, signature)
     elif not 0 < header_length <= size:
         raise InvalidInput(
             f"the header {HEADER_LENGTH} is {header_length}, but the body has {size} bytes; "
@@ -222,92 +217,11 @@ def encode_infer(
     return parts, len(head) if len(parts) > 1 else None
 
 
-def encode_metadata(metadata: ModelMetadata) -> bytes:
-    """Return the body that describes a model; dynamic dimensions are -1."""
-
-    def described(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
-        return [{"name": s.name, "datatype": s.dtype.value, "shape": s.wire_shape} for s in specs]
-
-    return orjson.dumps(
-        {
-            "name": metadata.name,
-            "versions": metadata.versions,
-            "platform": metadata.platform,
-            "inputs": described(metadata.signature.inputs),
-            "outputs": described(metadata.signature.outputs),
-        }
-    )
-
-
-def encode_server_metadata(name: str, version: str, extensions: Sequence[str]) -> bytes:
-    """Return the body that describes the server."""
-    return orjson.dumps({"name": name, "version": version, "extensions": list(extensions)})
-
-
-def encode_ready(name: str, ready: bool) -> bytes:
-    """Return the body that says whether the model ``name`` can be called."""
-    return orjson.dumps({"name": name, "ready": ready})
-
-
 def encode_error(message: str) -> bytes:
     """Return the body of an answer that is an error; what no person would read is cut off."""
     if len(message) > _LONGEST_ERROR:
         message = f"{message[:_LONGEST_ERROR]}..."
     return orjson.dumps({"error": message.encode("utf-8", "replace").decode()})
-
-
-def _decode_bare(
-    model: str, version: str, body: Buffer, signature: Signature | None
-) -> InferRequest:
-    """Decode a body without JSON: all of it is the data of the model's only input.
-
-    The answer is binary then. An element of BYTES comes without its length: there is one.
-    """
-    inputs = signature.inputs if signature else ()
-    if len(inputs) != 1:
-        names = ", ".join(repr(spec.name) for spec in inputs)
-        raise InvalidInput(
-            f"the header {HEADER_LENGTH} is 0, which says that the body is the data of the only "
-            f"input, but model {model!r} has {len(inputs)} inputs ({names}); describe them in JSON"
-        )
-    spec = inputs[0]
-    shape = _bare_shape(spec, len(body))
-    if spec.dtype is DType.BYTES:
-        if element_count(shape) != 1:
-            raise _no_bare_shape(spec, "more than one element")
-        tensor = Tensor(spec.name, spec.dtype, object_array([bytes(body)], shape))
-    else:
-        tensor = from_raw(spec.name, spec.dtype, shape, memoryview(body))
-    return InferRequest(model, version, "", (tensor,), (), _ALL_BINARY)
-
-
-def _bare_shape(spec: TensorSpec, size: int) -> tuple[int, ...]:
-    """Return the shape that ``size`` bytes of data have.
-
-    One dynamic dimension is inferred. Of two, the first is taken as the batch, which is 1.
-    """
-    if spec.shape is None:
-        raise _no_bare_shape(spec, "any rank")
-    shape = [d if isinstance(d, int) and d >= 0 else -1 for d in spec.shape]
-    if spec.dtype.itemsize is None:
-        return tuple(1 if d < 0 else d for d in shape)
-    dynamic = shape.count(-1)
-    if dynamic == 2 and shape[0] < 0:
-        shape[0], dynamic = 1, 1
-    if dynamic > 1:
-        raise _no_bare_shape(spec, f"{dynamic} dynamic dimensions")
-    if dynamic:
-        row = spec.dtype.itemsize * element_count(tuple(d for d in shape if d >= 0))
-        shape[shape.index(-1)] = size // row if row else 0
-    return tuple(shape)
-
-
-def _no_bare_shape(spec: TensorSpec, why: str) -> InvalidInput:
-    return InvalidInput(
-        f"the header {HEADER_LENGTH} is 0, but the shape of input {spec.name!r} "
-        f"({spec.dtype.value} {list(spec.wire_shape)}, {why}) cannot be told from the length of "
-        "the body; describe the input in JSON"
-    )
 
 
 def _read(head: bytes) -> _Plan:

@@ -14,7 +14,6 @@ from tidegate.errors import InvalidInput
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.documents import read_object
-from tidegate.protocols.open_inference.grpc import parsed
 from tidegate.protocols.open_inference.tensors import shown
 
 TraceSettings: TypeAlias = Mapping[str, tuple[str, ...]]
@@ -40,7 +39,7 @@ def decode_trace(message: Buffer) -> tuple[str, TraceSettings]:
     Raises:
         InvalidInput: the message is malformed.
     """
-    request = parsed(messages.TraceSettingRequest, message)
+    request = messages.parsed(messages.TraceSettingRequest, message)
     settings = {key: tuple(value.value) for key, value in request.settings.items()}
     return request.model_name, settings
 
@@ -82,7 +81,7 @@ def decode_log(message: Buffer) -> LogSettings:
     Raises:
         InvalidInput: the message is malformed, or a setting has no value.
     """
-    request = parsed(messages.LogSettingsRequest, message)
+    request = messages.parsed(messages.LogSettingsRequest, message)
     settings: dict[str, bool | int | str] = {}
     for key, value in request.settings.items():
         choice = value.WhichOneof("parameter_choice")

@@ -15,7 +15,6 @@ from tidegate.errors import InvalidInput
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.documents import read_object, read_size, read_text
-from tidegate.protocols.open_inference.grpc import parsed
 from tidegate.protocols.open_inference.tensors import shown
 
 _NAME = re.compile(r"[ -~]{1,256}")
@@ -53,7 +52,7 @@ def decode_register(message: Buffer) -> Region:
     Raises:
         InvalidInput: the message is malformed, or says what can be no region.
     """
-    request = parsed(messages.SystemSharedMemoryRegisterRequest, message)
+    request = messages.parsed(messages.SystemSharedMemoryRegisterRequest, message)
     return _checked(request.name, request.key, request.offset, request.byte_size)
 
 
@@ -63,7 +62,7 @@ def decode_region(message: Buffer) -> str:
     Raises:
         InvalidInput: the message is malformed.
     """
-    return str(parsed(messages.SystemSharedMemoryStatusRequest, message).name)
+    return str(messages.parsed(messages.SystemSharedMemoryStatusRequest, message).name)
 
 
 def encode_status_body(regions: Iterable[Region]) -> bytes:

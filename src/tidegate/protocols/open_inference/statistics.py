@@ -13,7 +13,6 @@ import orjson
 
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import messages
-from tidegate.protocols.open_inference.grpc import parsed
 from tidegate.protocols.routing import check_model
 
 
@@ -48,7 +47,7 @@ def decode_statistics(message: Buffer) -> tuple[str, str]:
     Raises:
         InvalidInput: the message is malformed, or a name or version is none.
     """
-    request = parsed(messages.ModelStatisticsRequest, message)
+    request = messages.parsed(messages.ModelStatisticsRequest, message)
     if request.name or request.version:
         check_model(request.name, request.version)
     return request.name, request.version
