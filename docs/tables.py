@@ -29,7 +29,7 @@ from tidegate.telemetry.names import METRICS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # when this is run as a script
 
-from docs import python_api  # noqa: E402
+from docs import python_api
 
 PAGES = Path(__file__).parent
 MARKED = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)

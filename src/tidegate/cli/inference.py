@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -24,7 +24,7 @@ from tidegate.cli.ordered import in_order
 from tidegate.cli.requests import Reader
 from tidegate.cli.running import chosen_nodes, only
 from tidegate.cli.targets import LocalModel, ServedModel, Target, is_path, local_model, node_url
-from tidegate.cli.terminal import new_console
+from tidegate.cli.terminal import new_console, waiting
 from tidegate.config.units import parse_duration
 from tidegate.errors import MessageTooLarge, NodeNotFound, TidegateError
 from tidegate.types import InferRequest
@@ -96,7 +96,7 @@ def _target(asked: Asked) -> Target:
         raise click.BadParameter("must be auto, cpu, cuda or cuda:N", param_hint="'--device'")
     served = (asked.url, asked.port, asked.run_dir, asked.timeout)
     if served == (None, None, None, None) and is_path(asked.model):
-        with _waiting("loading the model"):
+        with waiting("loading the model"):
             return local_model(Path(asked.model), asked.name, asked.version, asked.device)
     if asked.name is not None or asked.device is not None:
         raise click.UsageError(
@@ -104,7 +104,7 @@ def _target(asked: Asked) -> Target:
             "as MODEL, without --url, --port, --run-dir and --timeout"
         )
     url = _url(asked)
-    with _waiting(f"asking {url}"):
+    with waiting(f"asking {url}"):
         return ServedModel(url, asked.model, asked.version, _seconds(asked.timeout))
 
 
@@ -131,11 +131,6 @@ def _seconds(timeout: str | None) -> float | None:
     if not isinstance(seconds, float | None) or seconds == 0:
         raise click.BadParameter("must be more than 0", param_hint="'--timeout'")
     return seconds
-
-
-def _waiting(what: str) -> AbstractContextManager[object]:
-    """Tell a person, and nobody else, what takes its time."""
-    return new_console(stderr=True).status(what) if sys.stderr.isatty() else nullcontext()
 
 
 def _scale(text: str | None) -> float | None:

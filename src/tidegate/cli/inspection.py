@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tidegate.cli.options import size_text
-from tidegate.cli.terminal import new_console
+from tidegate.cli.terminal import new_console, waiting
 from tidegate.errors import ConfigurationError, ModelError
 from tidegate.protocols.statuses import status_of
 from tidegate.repository.layout import (
@@ -43,7 +43,10 @@ class _Inspected:
 def inspect(path: Path, *, as_json: bool, load: bool) -> int:
     """Print what ``path`` is; return 65 when something there is invalid."""
     found = _found(path)
-    inspected = [_inspect(entry, load) for _, entry in sorted(found.models.items())]
+    inspected = []
+    for name, entry in sorted(found.models.items()):
+        with waiting(f"loading {name}"):
+            inspected.append(_inspect(entry, load))
     problems = [*found.problems, *(p for each in inspected for p in each.entry.problems)]
     if as_json:
         content = {

@@ -17,7 +17,7 @@ from tidegate.cli.exits import NOT_READY
 from tidegate.cli.options import size_text
 from tidegate.cli.running import chosen_nodes, only, state_of
 from tidegate.cli.serving import announce, check_serving_parts
-from tidegate.cli.terminal import new_console
+from tidegate.cli.terminal import new_console, waiting
 from tidegate.errors import NodeError
 from tidegate.node.run_directory import RunDirectory
 
@@ -135,7 +135,10 @@ def _stop(node: RunDirectory) -> None:
 
     drain = 30.0 if record is None else record.config.drain_timeout
     deadline = time.monotonic() + drain + _STOP_MARGIN
-    with contextlib.suppress(NoSuchProcess):
+    with (
+        contextlib.suppress(NoSuchProcess),
+        waiting(f"the node on port {node.port} answers what it has, and ends"),
+    ):
         controller = ExitWatch(pid)
         controller.terminate()
         while controller.running:
