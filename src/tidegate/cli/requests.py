@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +33,9 @@ _BROKEN_ARCHIVE = (
     OSError,
     RuntimeError,  # encrypted
 )
+_LARGE = 2**20
+_one_large = threading.Lock()
+"""While numbers in JSON are parsed, they take twenty times the memory of their text."""
 _NUMPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
 
 
@@ -68,12 +73,17 @@ class Reader:
         Raises:
             InvalidInput: it is not.
         """
+        with _one_large if len(text) > _LARGE else nullcontext():
+            return self._parsed(text)
+
+    def _parsed(self, text: bytes) -> InferRequest:
         try:
             document = orjson.loads(text)
         except orjson.JSONDecodeError as error:
             hint = "; write null for NaN" if b"NaN" in text or b"Infinity" in text else ""
             raise InvalidInput(f"this is not JSON: {error}{hint}") from None
         if _is_protocol(document):
+            del document
             return decode_infer(self.model, "", text)
         if isinstance(document, list):
             document = {self._only("a list").name: document}
