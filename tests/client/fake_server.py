@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 
@@ -12,14 +13,20 @@ Script = Callable[[socket.socket, bytes], None]
 
 
 @contextlib.contextmanager
-def scripted(script: Script) -> Iterator[int]:
+def scripted(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[int]:
     """Answer every connection on a port of this machine by ``script``; yield the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     threads: list[threading.Thread] = []
     connections: list[socket.socket] = []
 
     def answer(connection: socket.socket) -> None:
-        with contextlib.suppress(OSError), connection:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            stack.enter_context(connection)
+            if tls is not None:
+                connection = tls.wrap_socket(
+                    connection, do_handshake_on_connect=False, server_side=True
+                )
+                stack.enter_context(connection).do_handshake()
             request = b""
             while b"\r\n\r\n" not in request:
                 if not (data := connection.recv(65536)):

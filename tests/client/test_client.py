@@ -16,6 +16,7 @@ from tests import models
 from tests.node.harness import ServedNode
 from tests.node.test_clients import values
 from tidegate import AsyncClient, Client, __version__, errors
+from tidegate.protocols.open_inference.repository import State
 from tidegate.types import DType
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -38,7 +39,7 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
     for version in (1, 2):
         models.scale(root / "scale" / str(version) / "model.onnx", float(version))
     (root / "scale" / "model.yaml").write_text("versions: all\n")
-    async with ServedNode(root) as served:
+    async with ServedNode(root, "--public-control") as served:
         yield served
 
 
@@ -140,6 +141,33 @@ async def test_metadata_and_readiness(either: Either) -> None:
         await either.call("wait_ready", 0.05, of=either.client.model("nobody"))
 
 
+async def test_the_repository_and_its_statistics(either: Either) -> None:
+    index = await either.call("repository")
+    found = {(e.name, e.version): e.state for e in index}
+    assert found["scale", "1"] is found["text", "1"] is State.READY
+    await either.call("unload", "text")
+    (entry,) = [e for e in await either.call("repository") if e.name == "text"]
+    assert entry.state is State.UNAVAILABLE
+    assert entry.reason
+    ready = await either.call("repository", ready=True)
+    assert ready
+    assert all(e.state is State.READY and e.name != "text" for e in ready)
+    await either.call("load", "text", timeout=30)
+    with pytest.raises(errors.ModelNotFound):
+        await either.call("load", "nobody")
+
+    model = either.client.model("text")
+    (before,) = await either.call("statistics", of=model)
+    assert (await either.infer("text", ["a"]))["y"].tolist() == [b"a"]
+    (after,) = await either.call("statistics", of=model)
+    assert (after.name, after.version) == ("text", "1")
+    assert after.inference_count == before.inference_count + 1
+    assert after.requests["success"].count == before.requests["success"].count + 1
+    assert after.requests["compute_infer"].ns > before.requests["compute_infer"].ns
+    every = await either.call("statistics")
+    assert {s.name for s in every} >= {"text", "scale"}
+
+
 async def test_errors_are_typed(either: Either) -> None:
     x = np.ones((1, 4), np.float32)
     with pytest.raises(errors.ModelNotFound, match="nobody"):
@@ -165,7 +193,7 @@ async def test_errors_are_typed(either: Either) -> None:
 async def test_a_call_takes_no_longer_than_its_timeout(either: Either) -> None:
     for _ in range(2):
         with pytest.raises(errors.DeadlineExceeded):
-            await either.infer("slow", np.full((1, 1), 2000, np.float32), timeout=0.1)
+            await either.infer("slow", np.full((1, 1), 500, np.float32), timeout=0.1)
     answer = await either.infer("slow", {"x": np.zeros((1, 1), np.float32)}, timeout=math.inf)
     assert answer["y"].tolist() == [[0]]
     with pytest.raises(errors.InvalidInput, match="above 0"):

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import shutil
 import socket
+import ssl
+import subprocess
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent import futures
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -242,10 +247,15 @@ class Fixed(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 @contextlib.contextmanager
-def grpc_server(code: int = 0, words: str = "", message: bytes = b"") -> Iterator[str]:
+def grpc_server(
+    code: int = 0, words: str = "", message: bytes = b"", credentials: Any = None
+) -> Iterator[str]:
     server = grpc.server(futures.ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers((Fixed(code, words, message),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    if credentials is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
     try:
         yield f"grpc://127.0.0.1:{port}"
@@ -417,3 +427,122 @@ async def test_the_server_is_killed_in_the_middle(
     else:
         await client.wait_ready(30)
         await client.close()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+async def test_control_that_a_server_does_not_give(slow_node: ServedNode, scheme: str) -> None:
+    async with AsyncClient(f"{scheme}://{slow_node.target}") as client:
+        await client.wait_ready(30)
+        with pytest.raises(errors.PermissionDenied):
+            await client.load("slow")
+        with pytest.raises(errors.PermissionDenied):
+            await client.unload("slow")
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+async def test_a_call_that_is_cancelled_is_cancelled_on_the_server(
+    slow_node: ServedNode, scheme: str
+) -> None:
+    long = {"x": np.full((1, 1), 30_000, np.float32)}
+    async with AsyncClient(f"{scheme}://{slow_node.target}") as client:
+        await client.wait_ready(30)
+        model = client.model("slow")
+
+        first = asyncio.create_task(model.infer({"x": np.full((1, 1), 1000, np.float32)}))
+        await asyncio.sleep(0.2)
+        queued = asyncio.create_task(model.infer(long))
+        await asyncio.sleep(0.2)
+        queued.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await queued
+        await first
+        # It would have been run now, for half a minute.
+        await model.infer({"x": np.zeros((1, 1), np.float32)}, timeout=15)
+
+
+@contextlib.contextmanager
+def url_of(answer: bytes) -> Iterator[str]:
+    with scripted(saying(answer)) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(
+    "serving",
+    [
+        url_of(reply("400 Bad Request", b"why", "connection: close")),
+        url_of(reply("500 Error", b"why", "connection: close")),
+        grpc_server(GrpcCode.FAILED_PRECONDITION, "why"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded(serving: AbstractContextManager[str]) -> None:
+    with serving as url, Client(url) as client:
+        for call in (client.load, client.unload):
+            with pytest.raises(errors.LoadFailed, match="why"):
+                call("m")
+
+
+@pytest.mark.parametrize(
+    "serving",
+    [
+        url_of(reply("404 Not Found", b"nothing here", "connection: close")),
+        grpc_server(GrpcCode.UNIMPLEMENTED, "nothing here"),
+    ],
+)
+def test_a_server_without_the_extensions(serving: AbstractContextManager[str]) -> None:
+    with serving as url, Client(url) as client:
+        for call in (client.repository, client.statistics):
+            with pytest.raises((errors.MethodNotFound, errors.Unsupported), match="nothing"):
+                call()
+
+
+# -- encrypted ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for localhost that no authority vouches for, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+         "subjectAltName=DNS:localhost,IP:127.0.0.1", "-out", certificate, "-keyout", key],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
+def test_https(infer: Callable[..., Any], certificate: tuple[Path, Path]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with scripted(saying(reply(body=b'{"outputs":[]}')), context) as port:
+        url = f"https://localhost:{port}"
+        with pytest.raises(errors.ServerUnreachable, match="certificate"):
+            infer(url)
+        assert dict(infer(url, ca_file=certificate[0])) == {}
+
+
+def test_grpcs(infer: Callable[..., Any], certificate: tuple[Path, Path]) -> None:
+    public, key = (path.read_bytes() for path in certificate)
+    credentials = grpc.ssl_server_credentials([(key, public)])
+    with grpc_server(message=b"", credentials=credentials) as url:
+        secure = url.replace("grpc://127.0.0.1", "grpcs://localhost")
+        with pytest.raises(errors.ServerUnreachable):
+            infer(secure, timeout=5)
+        assert dict(infer(secure, ca_file=certificate[0])) == {}
+
+
+@pytest.mark.parametrize("scheme", ["https", "grpcs"])
+@pytest.mark.parametrize("content", [None, "", "junk"])
+def test_a_ca_file_that_is_none(
+    infer: Callable[..., Any], tmp_path: Path, scheme: str, content: str | None
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(errors.ConfigurationError, match="ca_file"):
+        infer(f"{scheme}://localhost:{free_port()}", ca_file=file)

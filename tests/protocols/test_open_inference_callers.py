@@ -16,7 +16,26 @@ from tritonclient.http import InferResult
 
 from tests.protocols.tensors import arrays, same
 from tidegate.errors import InvalidAnswer, InvalidInput
-from tidegate.protocols.open_inference import grpc, grpc_caller, metadata, rest, rest_caller
+from tidegate.protocols.open_inference import (
+    extension_callers,
+    grpc,
+    grpc_caller,
+    metadata,
+    rest,
+    rest_caller,
+)
+from tidegate.protocols.open_inference.repository import (
+    IndexEntry,
+    State,
+    encode_index,
+    encode_index_body,
+)
+from tidegate.protocols.open_inference.statistics import (
+    Times,
+    VersionStatistics,
+    encode_statistics,
+    encode_statistics_body,
+)
 from tidegate.types import (
     DType,
     InferRequest,
@@ -353,3 +372,65 @@ def test_errors_however_a_server_says_them(body: bytes, words: str) -> None:
     found = rest_caller.decode_error(body)
     assert words in found
     assert len(found) <= 4096
+
+
+# -- extensions ---------------------------------------------------------------------------------
+
+INDEX = (
+    IndexEntry("a", "1", State.READY),
+    IndexEntry("b", "", State.UNAVAILABLE, "its file is empty"),
+)
+STATISTICS = (
+    VersionStatistics(
+        "a",
+        "1",
+        17,
+        5,
+        4,
+        {name: Times(n, n * 10) for n, name in enumerate(extension_callers._REQUESTS)},
+        {4: {name: Times(1, 2) for name in extension_callers._BATCHES}},
+    ),
+)
+
+
+def test_the_index_is_what_a_server_wrote() -> None:
+    assert extension_callers.decode_index(encode_index(INDEX)) == INDEX
+    assert extension_callers.decode_index_body(encode_index_body(INDEX)) == INDEX
+    never_loaded = extension_callers.decode_index_body(b'[{"name":"a"}]')
+    assert never_loaded == (IndexEntry("a", "", State.UNAVAILABLE),)
+
+
+def test_statistics_are_what_a_server_wrote() -> None:
+    assert extension_callers.decode_statistics(encode_statistics(STATISTICS)) == STATISTICS
+    body = encode_statistics_body(STATISTICS)
+    assert extension_callers.decode_statistics_body(body) == STATISTICS
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"3",
+        b'"ab"',
+        b"{}",
+        b"[3]",
+        b'[{"name":[]}]',
+        b'[{"name":"a","state":"ASLEEP"}]',
+        b'{"model_stats":3}',
+        b'{"model_stats":[3]}',
+        b'{"model_stats":[{"inference_count":"1"}]}',
+        b'{"model_stats":[{"inference_stats":3}]}',
+        b'{"model_stats":[{"batch_stats":{"a":1}}]}',
+        b'{"model_stats":[{"batch_stats":[{"batch_size":1.5}]}]}',
+    ],
+)
+def test_extensions_that_answer_oddly(body: bytes) -> None:
+    with pytest.raises(InvalidAnswer):
+        extension_callers.decode_index_body(body)
+    if b"model_stats" in body or b"{" not in body:
+        with pytest.raises(InvalidAnswer):
+            extension_callers.decode_statistics_body(body)
+    with pytest.raises(InvalidAnswer):
+        extension_callers.decode_index(b"\xff")
+    with pytest.raises(InvalidAnswer):
+        extension_callers.decode_statistics(b"\xff")

@@ -20,6 +20,8 @@ from tidegate.client.face import (
 )
 from tidegate.client.result import InferResult
 from tidegate.client.steps import Ask, Steps
+from tidegate.protocols.open_inference.repository import IndexEntry
+from tidegate.protocols.open_inference.statistics import VersionStatistics
 from tidegate.types import ModelMetadata, Parameter, ServerMetadata
 
 
@@ -79,6 +81,24 @@ class AsyncClient(Face):
     async def metadata(self, *, timeout: float | None = None) -> ServerMetadata:
         """Return the server's name, its version and its extensions."""
         return await self._drive(self._conversation.server_metadata(self._seconds(timeout)))
+
+    async def repository(
+        self, *, ready: bool = False, timeout: float | None = None
+    ) -> tuple[IndexEntry, ...]:
+        """Return the models of the server's repository; see :meth:`Client.repository`."""
+        return await self._drive(self._conversation.index(ready, self._seconds(timeout)))
+
+    async def load(self, model: str, *, timeout: float | None = None) -> None:
+        """Have the server load a model; see :meth:`Client.load`."""
+        await self._drive(self._conversation.load(model, self._seconds(timeout)))
+
+    async def unload(self, model: str, *, timeout: float | None = None) -> None:
+        """Have the server unload a model; see :meth:`Client.unload`."""
+        await self._drive(self._conversation.unload(model, self._seconds(timeout)))
+
+    async def statistics(self, *, timeout: float | None = None) -> tuple[VersionStatistics, ...]:
+        """Return what the models have done; see :meth:`Client.statistics`."""
+        return await self._drive(self._conversation.statistics("", "", self._seconds(timeout)))
 
     async def live(self, *, timeout: float | None = None) -> bool:
         """Say whether the server is up; ``False`` as well when nobody answers."""
@@ -176,6 +196,15 @@ class AsyncModel:
         client = self._client
         return await client._drive(
             client._conversation.model_metadata(
+                self.name, checked_version(self.version), client._seconds(timeout)
+            )
+        )
+
+    async def statistics(self, *, timeout: float | None = None) -> tuple[VersionStatistics, ...]:
+        """Return what the model has done; see :meth:`Client.statistics`."""
+        client = self._client
+        return await client._drive(
+            client._conversation.statistics(
                 self.name, checked_version(self.version), client._seconds(timeout)
             )
         )

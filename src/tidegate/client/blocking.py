@@ -21,6 +21,8 @@ from tidegate.client.face import (
 )
 from tidegate.client.result import InferResult
 from tidegate.client.steps import Ask, Steps
+from tidegate.protocols.open_inference.repository import IndexEntry
+from tidegate.protocols.open_inference.statistics import VersionStatistics
 from tidegate.types import ModelMetadata, Parameter, ServerMetadata
 
 
@@ -133,6 +135,48 @@ class Client(Face):
         """Return the server's name, its version and its extensions."""
         return self._drive(self._conversation.server_metadata(self._seconds(timeout)))
 
+    def repository(
+        self, *, ready: bool = False, timeout: float | None = None
+    ) -> tuple[IndexEntry, ...]:
+        """Return every version of every model in the server's repository, with its state.
+
+        An extension of the protocol (``model_repository``), which not every server has.
+
+        Args:
+            ready: only those that can be called.
+            timeout: seconds; ``None`` is the client's.
+
+        Raises:
+            MethodNotFound: the server has no such call (or Unsupported).
+        """
+        return self._drive(self._conversation.index(ready, self._seconds(timeout)))
+
+    def load(self, model: str, *, timeout: float | None = None) -> None:
+        """Have the server load a model, and wait until it is ready.
+
+        Raises:
+            LoadFailed: it cannot be loaded; the message says why.
+            ModelNotFound: the server's repository has no such model.
+            PermissionDenied: the server does not take this from clients.
+        """
+        self._drive(self._conversation.load(model, self._seconds(timeout)))
+
+    def unload(self, model: str, *, timeout: float | None = None) -> None:
+        """Have the server unload a model; it stays in the repository.
+
+        Raises:
+            ModelNotFound: the server has no such model.
+            PermissionDenied: the server does not take this from clients.
+        """
+        self._drive(self._conversation.unload(model, self._seconds(timeout)))
+
+    def statistics(self, *, timeout: float | None = None) -> tuple[VersionStatistics, ...]:
+        """Return what the models have done since they were loaded, by version.
+
+        An extension of the protocol (``statistics``), which not every server has.
+        """
+        return self._drive(self._conversation.statistics("", "", self._seconds(timeout)))
+
     def live(self, *, timeout: float | None = None) -> bool:
         """Say whether the server is up; ``False`` as well when nobody answers."""
         return self._drive(self._conversation.live(self._seconds(timeout)))
@@ -238,6 +282,15 @@ class Model:
         client = self._client
         return client._drive(
             client._conversation.model_metadata(
+                self.name, checked_version(self.version), client._seconds(timeout)
+            )
+        )
+
+    def statistics(self, *, timeout: float | None = None) -> tuple[VersionStatistics, ...]:
+        """Return what the model has done; see :meth:`Client.statistics`."""
+        client = self._client
+        return client._drive(
+            client._conversation.statistics(
                 self.name, checked_version(self.version), client._seconds(timeout)
             )
         )

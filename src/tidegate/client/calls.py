@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from tidegate.errors import InferenceFailed, InvalidInput, LoadFailed, Quarantined
+from tidegate.protocols.open_inference.repository import IndexEntry
+from tidegate.protocols.open_inference.statistics import VersionStatistics
 from tidegate.types import InferRequest, InferResponse, ModelMetadata, ServerMetadata
 
 T = TypeVar("T")
@@ -68,3 +71,28 @@ class Dialect(Protocol):
 
     def model_ready(self, name: str, version: str) -> Call[None]:
         """Ask whether a model can be called; the error says why not."""
+
+    def index(self, ready: bool) -> Call[tuple[IndexEntry, ...]]:
+        """Ask which models the server's repository has."""
+
+    def load(self, name: str) -> Call[None]:
+        """Have a model loaded."""
+
+    def unload(self, name: str) -> Call[None]:
+        """Have a model unloaded."""
+
+    def statistics(self, name: str, version: str) -> Call[tuple[VersionStatistics, ...]]:
+        """Ask what a model, or all of them, has done."""
+
+
+def loading(read: Callable[[Incoming], object]) -> Callable[[Incoming], None]:
+    """Return ``read`` for a call that loads or unloads a model."""
+
+    def checked(incoming: Incoming) -> None:
+        try:
+            read(incoming)
+        except (InvalidInput, InferenceFailed, Quarantined) as error:
+            # The status says no more than that it did not work; nothing was run.
+            raise LoadFailed(str(error)) from None
+
+    return checked

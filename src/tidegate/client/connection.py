@@ -10,6 +10,7 @@ from typing import Protocol
 from tidegate.client.address import Address
 from tidegate.client.calls import Incoming, Outgoing
 from tidegate.errors import (
+    ConfigurationError,
     ConnectionLost,
     DeadlineExceeded,
     InvalidAnswer,
@@ -30,6 +31,13 @@ class Connection:
     headers: Mapping[str, str] = field(default_factory=dict)
     ca_file: Path | None = None
     max_answer_size: int = 2**30
+
+    def bad_authorities(self, reason: object) -> ConfigurationError:
+        """``ca_file`` is of no use."""
+        return ConfigurationError(
+            f"ca_file: {self.ca_file} holds no certificates that can be read ({reason}); "
+            "give a file in PEM"
+        )
 
     def unreachable(self, reason: object) -> ServerUnreachable:
         """Nobody answers."""

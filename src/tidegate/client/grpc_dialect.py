@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tidegate.client.calls import Call, Incoming, Outgoing, T
+from tidegate.client.calls import Call, Incoming, Outgoing, T, loading
 from tidegate.errors import ModelNotReady
 from tidegate.protocols import open_inference
-from tidegate.protocols.open_inference import grpc_caller
+from tidegate.protocols.open_inference import extension_callers, grpc_caller
+from tidegate.protocols.open_inference.repository import IndexEntry
+from tidegate.protocols.open_inference.statistics import VersionStatistics
 from tidegate.protocols.statuses import GrpcCode, error_of_grpc
 from tidegate.types import InferRequest, InferResponse, ModelMetadata, ServerMetadata
 
@@ -41,6 +43,27 @@ class GrpcDialect:
         """``ModelReady``."""
         message = grpc_caller.encode_model(name, version)
         return _call(open_inference.MODEL_READY, message, _check_ready)
+
+    def index(self, ready: bool) -> Call[tuple[IndexEntry, ...]]:
+        """``RepositoryIndex``."""
+        message = extension_callers.encode_index(ready)
+        return _call(open_inference.REPOSITORY_INDEX, message, extension_callers.decode_index)
+
+    def load(self, name: str) -> Call[None]:
+        """``RepositoryModelLoad``."""
+        call = _call(open_inference.REPOSITORY_LOAD, extension_callers.encode_load(name), bytes)
+        return Call(call.outgoing, loading(call.read))
+
+    def unload(self, name: str) -> Call[None]:
+        """``RepositoryModelUnload``."""
+        message = extension_callers.encode_unload(name)
+        call = _call(open_inference.REPOSITORY_UNLOAD, message, bytes)
+        return Call(call.outgoing, loading(call.read))
+
+    def statistics(self, name: str, version: str) -> Call[tuple[VersionStatistics, ...]]:
+        """``ModelStatistics``."""
+        message = extension_callers.encode_statistics(name, version)
+        return _call(open_inference.MODEL_STATISTICS, message, extension_callers.decode_statistics)
 
 
 def _call(method: str, message: bytes, decode: Callable[[bytes], T]) -> Call[T]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 from typing import Any
 
 import grpc
@@ -119,8 +120,14 @@ def _options(connection: Connection) -> list[tuple[str, Any]]:
 
 
 def _credentials(connection: Connection) -> Any:
-    roots = None if connection.ca_file is None else connection.ca_file.read_bytes()
-    return grpc.ssl_channel_credentials(roots)
+    if connection.ca_file is None:
+        return grpc.ssl_channel_credentials()
+    try:
+        # grpcio itself would say nothing, and never connect.
+        ssl.create_default_context(cafile=connection.ca_file)
+        return grpc.ssl_channel_credentials(connection.ca_file.read_bytes())
+    except OSError as error:
+        raise connection.bad_authorities(error) from error
 
 
 def _failed(connection: Connection, error: Any, timeout: float) -> Incoming:

@@ -22,7 +22,8 @@ from tidegate.errors import (
 from tidegate.protocols.compression import decompress
 from tidegate.protocols.grpc_frames import format_timeout
 
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=15.0)
+# Idle connections are let go before servers on uvicorn (MLServer, KServe) close them, after 5 s.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0)
 
 
 class HttpTransport:
@@ -92,9 +93,7 @@ def _settings(connection: Connection) -> dict[str, Any]:
     verify: ssl.SSLContext | bool = False
     if address.secure:
         # Made only where it is needed: reading the usual authorities takes a while.
-        verify = httpx.create_ssl_context()
-        if connection.ca_file is not None:
-            verify = ssl.create_default_context(cafile=connection.ca_file)
+        verify = _authorities(connection)
     return {
         "verify": verify,
         # Proxies from the environment; between here and here there is none.
@@ -102,6 +101,15 @@ def _settings(connection: Connection) -> dict[str, Any]:
         "limits": _LIMITS,
         "headers": {"accept-encoding": "identity", **connection.headers},
     }
+
+
+def _authorities(connection: Connection) -> ssl.SSLContext:
+    if connection.ca_file is None:
+        return httpx.create_ssl_context()
+    try:
+        return ssl.create_default_context(cafile=connection.ca_file)
+    except OSError as error:  # what the ssl module raises is one, too
+        raise connection.bad_authorities(error) from error
 
 
 def _request(

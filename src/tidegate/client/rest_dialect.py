@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import orjson
 
-from tidegate.client.calls import Call, Incoming, Outgoing, T
+from tidegate.client.calls import Call, Incoming, Outgoing, T, loading
 from tidegate.errors import (
     InvalidAnswer,
     InvalidInput,
@@ -17,8 +17,10 @@ from tidegate.errors import (
     QueueFull,
     TidegateError,
 )
-from tidegate.protocols.open_inference import rest_caller
+from tidegate.protocols.open_inference import extension_callers, rest_caller
+from tidegate.protocols.open_inference.repository import IndexEntry
 from tidegate.protocols.open_inference.rest import HEADER_LENGTH, parse_header_length
+from tidegate.protocols.open_inference.statistics import VersionStatistics
 from tidegate.protocols.statuses import error_of_http
 from tidegate.types import InferRequest, InferResponse, ModelMetadata, ServerMetadata
 
@@ -65,6 +67,29 @@ class RestDialect:
         """``GET /v2/models/NAME/ready``."""
         return Call(_get(f"{_model(name, version)}/ready"), _answer(_check_ready))
 
+    def index(self, ready: bool) -> Call[tuple[IndexEntry, ...]]:
+        """``POST /v2/repository/index``."""
+        outgoing = _post("/v2/repository/index", extension_callers.encode_index_body(ready))
+        return Call(outgoing, _of_server(_answer(_read_index)))
+
+    def load(self, name: str) -> Call[None]:
+        """``POST /v2/repository/models/NAME/load``."""
+        return Call(_post(f"{_in_repository(name)}/load", b"{}"), loading(_answer(_nothing)))
+
+    def unload(self, name: str) -> Call[None]:
+        """``POST /v2/repository/models/NAME/unload``."""
+        return Call(_post(f"{_in_repository(name)}/unload", b"{}"), loading(_answer(_nothing)))
+
+    def statistics(self, name: str, version: str) -> Call[tuple[VersionStatistics, ...]]:
+        """``GET /v2/models/NAME/stats``, ``GET /v2/models/stats``."""
+        if not name:
+            return Call(_get("/v2/models/stats"), _of_server(_answer(_read_statistics)))
+        return Call(_get(f"{_model(name, version)}/stats"), _answer(_read_statistics))
+
+
+def _in_repository(name: str) -> str:
+    return f"/v2/repository/models/{quote(name, safe='')}"
+
 
 def _model(name: str, version: str) -> str:
     path = f"/v2/models/{quote(name, safe='')}"
@@ -73,6 +98,10 @@ def _model(name: str, version: str) -> str:
 
 def _get(path: str) -> Outgoing:
     return Outgoing(path, method="GET")
+
+
+def _post(path: str, body: bytes) -> Outgoing:
+    return Outgoing(path, body, headers={"content-type": "application/json"})
 
 
 def _answer(read: Callable[[Incoming], T]) -> Callable[[Incoming], T]:
@@ -134,6 +163,18 @@ def _read_model_metadata(incoming: Incoming) -> ModelMetadata:
 
 def _read_server_metadata(incoming: Incoming) -> ServerMetadata:
     return rest_caller.decode_server_metadata(incoming.body)
+
+
+def _read_index(incoming: Incoming) -> tuple[IndexEntry, ...]:
+    return extension_callers.decode_index_body(incoming.body)
+
+
+def _read_statistics(incoming: Incoming) -> tuple[VersionStatistics, ...]:
+    return extension_callers.decode_statistics_body(incoming.body)
+
+
+def _nothing(incoming: Incoming) -> None:
+    """Take an answer that says nothing but that it is none of an error."""
 
 
 def _check_ready(incoming: Incoming) -> None:

@@ -25,6 +25,8 @@ from tidegate.errors import (
     QueueFull,
     ServerUnreachable,
 )
+from tidegate.protocols.open_inference.repository import IndexEntry
+from tidegate.protocols.open_inference.statistics import VersionStatistics
 from tidegate.types import (
     InferRequest,
     ModelMetadata,
@@ -134,6 +136,24 @@ class Conversation:
     def server_metadata(self, timeout: float) -> Steps[ServerMetadata]:
         """Ask what the server is."""
         return (yield from self._ask(self._dialect.server_metadata(), timeout))
+
+    def index(self, ready: bool, timeout: float) -> Steps[tuple[IndexEntry, ...]]:
+        """Ask which models the server's repository has."""
+        return (yield from self._ask(self._dialect.index(ready), timeout))
+
+    def load(self, name: str, timeout: float) -> Steps[None]:
+        """Have a model loaded."""
+        return (yield from self._ask(self._dialect.load(name), timeout))
+
+    def unload(self, name: str, timeout: float) -> Steps[None]:
+        """Have a model unloaded."""
+        return (yield from self._ask(self._dialect.unload(name), timeout))
+
+    def statistics(
+        self, name: str, version: str, timeout: float
+    ) -> Steps[tuple[VersionStatistics, ...]]:
+        """Ask what a model, or all of them, has done."""
+        return (yield from self._ask(self._dialect.statistics(name, version), timeout))
 
     def live(self, timeout: float) -> Steps[bool]:
         """Ask whether the server is up."""
