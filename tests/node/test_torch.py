@@ -95,7 +95,7 @@ async def test_a_pickle_is_refused_and_with_trust_is_served(
     node: ServedNode, client: triton.InferenceServerClient
 ) -> None:
     assert "pickled/model.pth is a PyTorch pickle of more than weights" in node.output
-    assert "trust: pickle into model.yaml" in node.output
+    assert "trust: pickle into the model.yaml" in node.output
     assert node.replicas("pickled") == []
     with pytest.raises(InferenceServerException, match="would run whatever code it holds"):
         await client.infer("pickled", [tensor(X)])

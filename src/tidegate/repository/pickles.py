@@ -71,7 +71,7 @@ def danger(path: Path) -> tuple[str, str]:
         "export the model where it was trained, with torch.export.save (.pt2) or as TorchScript, "
         "or save its weights alone, with torch.save(model.state_dict(), …) or as safetensors, and "
         "put its code beside them as model.py; or, only if you made the file yourself, write "
-        "trust: pickle into model.yaml",
+        "trust: pickle into the model.yaml of its folder",
     )
 
 
