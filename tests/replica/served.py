@@ -19,6 +19,7 @@ from tidegate.replica.flight import FlightRecorder
 from tidegate.replica.http import Server
 from tidegate.replica.service import Served, Service
 from tidegate.replica.spec import Ready
+from tidegate.replica.tracing import Tracer
 from tidegate.runtimes.interface import Model
 from tidegate.scheduling.batcher import Batcher, BatcherLimits
 from tidegate.scheduling.latency import LatencyModel
@@ -46,6 +47,7 @@ async def serving(
     *,
     batched: bool = True,
     timeout: float | None = None,
+    tracer: Tracer | None = None,
     **limits: Any,
 ) -> AsyncIterator[Replica]:
     clock, latency = MonotonicClock(), LatencyModel()
@@ -72,8 +74,9 @@ async def serving(
     ready = Ready(
         pid=1, platform="p", device="cpu", batching=batched, max_batch_size=8, seconds=0.5
     )
-    service = Service(served, engine, clock, ready)
-    async with engine, Server(folder / "s", service.handle, MESSAGE_LIMIT + 5):
+    service = Service(served, engine, clock, ready, tracer=tracer)
+    handler = service.handle if tracer is None else service.handle_traced
+    async with engine, Server(folder / "s", handler, MESSAGE_LIMIT + 5):
         yield Replica(folder / "s", engine, service)
 
 

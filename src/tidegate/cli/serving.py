@@ -32,6 +32,8 @@ def serve(repository: Path, options: Mapping[str, object]) -> int:
     tell = announce_json if config.log_format == "json" else announce
     found = scan(repository)
     check_serving_parts()
+    if config.otlp_endpoint is not None:
+        _check_tracing_parts()
     if not found.models:
         tell(f"no models in {repository} yet; they are served as soon as they are there")
     for entry in found.models.values():
@@ -56,6 +58,19 @@ def check_serving_parts() -> None:
             f"this is an install without the serving parts ({', '.join(missing)} missing); "
             f"install them: {command}"
         )
+
+
+def _check_tracing_parts() -> None:
+    for part in ("opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
+        try:
+            found = importlib.util.find_spec(part)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise RuntimeMissing(
+                f"traces (otlp_endpoint) need what is not installed here ({part} is missing); "
+                "install it: pip install 'tidegate[otel]'"
+            )
 
 
 def announce(line: str) -> None:

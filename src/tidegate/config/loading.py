@@ -280,6 +280,8 @@ def _reason(schema: type[Section], where: tuple[str | int, ...], detail: Any) ->
     if kind == "value_error":
         return str(detail["ctx"]["error"])
     message: str = detail["msg"]
+    if kind == "string_pattern_mismatch" and where and where[-1] == "otlp_endpoint":
+        return "must be an address, as http://127.0.0.1:4318"
     if kind == "string_pattern_mismatch" and where and where[-1] == "device":
         return "must be auto, cpu, cuda or cuda:N"
     return message.replace("Input should be", "must be", 1).split(", unable to")[0]

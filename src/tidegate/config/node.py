@@ -47,6 +47,11 @@ class NodeConfig(Section):
     log_files: Annotated[int, Field(ge=1, le=100)] = Field(
         3, description="how many older files of each log are kept"
     )
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^/]")] | None = Field(
+        None,
+        description="OpenTelemetry collector that gets traces, over HTTP, as "
+        "http://127.0.0.1:4318 (default: no traces)",
+    )
     public_control: bool = Field(
         False,
         description="let every client load and unload models, not the admin port alone",

@@ -287,4 +287,5 @@ class Keeper:
             idle_timeout=around.config.idle_timeout,
             log=self._log(),
             log_settings=log_settings(around.config),
+            otlp_endpoint=around.config.otlp_endpoint,
         )

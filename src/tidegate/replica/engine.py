@@ -73,6 +73,8 @@ class Engine:
         self._clock = clock
         self.counters = Counters(clock)
         """What the replica counts."""
+        self.observe: Callable[[Sequence[RequestSlot], Ran, float, float], None] | None = None
+        """Called with each batch, and the times when its answers were begun and finished."""
         self._recorder = recorder
         self._about = about
         self._delivered = delivered
@@ -231,6 +233,8 @@ class Engine:
         # When the answers are on their way.
         arrivals = [slot.arrived for slot in slots if slot.state is _RESOLVED]
         self.counters.delivered(ran.runs, arrivals, ran.began, ended, ended - delivering)
+        if self.observe is not None:
+            self.observe(slots, ran, delivering, ended)
 
     def _trace(self, error: InferenceFailed, slot: RequestSlot) -> None:
         now = self._clock.now()

@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import uvloop
 from pydantic import BaseModel
 
-from tidegate.clock import MonotonicClock
+from tidegate.clock import Clock, MonotonicClock
 from tidegate.config.model import Batching
 from tidegate.errors import InsufficientMemory, TidegateError
 from tidegate.protocols.grpc_frames import PREFIX_SIZE
@@ -44,6 +45,9 @@ from tidegate.scheduling.latency import LatencyModel
 from tidegate.telemetry import logs
 from tidegate.telemetry.rotation import OwnOutput
 from tidegate.types import ModelMetadata
+
+if TYPE_CHECKING:  # it needs an extra
+    from tidegate.replica.tracing import Tracer
 
 log = logging.getLogger("tidegate.replica")
 
@@ -203,7 +207,8 @@ async def _serve(
         max_batch_size=limits.max_batch_size,
         seconds=clock.now() - started,
     )
-    service = Service(served, engine, clock, ready, Casualties(spec.flight))
+    tracer = _tracer(spec, clock)
+    service = Service(served, engine, clock, ready, Casualties(spec.flight), tracer)
     connections.refuse = service.refuse
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -212,7 +217,7 @@ async def _serve(
     _read_notices(service, spec)
     http = Server(
         spec.socket,
-        service.handle,
+        service.handle if tracer is None else service.handle_traced,
         spec.max_message_size,
         room=PREFIX_SIZE,
         idle_timeout=spec.idle_timeout,
@@ -226,7 +231,27 @@ async def _serve(
         await server.drain(spec.drain_timeout)
     with contextlib.suppress(OSError):
         spec.last_words.write_text(service.stats().model_dump_json())
+    if tracer is not None:
+        await asyncio.to_thread(tracer.close)
     log.info("ended")
+
+
+def _tracer(spec: ReplicaSpec, clock: Clock) -> Tracer | None:
+    """Return what traces requests, where there is a collector."""
+    if spec.otlp_endpoint is None:
+        return None
+    try:
+        from tidegate.replica.tracing import Tracer
+    except ImportError as error:
+        # The models of a node may run in other environments than its controller.
+        log.warning("requests are not traced: %s; install tidegate[otel] here", error)
+        return None
+    about: dict[str, str | int] = {
+        "tidegate.model": spec.model,
+        "tidegate.version": spec.version,
+        "tidegate.replica": spec.index,
+    }
+    return Tracer.to_collector(spec.otlp_endpoint, clock, about)
 
 
 def _configuration(

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from tidegate.clock import Clock
 from tidegate.errors import (
@@ -33,6 +34,7 @@ from tidegate.protocols.open_inference.places import Placed, places_of
 from tidegate.protocols.open_inference.schedule_policy import DEFAULT_PRIORITY, schedule
 from tidegate.protocols.open_inference.tensors import to_raw
 from tidegate.protocols.routing import MODEL_HEADER, check_model
+from tidegate.replica.batch import Ran
 from tidegate.replica.binding import Binder, Bound
 from tidegate.replica.engine import Answer, Engine, RequestSlot
 from tidegate.replica.exchange import Exchange
@@ -43,6 +45,9 @@ from tidegate.replica.spec import Ready
 from tidegate.scheduling.slot import NO_DEADLINE, Slot
 from tidegate.telemetry.statistics import ReplicaStats
 from tidegate.types import NO_PARAMETERS, InferRequest, InferResponse, ModelMetadata, Tensor
+
+if TYPE_CHECKING:  # it needs an extra
+    from tidegate.replica.tracing import Trace, Tracer
 
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z]+))?")
 log = logging.getLogger(__name__)
@@ -78,11 +83,13 @@ class Served:
 class _Inference(Slot[Bound, Answer]):
     """A slot, and what the answer to its request needs."""
 
-    __slots__ = ("exchange", "request", "service")
+    __slots__ = ("exchange", "request", "service", "trace")
 
     exchange: Exchange
     request: InferRequest
     service: Service
+    trace: Trace | None
+    """Where there is a tracer: the trace, if this is traced and not told yet."""
 
     def abandon(self) -> None:
         """The caller has gone."""
@@ -99,6 +106,7 @@ class _Inference(Slot[Bound, Answer]):
             assert self.error is not None
             counters.failed(self.error, grpc=exchange.head.grpc, arrived=self.arrived)
             exchange.fail(self.error)
+            self._trace_failure(self.error)
             return
         try:
             response = self.service.response(request, self.result)
@@ -117,6 +125,13 @@ class _Inference(Slot[Bound, Answer]):
                 error = InferenceFailed(f"the answer cannot be sent: {error}")
             counters.spoilt(error, grpc=exchange.head.grpc, arrived=self.arrived)
             exchange.fail(error)
+            self._trace_failure(error)
+
+    def _trace_failure(self, error: BaseException) -> None:
+        tracer = self.service.tracer
+        if tracer is not None:
+            tracer.failed(self.trace, error)
+            self.trace = None
 
 
 class Service:
@@ -129,6 +144,7 @@ class Service:
         clock: Clock,
         ready: Ready,
         casualties: Container[bytes] = (),
+        tracer: Tracer | None = None,
     ) -> None:
         self._served = served
         self._casualties = casualties
@@ -143,6 +159,11 @@ class Service:
         self._engine = engine
         self.counters = engine.counters
         self._clock = clock
+        self.tracer = tracer
+        self._began = 0.0
+        """When the request that is being decoded came, where there is a tracer."""
+        if tracer is not None:
+            engine.observe = self._trace_answers
         self._dtypes = {spec.name: spec.dtype for spec in served.metadata.signature.outputs}
         self._quarantined: frozenset[bytes] = frozenset()
         self._grpc: Mapping[bytes, Callable[[Exchange], None]] = {
@@ -156,6 +177,11 @@ class Service:
         """Name these versions in the metadata, and refuse requests of these digests."""
         self._metadata = replace(self._metadata, versions=tuple(map(str, versions)))
         self._quarantined = quarantined
+
+    def handle_traced(self, exchange: Exchange) -> None:
+        """Do what :meth:`handle` does, and note when the request came."""
+        self._began = self._clock.now()
+        self.handle(exchange)
 
     def handle(self, exchange: Exchange) -> None:
         """Answer ``exchange``, now or when the model has run; any error becomes its answer."""
@@ -181,6 +207,8 @@ class Service:
         head = exchange.head
         if head.target == _INFER if head.grpc else exchange.path.endswith("/infer"):
             self.counters.failed(error, grpc=head.grpc)
+            if self.tracer is not None:
+                self.tracer.failed(self.tracer.begin(exchange, self._began), error)
         exchange.fail(error)
 
     def stats(self) -> ReplicaStats:
@@ -306,8 +334,20 @@ class Service:
         slot.exchange = exchange
         slot.request = request
         slot.service = self
+        if self.tracer is not None:
+            slot.trace = self.tracer.begin(exchange, self._began)
+            if slot.trace is not None:
+                slot.trace.queued = now
         self._engine.submit(slot)
         exchange.on_gone = slot.abandon
+
+    def _trace_answers(
+        self, slots: Sequence[RequestSlot], ran: Ran, delivering: float, ended: float
+    ) -> None:
+        for slot in slots:
+            if self.tracer is not None and isinstance(slot, _Inference) and slot.trace is not None:
+                self.tracer.succeeded(slot.trace, ran, delivering, ended)
+                slot.trace = None
 
     def discard(self, slot: RequestSlot) -> None:
         """Forget a slot that was cancelled."""

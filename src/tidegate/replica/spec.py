@@ -42,6 +42,8 @@ class ReplicaSpec(BaseModel):
     log: Path | None = None
     """Its output, which it rotates."""
     log_settings: LogSettings = LogSettings()
+    otlp_endpoint: str | None = None
+    """The collector that gets its traces."""
     notices: Path
     """See :class:`tidegate.replica.notices.Notices`."""
 
