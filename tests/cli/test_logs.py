@@ -60,6 +60,25 @@ def test_a_tail_goes_on_through_rotation_and_truncation(tmp_path: Path) -> None:
     tail.close()
 
 
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, []),
+        (1, [b"4"]),
+        (2, [b"3", b"4"]),
+        (3, [b"2", b"3", b"4"]),
+        (9, [b"1", b"2", b"3", b"4"]),
+    ],
+)
+def test_what_was_written_before_the_log_was_rotated(
+    tmp_path: Path, count: int, expected: list[bytes]
+) -> None:
+    (tmp_path / "a.log.1").write_bytes(b"1\n2\n")
+    (tmp_path / "a.log").write_bytes(b"3\n4\n")
+    with closing(Tail(tmp_path / "a.log", count)) as tail:
+        assert _read(tail) == expected
+
+
 def test_a_line_without_an_end_takes_bounded_memory(tmp_path: Path) -> None:
     file = tmp_path / "a.log"
     file.write_bytes(b"x" * (5 * 2**20))

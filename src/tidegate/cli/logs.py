@@ -131,11 +131,15 @@ class Tail:
     last: int | None
     _file: BinaryIO | None = None
     _partial: bytearray = field(default_factory=bytearray)
+    _earlier: list[bytes] = field(default_factory=list)
+    """Lines of the older file, where the one that is written to has too few."""
 
     def read(self) -> Iterator[bytes]:
         """Yield the lines that were completed since the last call, without their ends."""
         if self._file is None and not self._open():
             return
+        yield from self._earlier
+        self._earlier = []
         while True:
             yield from self._lines()
             if not self._moved():
@@ -156,9 +160,20 @@ class Tail:
         except FileNotFoundError:
             return False  # between the two steps of a rotation
         if self.last is not None:
-            self._file.seek(start_of_last_lines(self._file, self.last))
+            start = start_of_last_lines(self._file, self.last)
+            if start == 0:
+                self._earlier = self._of_older_file(self.last - _count_lines(self._file))
+            self._file.seek(start)
             self.last = None
         return True
+
+    def _of_older_file(self, count: int) -> list[bytes]:
+        try:
+            with self.path.with_name(f"{self.path.name}.1").open("rb") as older:
+                older.seek(start_of_last_lines(older, max(0, count)))
+                return older.read().splitlines()
+        except FileNotFoundError:
+            return []
 
     def _lines(self) -> Iterator[bytes]:
         assert self._file is not None
@@ -190,6 +205,16 @@ class Tail:
             return True
         self._file.close()
         return self._open()
+
+
+def _count_lines(file: BinaryIO) -> int:
+    """Return how many lines a file has, of which the last may have no end yet."""
+    file.seek(0)
+    count, last = 0, b"\n"
+    while block := file.read(_BLOCK):
+        count += block.count(b"\n")
+        last = block[-1:]
+    return count + (last != b"\n")
 
 
 def start_of_last_lines(file: BinaryIO, count: int) -> int:
