@@ -16,6 +16,7 @@ from rich.table import Table
 from tests import models
 from tests.cli.conftest import ENVIRONMENT, command, in_terminal, tidegate
 from tidegate.cli.answers import encoded
+from tidegate.cli.main import run
 from tidegate.protocols.open_inference.tensors import object_array
 from tidegate.types import DType, InferResponse, Tensor
 
@@ -177,12 +178,14 @@ def test_bytes_that_are_no_text() -> None:
 @pytest.mark.parametrize(
     "dtype", [d for d in DType if d is not DType.BYTES], ids=lambda dtype: dtype.value
 )
-def test_every_type_goes_in_and_comes_out(dtype: DType, tmp_path: Path) -> None:
+def test_every_type_goes_in_and_comes_out(
+    dtype: DType, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
     model = models.identity(tmp_path / "m.onnx", dtype, ("n", 2))
     value = "true" if dtype is DType.BOOL else "1"
-    done = tidegate("infer", str(model), "--json", f"[[{value}, {value}]]")
-    assert done.returncode == 0, done.stderr
-    assert _answers(done) == [{"outputs": {"y": [[json.loads(value)] * 2]}}]
+    assert run(["infer", str(model), "--json", f"[[{value}, {value}]]"]) == 0
+    told = json.loads(capsysbinary.readouterr().out)
+    assert told == {"outputs": {"y": [[json.loads(value)] * 2]}}
 
 
 def test_a_long_pipe(scale: str) -> None:
