@@ -14,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests import torch_models
 from tests.node.harness import ServedNode
+from tidegate.replica.spec import ReplicaSpec
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -35,7 +36,7 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
     torch_models.trusted(root / "pickled")
     torch_models.settings(root / "pickled", torch_models.SIGNATURE)
     torch_models.script(root / "picky/model.pt", torch_models.Picky())
-    torch_models.settings(root / "picky", torch_models.SIGNATURE)
+    torch_models.settings(root / "picky", torch_models.SIGNATURE + "resources: {threads: 3}\n")
     async with ServedNode(root, wait_ready=False) as served:
         names = (*WRITERS, "picky")
         await served.until(lambda: all(f"{name}:" in served.output for name in names))
@@ -89,6 +90,13 @@ async def test_requests_are_batched_and_one_bad_one_fails_alone(
             assert isinstance(answer, np.ndarray), answer
             assert answer.tolist() == [[row] * 4]
     assert (await client.get_model_config("picky")).config.max_batch_size == 32
+
+
+async def test_threads_are_those_of_the_settings(node: ServedNode) -> None:
+    files = node.run_dir.rglob("r/*.json")
+    specs = [ReplicaSpec.model_validate_json(file.read_bytes()) for file in files]
+    assert {spec.threads for spec in specs if spec.model == "picky"} == {3}
+    assert {spec.threads for spec in specs if spec.model == "exported"} == {1}
 
 
 async def test_a_pickle_is_refused_and_with_trust_is_served(

@@ -8,7 +8,12 @@ import pytest
 
 from tests import models
 from tidegate.config.model import Batching
-from tidegate.errors import ConfigurationError, InferenceFailed, InsufficientMemory
+from tidegate.errors import (
+    ConfigurationError,
+    InferenceFailed,
+    InsufficientMemory,
+    InvalidModel,
+)
 from tidegate.replica.warmup import can_batch, common_batch_dimension, warm_up
 from tidegate.runtimes.interface import RuntimeOptions
 from tidegate.runtimes.onnx import load
@@ -170,6 +175,28 @@ def test_samples_keep_fixed_dimensions() -> None:
 
 def test_there_are_no_samples_of_an_unknown_rank() -> None:
     assert Samples().make((TensorSpec("x", DType.FP32, None),), rows=1) is None
+
+
+def test_the_operators_sample_is_run_and_must_work() -> None:
+    seen = []
+
+    def picky(x: Array) -> Array:
+        seen.append(x.tolist())
+        if not (x >= 100).all():
+            raise InferenceFailed("needs what is at least 100")
+        return x
+
+    sample = Samples({"x": np.full((3, 4), 100, np.float32)})
+    warm_up(RowModel(picky), sample)
+    assert seen == [[[100.0] * 4] * 3]
+    # It makes the trial runs possible, too.
+    assert can_batch(RowModel(picky), AUTO, sample)
+    assert not can_batch(RowModel(picky), AUTO)
+    one = Samples({"x": np.array([[1, 2, 3, 4]], np.float32)})
+    assert can_batch(RowModel(lambda x: x * 2), AUTO, one)
+    assert not can_batch(RowModel(lambda x: x - x.mean(axis=0)), AUTO, one)
+    with pytest.raises(InvalidModel, match="failed on the sample of warmup: needs real input"):
+        warm_up(RowModel(fails), sample)
 
 
 def test_warming_up_runs_once_and_forgives_all_but_memory() -> None:

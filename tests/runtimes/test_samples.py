@@ -95,6 +95,16 @@ def pickled(path: Path) -> Path:
     return path.with_suffix(".npy")
 
 
+def test_arrays_are_as_requests_have_them(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", x=np.arange(6, dtype=">f4").reshape(2, 3).T, y=np.int32(3))
+    found = read_sample(tmp_path / "s.npz")
+    assert found["x"].dtype == np.float32
+    assert found["x"].dtype.isnative
+    assert found["x"].flags.c_contiguous
+    assert found["x"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert found["y"].shape == ()
+
+
 def text(name: str, content: str) -> Callable[[Path], Path]:
     def write(path: Path) -> Path:
         path.with_name(name).write_text(content)

@@ -44,7 +44,7 @@ from tidegate.replica.warmup import can_batch, warm_up
 from tidegate.repository.layout import read_model
 from tidegate.runtimes import registry
 from tidegate.runtimes.interface import RuntimeOptions
-from tidegate.runtimes.torch import TorchModel, load
+from tidegate.runtimes.torch import TorchModel, _device, load
 from tidegate.runtimes.torch_tensors import named_leaves, reraise
 from tidegate.types import Array, DType, TensorSpec
 
@@ -553,6 +553,20 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     assert load_folder(tmp_path / "m", "auto").device == "cpu"
     with pytest.raises(ConfigurationError, match=r"device: cuda:1 needs a GPU, but PyTorch"):
         load_folder(tmp_path / "m", "cuda:1")
+
+
+def test_which_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for wanted, expected in (
+        ("auto", "cuda:0"),
+        ("cuda", "cuda:0"),
+        ("cuda:1", "cuda:1"),
+        ("cpu", "cpu"),
+    ):
+        assert str(_device(wanted)) == expected
+    with pytest.raises(ConfigurationError, match="cuda:2 is not here: PyTorch sees 2 GPUs"):
+        _device("cuda:2")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

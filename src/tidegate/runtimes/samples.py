@@ -146,7 +146,7 @@ def _plain(array: Array) -> Array:
     # Python's numbers and most arrays are of 64 bits without anybody's wish.
     array = array.astype(np.float32) if array.dtype == np.float64 else array
     DType.of(array.dtype)
-    return array
+    return np.require(array, array.dtype.newbyteorder("="), "C")
 
 
 def _converted(array: Array, spec: TensorSpec) -> Array:
