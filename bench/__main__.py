@@ -9,9 +9,11 @@ CASES = {
     "overhead": "a tiny MLP against a bare grpc.aio server",
     "saturation": "ResNet-50 and MiniLM against the bare runtime loop and grpc.aio",
     "payload": "4.8 MB of FP32 in every encoding",
+    "codecs": "reading and writing tensors against plain libraries",
     "neighbours": "a small model beside a saturated large one",
     "latency": "latency over the offered rate, and the plot of it",
     "many": "twenty small models: time to ready, memory, idle CPU",
+    "figures": "puts what the cases measured into the documentation",
 }
 
 

@@ -14,11 +14,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import uvloop
 
 from bench import servers, workloads
 
-_RATES = "500,1000,2000,5000,10000,20000,30000"
+_RATES = "500,1000,2000,5000,10000,20000,30000,40000,50000"
 
 
 async def run(given: argparse.Namespace) -> int:
@@ -28,7 +29,9 @@ async def run(given: argparse.Namespace) -> int:
         workload = workloads.make(given.model, folder)
         async with servers.tidegate(folder / "models", folder / "run") as server:
             command = [sys.executable, "-m", "tidegate.cli", "bench", server.target]
-            command += ["--model", given.model, "--input", str(workload.inputs)]
+            row = folder / "row.npz"
+            np.savez(row, allow_pickle=False, **{k: v[:1] for k, v in workload.rows.items()})
+            command += ["--model", given.model, "--input", str(row)]
             command += ["--rate", given.rates, "--duration", str(given.seconds)]
             command += ["--concurrency", "256"]
             for option, file in (("--plot", given.plot), ("--json", given.json)):

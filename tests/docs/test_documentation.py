@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bench import figures
 from docs import tables
 from tests.node.bad_input_table import markdown
 from tidegate.config.model import ModelConfig
@@ -46,3 +47,8 @@ def test_examples_of_model_yaml_are_valid() -> None:
     assert len(examples) >= 4
     for example in examples:
         ModelConfig.model_validate(yaml.safe_load(example))
+
+
+def test_figures_are_those_that_were_measured() -> None:
+    page = figures.PAGE.read_text(encoding="utf-8")
+    assert page == figures.renewed(page), "run: python -m bench figures"

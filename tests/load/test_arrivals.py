@@ -51,6 +51,7 @@ def test_a_schedule_gives_what_is_due() -> None:
     schedule = Schedule(np.array([0.0, 1.0, 1.5, 4.0]))
     assert [schedule.take(0.0), schedule.take(0.5)] == [0.0, None]
     assert schedule.next_due == 1.0
+    assert [schedule.count_due(t) for t in (0.5, 1.5, 9.0)] == [0, 2, 3]
     # However late somebody asks: the calls keep the times at which they were due.
     assert [schedule.take(3.0), schedule.take(3.0), schedule.take(3.0)] == [1.0, 1.5, None]
     assert schedule.take_rest() == [4.0]

@@ -7,6 +7,7 @@ times are fixed before the first call, and latency counts from them.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 
 import numpy as np
@@ -80,6 +81,10 @@ class Schedule:
     def next_due(self) -> float | None:
         """When the next call is due; ``None`` when all have been taken."""
         return self._times[self._next] if self._next < len(self._times) else None
+
+    def count_due(self, elapsed: float) -> int:
+        """Return how many calls are due by now."""
+        return bisect.bisect_right(self._times, elapsed, self._next) - self._next
 
     def take(self, elapsed: float) -> float | None:
         """Take the next call if it is due by now; return the time at which it was."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tidegate.load.arrivals import Schedule, Times
-from tidegate.load.driver import Call, Check, Connect, Driver, Result, now
+from tidegate.load.driver import Call, Check, Connect, Driver, Lane, Result, now
 
 NOT_SENT = "NOT_SENT"
 
@@ -73,8 +73,8 @@ class PacedDriver(Driver):
 
     def stop(self) -> None:
         """Send no more calls; what is due and was not sent is counted as that."""
-        self._tick()
         at = now()
+        self._tick()  # whoever is free sends what is due
         for due in self._schedule.take_rest():
             waited = at - (self._zero + due)
             if waited > 0 and self._zero + due >= self._counts_from:
@@ -119,15 +119,15 @@ class PacedDriver(Driver):
     def _tick(self) -> None:
         """Let free callers send what is due."""
         self._asked = False
-        while self._parked:
-            due = self._schedule.next_due
-            if due is None:
-                return
-            if self._zero + due > now():
-                self._ask()
-                return
+        # By lanes: what goes out on one connection is written at once.
+        chosen: dict[Lane, list[Call]] = {}
+        for _ in range(min(len(self._parked), self._schedule.count_due(now() - self._zero))):
             call = self._parked.popleft()
-            call.lane.give((call,))
+            chosen.setdefault(call.lane, []).append(call)
+        for lane, calls in chosen.items():
+            lane.give(calls)
+        if self._parked:
+            self._ask()
 
 
 class Metronome:
