@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent import futures
@@ -360,6 +361,32 @@ def test_a_closed_client_makes_no_calls() -> None:
     client.close()
     with pytest.raises(RuntimeError, match="is closed"):
         client.infer("m", X)
+
+
+def test_a_forked_process_has_connections_of_its_own() -> None:
+    code = """
+import os, sys
+from tidegate import Client
+client = Client(sys.argv[1])
+assert client.live()
+if os.fork() == 0:
+    assert client.live()
+    os._exit(0)
+assert os.wait()[1] == 0
+assert client.live()
+"""
+    connections = []
+
+    def note(connection: socket.socket, request: bytes) -> None:
+        connections.append(connection)
+        connection.sendall(reply())
+        while connection.recv(65536):
+            connection.sendall(reply())
+
+    with scripted(note) as port:
+        url = f"http://127.0.0.1:{port}"
+        subprocess.run([sys.executable, "-c", code, url], check=True, timeout=60)
+    assert len(connections) == 2
 
 
 def test_an_async_client_belongs_to_one_loop() -> None:

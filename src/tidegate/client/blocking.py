@@ -81,6 +81,7 @@ class Client(Face):
             max_answer_size=max_answer_size,
         )
         self._transport: Transport | None = None
+        self._process = 0
         self._opening = threading.Lock()
         self._closed = False
 
@@ -231,13 +232,14 @@ class Client(Face):
 
     def _opened(self) -> Transport:
         transport = self._transport
-        if transport is not None:
+        if transport is not None and self._process == os.getpid():
             return transport
         with self._opening:
             if self._closed:
                 raise RuntimeError(f"{self!r} is closed; make another client")
-            if self._transport is None:
-                self._transport = _open(self._connection)
+            # In a forked process the connections are still the parent's.
+            if self._transport is None or self._process != os.getpid():
+                self._transport, self._process = _open(self._connection), os.getpid()
             return self._transport
 
 

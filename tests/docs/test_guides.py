@@ -1,0 +1,51 @@
+"""What the guides show in Python runs as it stands there."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tidegate import serve
+
+ROOT = Path(__file__).parents[2]
+MODELS = ROOT / "examples" / "models"
+
+
+def blocks(page: str, **instead: str) -> list[str]:
+    text = (ROOT / "docs" / "guides" / page).read_text(encoding="utf-8")
+    for old, new in instead.items():
+        assert old in text
+        text = text.replace(old, new)
+    found = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert found
+    return found
+
+
+def run(code: str, names: dict[str, Any]) -> None:
+    compiled = compile(code, "guide", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    done = eval(compiled, names)
+    if inspect.iscoroutine(done):
+        asyncio.run(done)
+
+
+def test_calling_models_from_python() -> None:
+    names: dict[str, Any] = {}
+    with serve(MODELS, public_control=True) as server:
+        target = server.url.removeprefix("http://")
+        for code in blocks("call-from-python.md", **{"127.0.0.1:8000": target}):
+            run(code, names)
+        assert names["answer"]["digit"].shape == (3,)
+        names["client"].close()
+
+
+def test_serving_from_a_notebook() -> None:
+    names: dict[str, Any] = {"images": np.zeros((2, 1, 8, 8), np.float32)}
+    for code in blocks("notebook.md", **{'serve("./models': f'serve("{MODELS}'}):
+        run(code, names)
+    names["server"].stop()
