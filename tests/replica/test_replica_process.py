@@ -19,6 +19,7 @@ from tests.replica.edge_client import GRPC, EdgeClient, frame
 from tests.replica.process import replica_process
 from tests.replica.served import INFER, infer_request, outputs_of
 from tests.replica.waiting import WAIT, until
+from tidegate.node.probing import ask_stats
 from tidegate.replica.flight import Suspect, read_suspects
 from tidegate.replica.spec import Failed
 
@@ -231,3 +232,20 @@ async def test_a_killed_replica_leaves_word_of_what_it_was_running(folder: Path)
             os.kill(replica.process.pid, signal.SIGKILL)
             assert await replica.ended() == -signal.SIGKILL
         assert read_suspects(replica.spec.flight) == expected
+
+
+async def test_a_message_that_is_too_large_is_counted(folder: Path) -> None:
+    """The connection refuses it, and the service never sees it."""
+    async with replica_process(folder, models.identity(folder / "m.onnx")) as replica:
+        await replica.ready()
+        async with EdgeClient(folder / "s") as client:
+            refused = await client.grpc(INFER, bytes(2 * 2**20))
+            assert refused.grpc_status == 8
+            refused = await client.rest("POST", "/v2/models/m/infer", bytes(2 * 2**20))
+            assert refused.status == 413
+        stats = await ask_stats(folder / "s")
+        assert stats is not None
+        assert stats.counted.requests == {
+            "grpc": {"OK": 0, "RESOURCE_EXHAUSTED": 1},
+            "rest": {"200": 0, "413": 1},
+        }
