@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest_asyncio
 from tests import models
 from tests.node.harness import ServedNode
 from tests.node.traffic import Traffic, rest_bodies, rest_path
+from tests.replica.collector import Collector, collecting
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,14 +29,23 @@ BEYOND = json.dumps(
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with collecting() as server:
+        yield server
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServedNode]:
+async def node(
+    tmp_path_factory: pytest.TempPathFactory, collector: Collector
+) -> AsyncIterator[ServedNode]:
     root = tmp_path_factory.mktemp("logs")
     models.scale(root / "scale.onnx", 2.0)
     models.gather(root / "gather.onnx")
     models.gather(root / "again.onnx")
     options = ("--log-format=json", f"--log-size={SIZE}", "--log-files=2", "--access-log")
-    async with ServedNode(root, *options) as served:
+    traces = f"--otlp-endpoint={collector.endpoint}"
+    async with ServedNode(root, *options, traces) as served:
         yield served
 
 
@@ -76,6 +86,28 @@ async def test_an_error_names_the_request_and_the_access_log_has_it_too(node: Se
     (line,) = [s for s in lines_of(access) if s["request_id"] == "my-own-id"]
     assert line["traceparent"] == TRACE
     assert line["status"] == 500
+
+
+async def test_a_sampled_request_is_traced_through_the_edge(
+    node: ServedNode, collector: Collector
+) -> None:
+    body = rest_bodies()[0]
+    for flags in ("01", "00"):
+        sent = {"x-request-id": f"traced-{flags}", "traceparent": f"{TRACE[:-2]}{flags}"}
+        assert (await node.post(rest_path("scale"), body, sent))[0] == 200
+
+    def found() -> list[str]:
+        return [
+            attribute.value.string_value
+            for about, span in collector.spans()
+            if about["tidegate.model"].string_value == "scale"
+            for attribute in span.attributes
+            if attribute.key == "tidegate.request_id"
+        ]
+
+    # They are sent in batches, every five seconds.
+    await node.until(found, timeout=30)
+    assert found() == ["traced-01"]
 
 
 async def test_a_request_without_an_id_gets_one_from_the_edge(node: ServedNode) -> None:

@@ -217,3 +217,16 @@ async def test_a_version_that_was_drained_counts_to_its_last_call(node: ServedNo
         (await asyncio.to_thread(fetch, f"http://127.0.0.1:{node.admin_port}/status"))[1]
     )
     assert [v["version"] for m in status["models"] for v in m["versions"]][-1] == 2
+
+
+async def test_the_next_controller_goes_on_with_what_lives(node: ServedNode) -> None:
+    before = await scrape(node)
+    node.kill_controller()
+    assert node.process is not None
+    await node.process.wait()
+    await node.serve()
+    after = await scrape(node)
+    version = {"model": "scale", "version": "2", "code": "OK"}
+    assert after("requests_total", **version) == before("requests_total", **version) > 0
+    assert after("start_time_seconds") > before("start_time_seconds")
+    assert after("edge_requests_total") >= before("edge_requests_total")

@@ -6,6 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tidegate.replica.header_blocks import (
+    TRACE_FIELDS,
     BlockReader,
     MalformedBlock,
     encode_block,
@@ -233,3 +234,74 @@ def test_long_blocks_are_not_remembered() -> None:
 )
 def test_what_is_no_literal_says_nothing(literal: bytes) -> None:
     assert text_of(literal) == ""
+
+
+TRACED = st.lists(
+    st.tuples(
+        st.sampled_from([b"traceparent", b"tracestate", ID, b"x-a", b"te"]),
+        st.sampled_from([b"", b"a", b"trailers"]) | st.binary(max_size=140),
+    ),
+    max_size=6,
+)
+
+
+@given(
+    st.lists(TRACED, min_size=1, max_size=3),
+    st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=60), st.booleans()), max_size=30),
+)
+def test_fields_that_are_left_unread_change_nothing_else(
+    templates: list[list[Field]], calls: list[tuple[int, bytes, bool]]
+) -> None:
+    """Whatever was read before, and wherever the fields are that change with each call."""
+    reader = BlockReader(dict, TRACE_FIELDS)
+    for which, value, huffman in calls:
+        changing = (*TRACE_FIELDS, ID)
+        sent = [
+            (name, value + old if name in changing else old)
+            for name, old in templates[which % len(templates)]
+        ]
+        block = encoded(sent, huffman=huffman)
+        fields, request_id = reader.read(block)
+        whole, same_id = BlockReader(dict).read(block)
+        assert request_id == same_id
+        assert fields == {n: v for n, v in whole.items() if n not in TRACE_FIELDS}
+
+
+@pytest.mark.parametrize("huffman", [False, True])
+def test_calls_that_are_traced_are_recognised(
+    huffman: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = BlockReader(dict, TRACE_FIELDS)
+
+    def block(number: int) -> bytes:
+        trace = b"00-%032x-%016x-01" % (number * 7919**5, number)
+        fields = [*CALL, (b"traceparent", trace), (ID, b"%036d" % number), (b"x-n", b"1")]
+        return encoded(fields, huffman=huffman)
+
+    first, _ = reader.read(block(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(BlockReader, "_read_all", None)
+        for number in range(100):
+            fields, raw_id = reader.read(block(number))
+            assert fields is first
+            assert raw_id is not None
+            assert text_of(raw_id) == f"{number:036d}"
+    whole = block(5)
+    for end in range(len(whole)):
+        try:
+            expected = BlockReader(dict, TRACE_FIELDS).read(whole[:end])
+        except MalformedBlock:
+            with pytest.raises(MalformedBlock):
+                reader.read(whole[:end])
+        else:
+            assert reader.read(whole[:end]) == expected
+
+
+def test_what_is_remembered_of_traced_calls_is_bounded() -> None:
+    reader = BlockReader(dict, TRACE_FIELDS)
+    for number in range(2000):
+        sent = [(b"x-n", b"%d" % number), (b"traceparent", b"%d" % number), (ID, b"i")]
+        assert reader.read(encode_block(sent)) == ({b"x-n": b"%d" % number}, b"\x01i")
+    assert len(reader._templates) <= 8
+    assert not reader._blocks
+    assert len(reader._names) <= 1024

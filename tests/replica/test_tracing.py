@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
 from tests import models
+from tests.replica.collector import Collector, collecting
 from tests.replica.edge_client import EdgeClient, Reply
 from tests.replica.fake_model import FakeModel
 from tests.replica.process import ReplicaProcess
@@ -130,29 +128,10 @@ async def test_failures_say_why(folder: Path) -> None:
     assert spans[0].status.description == "never"
 
 
-class Collector(http.server.BaseHTTPRequestHandler):
-    """Takes what is exported, as a collector of OpenTelemetry does."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.got.append((self.path, body))  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
 @pytest.fixture
-def collector() -> Iterator[Any]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
-        server.got = []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+def collector() -> Iterator[Collector]:
+    with collecting() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 async def traced_calls(folder: Path, endpoint: str) -> ReplicaProcess:
@@ -173,17 +152,15 @@ async def traced_calls(folder: Path, endpoint: str) -> ReplicaProcess:
     return replica
 
 
-async def test_a_collector_gets_them_before_the_replica_ends(folder: Path, collector: Any) -> None:
-    await traced_calls(folder, f"http://127.0.0.1:{collector.server_address[1]}/")
-    spans = []
-    for path, body in collector.got:
-        assert path == "/v1/traces"
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            about = {a.key: a.value for a in resource.resource.attributes}
-            assert about["tidegate.model"].string_value == "m"
-            assert about["tidegate.version"].int_value == 2
-            spans += [span for scope in resource.scope_spans for span in scope.spans]
-    assert [span.trace_id.hex() for span in spans] == [TRACE_ID, TRACE_ID]
+async def test_a_collector_gets_them_before_the_replica_ends(
+    folder: Path, collector: Collector
+) -> None:
+    await traced_calls(folder, collector.endpoint + "/")
+    spans = collector.spans()
+    for about, _ in spans:
+        assert about["tidegate.model"].string_value == "m"
+        assert about["tidegate.version"].int_value == 2
+    assert [span.trace_id.hex() for _, span in spans] == [TRACE_ID, TRACE_ID]
 
 
 async def test_a_collector_that_is_away_harms_nobody(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from tidegate.errors import MethodNotAllowed, QueueFull
@@ -187,12 +187,14 @@ class Sender(Protocol):
 class OpenConnections:
     """The connections that are open, which have something to send, and who waits for the last."""
 
-    __slots__ = ("_unsent", "_waiters", "all", "refuse")
+    __slots__ = ("_unsent", "_waiters", "all", "refuse", "unread")
 
     def __init__(self) -> None:
         self.all: set[Closable] = set()
         self.refuse: Callable[[Exchange, BaseException], None] = Exchange.fail
         """Answers a request that is not taken as a whole, and that no handler sees."""
+        self.unread: Collection[bytes] = ()
+        """Fields of requests over HTTP/2 that nobody looks at."""
         self._waiters: list[asyncio.Event] = []
         self._unsent: list[Sender] = []
 

@@ -3,18 +3,22 @@
 So the same bytes always mean the same fields. Of the blocks that an edge sends, all but the
 request's id repeats from call to call: that one field is cut out, and the rest is looked up.
 Its value is not even decoded, since it only tells requests apart: it stays the string literal
-that it was (section 5.2), which :func:`text_of` reads for a log.
+that it was (section 5.2), which :func:`text_of` reads for a log. Other fields that change with
+each call, as those of a trace, can be left unread altogether.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Generic, NamedTuple, TypeVar
 
 import hpack
 
 _REQUEST_ID = b"x-request-id"
+TRACE_FIELDS = (b"traceparent", b"tracestate", b"baggage")
+"""What a caller that traces adds to each of its calls."""
 _REMEMBERED = 1024
+_TEMPLATES = 8
 _LONGEST_BLOCK, _LONGEST_FIELD = 4096, 1024
 """Bytes; longer ones are read each time, or a caller could fill the memory with them."""
 _INDEXED, _INCREMENTAL, _SIZE_UPDATE = 0x80, 0x40, 0x20
@@ -29,11 +33,29 @@ class MalformedBlock(ValueError):
 Head = TypeVar("Head")
 
 
-class BlockReader(Generic[Head]):
-    """Reads the blocks of one peer; ``make`` makes of their fields what is remembered."""
+class _Template(NamedTuple, Generic[Head]):
+    """A block with fields that were left unread: what lies before, between and after literals."""
 
-    def __init__(self, make: Callable[[Mapping[bytes, bytes]], Head]) -> None:
+    before: tuple[bytes, ...]
+    """What precedes each literal; the request's id is one of them, or there is none."""
+    after: bytes
+    id_at: int | None
+    head: Head
+
+
+class BlockReader(Generic[Head]):
+    """Reads the blocks of one peer; ``make`` makes of their fields what is remembered.
+
+    The fields ``unread`` are left out.
+    """
+
+    def __init__(
+        self, make: Callable[[Mapping[bytes, bytes]], Head], unread: Collection[bytes] = ()
+    ) -> None:
         self._make = make
+        self._unread = frozenset(unread)
+        self._templates: list[_Template[Head]] = []
+        self._names: dict[bytes, bytes] = {}
         self._blocks: dict[tuple[int, bytes], Head] = {}
         self._fields: dict[bytes, tuple[bytes, bytes]] = {}
         self._id_name = b""
@@ -57,7 +79,31 @@ class BlockReader(Generic[Head]):
                 end = at + 1 + length
                 if length < _SHORT and end <= len(block) and block[end:] == after:
                     return head, block[at:end]
+        if self._templates:
+            found = self._match(block)
+            if found is not None:
+                return found
         return self._look_up(block) or self._read_all(block)
+
+    def _match(self, block: bytes) -> tuple[Head, bytes | None] | None:
+        """Look for a template of the block: what the same bytes began with means the same."""
+        for template in self._templates:
+            at = 0
+            literals = []
+            for before in template.before:
+                stop = at + len(before)
+                if stop >= len(block) or block[at:stop] != before:
+                    break
+                length = block[stop] & _SHORT
+                at = stop + 1 + length
+                if length == _SHORT or at > len(block):
+                    break
+                literals.append(block[stop:at])
+            else:
+                if block[at:] == template.after:
+                    id_at = template.id_at
+                    return template.head, None if id_at is None else literals[id_at]
+        return None
 
     def _look_up(self, block: bytes) -> tuple[Head, bytes | None] | None:
         cut = block.find(self._id_name) if self._id_name else -1
@@ -82,12 +128,19 @@ class BlockReader(Generic[Head]):
         fields: dict[bytes, bytes] = {}
         request_id = None
         key: tuple[int, bytes] | None = (-1, block)
+        cuts: list[tuple[int, int, bool]] = []
+        unread = False
         try:
             for start, value_at, end in _split(block):
                 name, value = self._field(block[start:end], value_at - start)
+                if name in self._unread:
+                    unread = True
+                    cuts.append((value_at, end, False))
+                    continue
                 if name != _REQUEST_ID:
                     fields[name] = value
                     continue
+                cuts.append((value_at, end, True))
                 first, request_id, key = request_id is None, value, None
                 if first and value[0] & _SHORT < _SHORT:
                     self._id_name = block[start:value_at]
@@ -98,21 +151,47 @@ class BlockReader(Generic[Head]):
         if len(self._blocks) >= _REMEMBERED:
             self._blocks.clear()
         head = self._make(fields)
-        if key is not None and len(block) <= _LONGEST_BLOCK:
+        if unread:
+            self._remember(block, cuts, head)
+        elif key is not None and len(block) <= _LONGEST_BLOCK:
             self._blocks[key] = head
         return head, request_id
+
+    def _remember(self, block: bytes, cuts: list[tuple[int, int, bool]], head: Head) -> None:
+        ids = [index for index, (_, _, is_id) in enumerate(cuts) if is_id]
+        if len(ids) > 1 or len(block) > _LONGEST_BLOCK:
+            return
+        if any(block[value_at] & _SHORT == _SHORT for value_at, _, _ in cuts):
+            return  # its length has more bytes than one
+        ends = [0, *(end for _, end, _ in cuts)]
+        before = tuple(block[end:value_at] for end, (value_at, _, _) in zip(ends, cuts))
+        template = _Template(before, block[ends[-1] :], ids[0] if ids else None, head)
+        self._templates = [template, *self._templates[: _TEMPLATES - 1]]
 
     def _field(self, field: bytes, value_at: int) -> tuple[bytes, bytes]:
         known = self._fields.get(field)
         if known is not None:
             return known
-        if value_at and _decode(field[:value_at] + b"\0")[0] == _REQUEST_ID:
-            return _REQUEST_ID, field[value_at:]
+        if value_at:
+            name = self._name(field[:value_at])
+            if name == _REQUEST_ID or name in self._unread:
+                return name, field[value_at:]
         if len(self._fields) >= _REMEMBERED:
             self._fields.clear()
         known = _decode(field)
         if len(field) <= _LONGEST_FIELD:
             self._fields[field] = known
+        return known
+
+    def _name(self, begun: bytes) -> bytes:
+        """Return the name of a field of which the value is missing."""
+        known = self._names.get(begun)
+        if known is None:
+            known, _ = _decode(begun + b"\0")
+            if len(self._names) >= _REMEMBERED:
+                self._names.clear()
+            if len(begun) <= _LONGEST_FIELD:
+                self._names[begun] = known
         return known
 
 

@@ -118,7 +118,7 @@ class Http2Connection(asyncio.Protocol):
         self._whole = 9 + min(self._most, _LARGEST_FRAME)
         """Bytes of the largest frame that may be taken for a body as it is."""
         self._connections = connections
-        self._blocks = BlockReader(_head)
+        self._blocks = BlockReader(_head, connections.unread)
         self._coming: dict[int, Exchange] = {}
         """Requests that have not ended yet; the others wait for their answers."""
         self._exchanges: dict[int, Exchange] = {}

@@ -31,6 +31,7 @@ from tidegate.replica.binding import Binder, Bound
 from tidegate.replica.engine import Answer, Engine
 from tidegate.replica.exchange import OpenConnections
 from tidegate.replica.flight import Casualties, FlightRecorder
+from tidegate.replica.header_blocks import TRACE_FIELDS
 from tidegate.replica.http import Server
 from tidegate.replica.notices import Notices
 from tidegate.replica.regions import Regions
@@ -210,6 +211,8 @@ async def _serve(
     tracer = _tracer(spec, clock)
     service = Service(served, engine, clock, ready, Casualties(spec.flight), tracer)
     connections.refuse = service.refuse
+    if tracer is None:
+        connections.unread = TRACE_FIELDS
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
