@@ -204,7 +204,10 @@ async def run(given: argparse.Namespace) -> int:
     document: dict[str, object] = {"machine": machine}
     for name in given.models:
         with tempfile.TemporaryDirectory(prefix="tg-") as folder:
-            workload = workloads.make(name, Path(folder))
+            try:
+                workload = workloads.make(name, Path(folder))
+            except RuntimeError as error:  # the weights cannot be had
+                raise SystemExit(f"{name}: {error}") from error
             best, rates, rounds = await compare(workload, Path(folder), given, progress)
         show(console, name, best, rounds)
         document[name] = {"best batch": best, "bare rates": rates, "rounds": asdict(rounds)}

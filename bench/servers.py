@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import signal
 import sys
 import time
 import urllib.request
@@ -70,7 +71,13 @@ def _mentions(process: psutil.Process, text: str) -> bool:
 async def _process(
     command: Sequence[str], announcement: str
 ) -> AsyncIterator[tuple[psutil.Process, int]]:
-    """Run a command that prints its port; end it by SIGTERM, and by force if that fails."""
+    """Run a command that prints its port; end it by SIGTERM, and by force if that fails.
+
+    A SIGTERM to this process cancels the task that runs it, so that no server is left behind.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parent.parent
     )

@@ -1,0 +1,62 @@
+"""What the cases measured, as the documentation shows it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import figures, hardware
+
+
+def one(rate: float) -> dict[str, float]:
+    return {"rate": rate, "p50": 1.0, "p99": 2.0, "cpu": 30.0}
+
+
+def test_overhead() -> None:
+    table = {
+        "grpc.aio, uvloop": [one(100), one(300), one(200)],
+        "tidegate serve": [one(400), one(900), one(800)],
+    }
+    text = figures.overhead({"rounds": {"8 x 32": table}})
+    assert "| 8 x 32: tidegate serve | 800 | 1.00 | 2.00 | 30 |  |\n" in text
+    # The median of the rounds' ratios, not the ratio of the medians' rounds.
+    assert "| 8 x 32: grpc.aio, uvloop | 200 | 1.00 | 2.00 | 30 | 4.0 |\n" in text
+    assert text.index("tidegate serve") < text.index("grpc.aio")
+
+
+def test_saturation() -> None:
+    rounds = {
+        "bare": [100.0, 50.0, 80.0], "bare_single": [10.0], "tidegate": [90.0, 50.0, 76.0],
+        "tidegate_single": [11.0], "tidegate_paced": [12.0], "grpc_aio": [],
+    }  # fmt: skip
+    text = figures.saturation({"resnet50": {"best batch": 8, "rounds": rounds}})
+    assert "**Tidegate**, single rows | 76.0 | 0.95 | 11.00 | 12.00 |" in text
+    assert "batches of 8 | 80.0 | 1.00 | 10.00 |  |" in text
+    assert "grpc.aio" not in text
+
+
+def test_a_page_keeps_what_is_around_the_figures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(figures, "FOLDER", tmp_path)
+    page = "before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n"
+    new = figures.renewed(page)
+    assert new.startswith("before\n<!-- figures -->\n")
+    assert new.endswith("<!-- end of figures -->\nafter\n")
+    assert "old" not in new
+    assert figures.renewed(new) == new
+
+
+def test_what_others_use() -> None:
+    others = hardware.Others(time.process_time)
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    assert 0 <= others.share() <= 1
+    # All that was used was our own, and more than that.
+    others = hardware.Others(lambda: time.monotonic() * 1e3)
+    while time.process_time() < end + 0.1:
+        pass
+    assert others.share() == 0
