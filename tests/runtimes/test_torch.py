@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import io
-import json
-import os
-import shutil
 import zipfile
-from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +14,7 @@ import torch
 from torch import nn
 
 from tests import torch_models
+from tests.runtimes.torch_folder import AUTO, Trap, X, load_folder, run
 from tests.torch_models import (
     checkpoint,
     exported,
@@ -31,41 +26,17 @@ from tests.torch_models import (
     trusted,
     versioned,
 )
-from tidegate.config.model import Batching, ModelConfig
 from tidegate.errors import (
     ConfigurationError,
     InferenceFailed,
     InsufficientMemory,
     InvalidModel,
-    RuntimeMissing,
-    TidegateError,
 )
 from tidegate.replica.warmup import can_batch, warm_up
 from tidegate.repository.layout import read_model
-from tidegate.runtimes import registry
 from tidegate.runtimes.interface import RuntimeOptions
-from tidegate.runtimes.torch import TorchModel, _device, load
-from tidegate.runtimes.torch_tensors import named_leaves, reraise
-from tidegate.types import Array, DType, TensorSpec
-
-X = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32)
-AUTO = Batching()
-
-
-def load_folder(folder: Path, device: str = "cpu") -> TorchModel:
-    """Load a model's folder as a node would."""
-    entry = read_model(folder)
-    if entry.problems:
-        raise InvalidModel("; ".join(map(str, entry.problems)))
-    (version,) = entry.versions.values()
-    assert version.runtime == "torch"
-    options = RuntimeOptions(device, 1, version.folder, entry.config)
-    return load(version.path, options)
-
-
-def run(model: TorchModel, **inputs: Array) -> dict[str, Array]:
-    return model.run(inputs, [spec.name for spec in model.signature.outputs])
-
+from tidegate.runtimes.torch import _device, load
+from tidegate.types import DType, TensorSpec
 
 FORMATS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "TorchScript": (scripted, "pytorch_torchscript", "batch"),
@@ -111,16 +82,6 @@ def test_a_pickle_is_refused_with_the_danger_and_the_ways_out(tmp_path: Path) ->
     # Whoever asks the runtime itself is told the same.
     with pytest.raises(InvalidModel, match="would run whatever"):
         load(tmp_path / "m" / "model.pth", RuntimeOptions("cpu"))
-
-
-class Trap:
-    """Unpickling it makes a folder."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, (str(self.mark),)
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -236,196 +197,6 @@ def test_a_trusted_pickle_finds_its_classes_in_model_py(tmp_path: Path) -> None:
         load_folder(tmp_path / "m")
     (tmp_path / "m/model.py").write_text(torch_models.CODE)
     assert run(load_folder(tmp_path / "m"), x=X)["output"].tolist() == (2 * X).tolist()
-
-
-# Signatures
-
-
-def test_nothing_says_what_it_takes(tmp_path: Path) -> None:
-    torch_models.script(tmp_path / "m/model.pt")
-    with pytest.raises(InvalidModel) as caught:
-        load_folder(tmp_path / "m")
-    words = str(caught.value)
-    assert "model.pt does not say what it takes (x)" in words
-    assert "signature: {inputs: [{name: x, dtype: FP32, shape: [batch, 3, 224, 224]}]}" in words
-    assert "warmup: sample.npz" in words
-
-
-def samples_npz(folder: Path) -> str:
-    np.savez(folder / "sample.npz", x=X.astype(np.float64))  # float64 by accident
-    return "sample.npz"
-
-
-def sample_npy(folder: Path) -> str:
-    np.save(folder / "sample.npy", X)
-    return "sample.npy"
-
-
-def sample_json(folder: Path) -> str:
-    (folder / "sample.json").write_text(json.dumps({"x": X.tolist()}))
-    return "sample.json"
-
-
-def sample_request(folder: Path) -> str:
-    tensor = {"name": "x", "shape": [2, 4], "datatype": "FP32", "data": X.ravel().tolist()}
-    (folder / "request.json").write_text(json.dumps({"inputs": [tensor]}))
-    return "request.json"
-
-
-@pytest.mark.parametrize("write", [samples_npz, sample_npy, sample_json, sample_request])
-def test_a_sample_tells_the_signature(tmp_path: Path, write: Callable[[Path], str]) -> None:
-    torch_models.script(tmp_path / "m/model.pt")
-    settings(tmp_path / "m", f"warmup: {write(tmp_path / 'm')}\n")
-    signature = load_folder(tmp_path / "m").signature
-    assert signature.inputs == (TensorSpec("x", DType.FP32, ("batch", 4)),)
-    assert signature.outputs == (TensorSpec("output", DType.FP32, ("batch", 4)),)
-
-
-def test_a_sample_of_a_model_with_a_fixed_batch(tmp_path: Path) -> None:
-    class Fixed(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.view(2, 2, 2)
-
-    torch_models.trace(tmp_path / "m/model.pt", Fixed(), torch.zeros(2, 4))
-    settings(tmp_path / "m", f"warmup: {sample_npy(tmp_path / 'm')}\n")
-    model = load_folder(tmp_path / "m")
-    assert model.signature.inputs == (TensorSpec("x", DType.FP32, (2, 4)),)
-    assert model.signature.outputs == (TensorSpec("output", DType.FP32, (2, 2, 2)),)
-    assert not can_batch(model, AUTO)
-
-
-def test_an_export_with_a_fixed_batch_is_not_batched(tmp_path: Path) -> None:
-    torch_models.export(tmp_path / "m/model.pt2", dynamic=None)
-    model = load_folder(tmp_path / "m")
-    assert model.signature.inputs == (TensorSpec("x", DType.FP32, (2, 4)),)
-    assert not can_batch(model, AUTO)
-
-
-def test_an_export_knows_its_largest_batch(tmp_path: Path) -> None:
-    dynamic = ({0: torch.export.Dim("rows", max=4)},)
-    torch_models.export(tmp_path / "m/model.pt2", dynamic=dynamic)
-    model = load_folder(tmp_path / "m")
-    assert model.most_rows == 4
-    assert can_batch(model, AUTO)
-
-
-def test_an_export_names_its_dimensions(tmp_path: Path) -> None:
-    size = torch.export.Dim.AUTO
-    torch_models.export(
-        tmp_path / "m/model.pt2",
-        torch_models.Convolution(),
-        torch.zeros(2, 3, 8, 9),
-        dynamic=({0: size, 2: size, 3: size},),
-    )
-    model = load_folder(tmp_path / "m")
-    (image,) = model.signature.inputs
-    assert image.shape is not None
-    batch, channels, height, width = image.shape
-    assert (batch, channels) == ("batch", 3)
-    assert isinstance(height, str)
-    assert isinstance(width, str)
-    assert height != width
-    assert model.signature.outputs[0].shape == ("batch", 2)
-    settings(
-        tmp_path / "m",
-        "signature: {inputs: [{name: image, shape: [n, 3, h, w]}], outputs: [means]}\n",
-    )
-    model = load_folder(tmp_path / "m")
-    assert model.signature.inputs[0].shape == ("n", 3, "h", "w")
-    assert [spec.name for spec in model.signature.outputs] == ["means"]
-    assert run(model, image=np.zeros((3, 3, 5, 7), np.float32))["means"].shape == (3, 2)
-
-
-CONTRADICTIONS = {
-    "name": ("{inputs: [{name: y}]}", "no such input: it has 'x'"),
-    "type": ("{inputs: [{name: x, dtype: INT64}]}", "is INT64, but the model's own .*'x' is FP32"),
-    "shape": ("{inputs: [{name: x, shape: [n, 5]}]}", r"\['n', 5\], but the model's .*'batch', 4"),
-    "outputs": ("{outputs: [a, b]}", "has 2 outputs, but the model gives 1: 'output'"),
-}
-
-
-@pytest.mark.parametrize("name", CONTRADICTIONS)
-def test_a_signature_that_contradicts_the_export(tmp_path: Path, name: str) -> None:
-    text, words = CONTRADICTIONS[name]
-    exported(tmp_path / "m")
-    settings(tmp_path / "m", f"signature: {text}\n")
-    with pytest.raises(ConfigurationError, match=words):
-        load_folder(tmp_path / "m")
-
-
-def test_declared_dimensions_are_learnt_through(tmp_path: Path) -> None:
-    torch_models.script(tmp_path / "m/model.pt", torch_models.Convolution())
-    declared = "signature: {inputs: [{name: image, dtype: FP32, shape: [n, 3, height, width]}]}\n"
-    settings(tmp_path / "m", declared)
-    with pytest.raises(InvalidModel, match=r"a trial run on image FP32 .*warmup\.dimensions"):
-        load_folder(tmp_path / "m")
-    settings(tmp_path / "m", declared + "warmup: {dimensions: {height: 8, width: 9}}\n")
-    model = load_folder(tmp_path / "m")
-    assert model.signature.outputs == (TensorSpec("output", DType.FP32, ("n", 2)),)
-
-
-def test_a_signature_that_the_model_does_not_take(tmp_path: Path) -> None:
-    scripted(tmp_path / "m")
-    settings(tmp_path / "m", "signature: {inputs: [{name: x, dtype: FP32, shape: [n, 4]}, y]}\n")
-    with pytest.raises(InvalidModel, match=r"does not say what it takes \(x\)"):
-        load_folder(tmp_path / "m")
-    both = "{name: x, dtype: FP32, shape: [n]}, {name: y, dtype: FP32, shape: [n]}"
-    settings(tmp_path / "m", f"signature: {{inputs: [{both}]}}\n")
-    with pytest.raises(ConfigurationError, match=r"forward takes \(x\).* inputs \(x, y\)"):
-        load_folder(tmp_path / "m")
-    settings(tmp_path / "m", "signature: {inputs: [{name: x, dtype: BYTES, shape: [n]}]}\n")
-    with pytest.raises(ConfigurationError, match="cannot take"):
-        load_folder(tmp_path / "m")
-
-
-def test_inputs_by_name_or_by_place(tmp_path: Path) -> None:
-    torch_models.script(tmp_path / "m/model.pt", torch_models.Two())
-    one, two = np.array([[5]], np.float32), np.array([[3]], np.float32)
-    for first, second, difference in (("a", "b", 2.0), ("b", "a", -2.0), ("left", "right", 2.0)):
-        tensors = [f"{{name: {n}, dtype: FP32, shape: [n, 1]}}" for n in (first, second)]
-        settings(tmp_path / "m", f"signature: {{inputs: [{', '.join(tensors)}]}}\n")
-        model = load_folder(tmp_path / "m")
-        answer = run(model, **{first: one, second: two})
-        assert answer == {"total": [[8.0]], "difference": [[difference]]}
-
-
-@dataclasses.dataclass
-class Fields:
-    mean: Any
-    rest: Any = None
-
-
-Pair = namedtuple("Pair", "left right")
-T = torch.zeros(1)
-
-
-@pytest.mark.parametrize(
-    ("result", "names"),
-    [
-        (T, ["output"]),
-        ((T,), ["output_0"]),
-        ([T, T], ["output_0", "output_1"]),
-        ((T, None, [T, T]), ["output_0", "output_2_0", "output_2_1"]),
-        ({"a": T, "b": {"c": T, "d": (T, T)}}, ["a", "b_c", "b_d_0", "b_d_1"]),
-        (Pair(T, {"x": T}), ["left", "right_x"]),
-        (Fields(T), ["mean"]),
-        (3.5, ["output"]),
-    ],
-    ids=str,
-)
-def test_whatever_a_model_returns_has_names(result: Any, names: list[str]) -> None:
-    found = named_leaves(result)
-    assert [name for name, _ in found] == names
-    assert all(isinstance(tensor, torch.Tensor) for _, tensor in found)
-
-
-@pytest.mark.parametrize("result", [None, (), {}, "text", {"a": "text"}, object()], ids=repr)
-def test_what_is_no_tensor_cannot_be_an_answer(result: Any) -> None:
-    with pytest.raises(InferenceFailed, match="the model returned"):
-        named_leaves(result)
-
-
-# Types and devices
 
 
 @pytest.mark.parametrize(
@@ -582,199 +353,3 @@ def test_every_format_on_a_gpu(tmp_path: Path, name: str) -> None:
         with pytest.raises(InsufficientMemory):
             run(model, x=np.zeros((2**32, 4), np.float32))
         assert run(model, x=X)["output"].tolist() == (2 * X).tolist()
-
-
-# What goes wrong
-
-
-@pytest.mark.parametrize("kind", ["script", "eager"])
-def test_an_error_of_the_model_has_its_words(tmp_path: Path, kind: str) -> None:
-    settings(tmp_path / "m", torch_models.SIGNATURE + "trust: pickle\n")
-    if kind == "script":
-        torch_models.script(tmp_path / "m/model.pt", torch_models.Picky())
-    else:
-        torch_models.whole(tmp_path / "m/model.pth", torch_models.Picky())
-    model = load_folder(tmp_path / "m")
-    with pytest.raises(InferenceFailed, match=r"^ValueError: no value may be above 100$"):
-        run(model, x=X * 100)
-    assert run(model, x=X)["output"].tolist() == X.tolist()
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate "
-            "memory: you tried to allocate 4096 bytes. Error code 12 (Cannot allocate memory)"
-        ),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("std::bad_alloc"),
-        MemoryError(),
-    ],
-    ids=lambda error: str(error)[:20],
-)
-def test_no_memory_is_told_apart(error: Exception) -> None:
-    with pytest.raises(InsufficientMemory):
-        reraise(error, InferenceFailed)
-
-
-def write_cut(folder: Path, write: Callable[[Path], None], kept: float) -> None:
-    write(folder)
-    (path,) = (p for p in folder.iterdir() if p.suffix in {".pt", ".pt2", ".pth", ".safetensors"})
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * kept)])
-
-
-@pytest.mark.parametrize("kept", [0.3, 0.95])
-@pytest.mark.parametrize("write", [scripted, exported, state_dict, tensors, old_state_dict])
-def test_files_that_are_cut_short(
-    tmp_path: Path, write: Callable[[Path], None], kept: float
-) -> None:
-    write_cut(tmp_path / "m", write, kept)
-    with pytest.raises(InvalidModel):
-        load_folder(tmp_path / "m")
-
-
-@pytest.mark.parametrize("write", [scripted, exported, state_dict, tensors, old_state_dict])
-def test_files_with_damage_inside(tmp_path: Path, write: Callable[[Path], None]) -> None:
-    write(tmp_path / "m")
-    (path,) = (p for p in (tmp_path / "m").iterdir() if p.suffix not in {".py", ".yaml", ""})
-    data = path.read_bytes()
-    random = np.random.default_rng(5)
-    for _ in range(40):
-        damaged = bytearray(data)
-        for place in random.integers(0, len(data), 8):
-            damaged[place] = random.integers(0, 256)
-        path.write_bytes(damaged)
-        try:
-            run(load_folder(tmp_path / "m"), x=X)
-        except TidegateError:
-            continue
-
-
-def rewritten(path: Path, change: Callable[[str, bytes], bytes | None]) -> None:
-    """Write an archive again with other contents."""
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            new = change(name, content)
-            if new is not None:
-                archive.writestr(name, new)
-
-
-HOSTILE_EXPORTS: dict[str, tuple[str, bytes, bytes]] = {
-    "function": ("models/model.json", b"torch.ops.aten.mul.Tensor", b"torch.os.system"),
-    "dunder": ("models/model.json", b"torch.ops.aten.mul.Tensor", b"torch.ops.aten.__class__.x"),
-    "method": ("models/model.json", b"torch.ops.aten.mul.Tensor", b"_operator.methodcaller"),
-    "call": ("models/model.json", b"Symbol('s", b"__import__('os').system('s"),
-    "attribute": ("models/model.json", b"Symbol('s", b"Symbol.mro() or Symbol('s"),
-    "string": ("models/model.json", b"Symbol('s", b"sympify('open(1)') or Symbol('s"),
-    "name": ("models/model.json", b'"name": "x"', b'"name": "x):\\n import os;("'),
-    "pickled weight": (
-        "model_weights_config.json",
-        b'"use_pickle": false',
-        b'"use_pickle": true',
-    ),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE_EXPORTS)
-def test_an_export_that_would_run_code(tmp_path: Path, name: str) -> None:
-    member, old, new = HOSTILE_EXPORTS[name]
-    exported(tmp_path / "m")
-
-    def change(place: str, content: bytes) -> bytes:
-        if not place.endswith(member):
-            return content
-        assert old in content
-        return content.replace(old, new)
-
-    rewritten(tmp_path / "m/model.pt2", change)
-    with pytest.raises(InvalidModel, match="could run any code"):
-        load_folder(tmp_path / "m")
-
-
-def test_sample_inputs_of_an_export_are_not_unpickled(tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    buffer = io.BytesIO()
-    torch.save(((Trap(mark),), {}), buffer)
-    exported(tmp_path / "m")
-    rewritten(
-        tmp_path / "m/model.pt2",
-        lambda name, content: buffer.getvalue() if "sample_inputs" in name else content,
-    )
-    with pytest.raises(InvalidModel, match=r"sample inputs in model\.pt2 are a pickle"):
-        load_folder(tmp_path / "m")
-    assert not mark.exists()
-
-
-def test_an_archive_that_fills_the_memory(tmp_path: Path) -> None:
-    scripted(tmp_path / "m")
-    path = tmp_path / "m/model.pt"
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("model/data/9", bytes(80 * 2**20))
-    with pytest.raises(InvalidModel, match="would unpack to"):
-        load_folder(tmp_path / "m")
-
-
-def test_an_export_in_machine_code(tmp_path: Path) -> None:
-    exported(tmp_path / "m")
-    with zipfile.ZipFile(tmp_path / "m/model.pt2", "a") as archive:
-        archive.writestr("model/data/aotinductor/model/a.so", b"\x7fELF")
-    with pytest.raises(InvalidModel, match="AOTInductor"):
-        load_folder(tmp_path / "m")
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_compiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    state_dict(tmp_path / "m")
-    settings(tmp_path / "m", torch_models.SIGNATURE + "torch: {compile: true}\n")
-    model = load_folder(tmp_path / "m")
-    assert list((tmp_path / "cache").rglob("*.so"))
-    warm_up(model)
-    assert can_batch(model, AUTO)
-    # One row is a case of its own; every other number is one.
-    compiled = sorted((tmp_path / "cache").rglob("*.so"))
-    for rows in (1, 3, 7):
-        x = np.full((rows, 4), rows, np.float32)
-        assert run(model, x=x)["output"].tolist() == (2 * x).tolist()
-    assert sorted((tmp_path / "cache").rglob("*.so")) == compiled, "compiled before requests"
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
-def test_compiling_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch._dynamo.reset()
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "no-compiler")))
-    exported(tmp_path / "m")
-    settings(tmp_path / "m", "torch: {compile: true}\n")
-    with pytest.raises(
-        ConfigurationError, match=r"torch\.compile could not compile .*no-compiler"
-    ):
-        load_folder(tmp_path / "m")
-
-
-def test_compiling_torchscript_is_a_mistake(tmp_path: Path) -> None:
-    scripted(tmp_path / "m")
-    settings(tmp_path / "m", torch_models.SIGNATURE + "torch: {compile: true}\n")
-    with pytest.raises(ConfigurationError, match="compiled already"):
-        load_folder(tmp_path / "m")
-
-
-def test_without_pytorch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "installed", lambda name: False)
-    monkeypatch.setitem(__import__("sys").modules, "tidegate.runtimes.torch", None)
-    with pytest.raises(RuntimeMissing, match=r"pip install 'tidegate\[torch\]'"):
-        registry.load("torch", Path("m.pt2"), RuntimeOptions())
-
-
-def test_options_reach_the_model_through_its_settings() -> None:
-    config = ModelConfig.model_validate(
-        {"torch": {"compile": True}, "resources": {"threads": 3}, "warmup": "a.npz"}
-    )
-    assert ModelConfig.model_validate_json(config.model_dump_json()) == config
