@@ -36,3 +36,22 @@ def test_everything_it_promises_is_there(name: str) -> None:
 def test_what_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'clint'"):
         tidegate.clint  # type: ignore[attr-defined]  # noqa: B018 - raises
+
+
+EXTRAS = ("envoy", "hpack", "httptools", "onnxruntime", "psutil", "starlette", "uvicorn", "uvloop")
+
+
+def test_a_client_needs_no_extra() -> None:
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({EXTRAS!r}))
+from tidegate import Client, errors, serve
+for url in ("http://127.0.0.1:1", "grpc://127.0.0.1:1"):
+    try:
+        Client(url).infer("m", [1])
+    except errors.ServerUnreachable as error:
+        print("unreachable")
+serve("models")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.split(), done.stderr) == (["unreachable"] * 2, "")

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from tidegate.errors import InvalidAnswer, InvalidInput
 from tidegate.protocols.open_inference.tensors import DTYPES, shown
@@ -34,6 +37,19 @@ def invalid_answer(fault: str) -> InvalidAnswer:
     return InvalidAnswer(
         f"the answer cannot be read: {fault}; is the server one of the Open Inference Protocol v2?"
     )
+
+
+def read_message(kind: Any, message: bytes) -> Any:
+    """Return the protobuf message of the class ``kind`` in ``message``.
+
+    Raises:
+        InvalidAnswer: it is malformed.
+    """
+    try:
+        return kind.FromString(message)
+    except DecodeError as error:
+        name = kind.DESCRIPTOR.full_name
+        raise invalid_answer(f"its {len(message)} bytes are no {name}") from error
 
 
 def tensor_spec(name: object, datatype: object, shape: object) -> TensorSpec:

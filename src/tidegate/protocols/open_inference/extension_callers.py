@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
-from google.protobuf.message import DecodeError
 
 from tidegate.protocols.open_inference import messages
-from tidegate.protocols.open_inference.answers import invalid_answer
+from tidegate.protocols.open_inference.answers import invalid_answer, read_message
 from tidegate.protocols.open_inference.repository import IndexEntry, State
 from tidegate.protocols.open_inference.statistics import Times, VersionStatistics
 from tidegate.protocols.open_inference.tensors import shown
@@ -48,7 +47,7 @@ def decode_index(message: bytes) -> tuple[IndexEntry, ...]:
     Raises:
         InvalidAnswer: the message is malformed.
     """
-    return _index(_parsed(messages.RepositoryIndexResponse, message).models, _field)
+    return _index(read_message(messages.RepositoryIndexResponse, message).models, _field)
 
 
 def encode_load(name: str) -> bytes:
@@ -84,7 +83,7 @@ def decode_statistics(message: bytes) -> tuple[VersionStatistics, ...]:
     Raises:
         InvalidAnswer: the message is malformed.
     """
-    return _statistics(_parsed(messages.ModelStatisticsResponse, message).model_stats, _field)
+    return _statistics(read_message(messages.ModelStatisticsResponse, message).model_stats, _field)
 
 
 def _index(found: object, get: _Get) -> tuple[IndexEntry, ...]:
@@ -179,12 +178,3 @@ def _loaded(body: bytes) -> object:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise invalid_answer(f"{shown(body[:80])} is not JSON ({error})") from error
-
-
-def _parsed(kind: Any, message: bytes) -> Any:
-    try:
-        return kind.FromString(message)
-    except DecodeError as error:
-        raise invalid_answer(
-            f"its {len(message)} bytes are no {kind.DESCRIPTOR.full_name}"
-        ) from error

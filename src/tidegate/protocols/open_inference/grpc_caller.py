@@ -11,13 +11,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from tidegate.errors import InvalidInput
-from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.answers import (
     invalid_answer,
+    read_message,
     reading_output,
     tensor_spec,
 )
@@ -76,7 +74,7 @@ def decode_infer(message: bytes) -> InferResponse:
     Raises:
         InvalidAnswer: the message is malformed, or its shapes, types and data do not agree.
     """
-    response = _parsed(messages.ModelInferResponse, message)
+    response = read_message(messages.ModelInferResponse, message)
     raws = response.raw_output_contents
     if raws and len(raws) != len(response.outputs):
         raise invalid_answer(
@@ -113,7 +111,7 @@ def decode_ready(message: bytes) -> bool:
     Raises:
         InvalidAnswer: the message is malformed.
     """
-    return bool(_parsed(messages.ModelReadyResponse, message).ready)
+    return bool(read_message(messages.ModelReadyResponse, message).ready)
 
 
 def decode_model_metadata(message: bytes) -> ModelMetadata:
@@ -122,7 +120,7 @@ def decode_model_metadata(message: bytes) -> ModelMetadata:
     Raises:
         InvalidAnswer: the message is malformed.
     """
-    found = _parsed(messages.ModelMetadataResponse, message)
+    found = read_message(messages.ModelMetadataResponse, message)
 
     def specs(tensors: Sequence[Any]) -> tuple[TensorSpec, ...]:
         return tuple(tensor_spec(t.name, t.datatype, t.shape[:]) for t in tensors)
@@ -137,17 +135,8 @@ def decode_server_metadata(message: bytes) -> ServerMetadata:
     Raises:
         InvalidAnswer: the message is malformed.
     """
-    found = _parsed(messages.ServerMetadataResponse, message)
+    found = read_message(messages.ServerMetadataResponse, message)
     return ServerMetadata(found.name, found.version, tuple(found.extensions))
-
-
-def _parsed(kind: Any, message: Buffer) -> Any:
-    try:
-        return kind.FromString(message)
-    except DecodeError as error:
-        raise invalid_answer(
-            f"its {len(message)} bytes are no {kind.DESCRIPTOR.full_name}"
-        ) from error
 
 
 def _decoded_parameters(entries: Any) -> Mapping[str, Parameter]:
