@@ -14,6 +14,7 @@ from tests.node.bad_input_table import markdown
 from tidegate.config.model import ModelConfig
 from tidegate.config.node import NodeConfig
 from tidegate.config.origins import fields
+from tidegate.telemetry.names import METRICS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -52,3 +53,18 @@ def test_examples_of_model_yaml_are_valid() -> None:
 def test_figures_are_those_that_were_measured() -> None:
     page = figures.PAGE.read_text(encoding="utf-8")
     assert page == figures.renewed(page), "run: python -m bench figures"
+
+
+def test_the_metrics_of_the_examples_exist() -> None:
+    """In the queries and alerts, which nothing else would find wrong."""
+    page = (DOCS / "guides" / "monitoring.md").read_text(encoding="utf-8")
+    known = {metric.name for metric in METRICS}
+    known |= {
+        metric.name + end
+        for metric in METRICS
+        if metric.kind == "histogram"
+        for end in ("_bucket", "_sum", "_count")
+    }
+    named = set(re.findall(r"\btidegate_[a-z_]+", page))
+    assert len(named) > 30
+    assert named <= known

@@ -52,7 +52,6 @@ class Statistics:
             for replica in generation.replicas.values()
             if replica.state is ReplicaState.READY
         ]
-        self.queue_depths.clear()
         await asyncio.gather(*map(self._ask_one, ready))
         known = dict.fromkeys(self._known(), ModelStats())
         return known | self._ledger.sums(known, self._clock.now())
@@ -80,7 +79,11 @@ class Statistics:
         spec = replica.spec
         stats = None if spec is None else await self._ask(spec.socket)
         # One that has ended meanwhile has been summed: it must not count twice.
-        if spec is not None and stats is not None and spec is replica.spec and replica.pid:
+        if spec is None or spec is not replica.spec or not replica.pid:
+            return
+        if stats is None:
+            self.queue_depths.pop(spec.id, None)
+        else:
             self._note(spec, stats)
 
     def _note(self, spec: ReplicaSpec, stats: ReplicaStats) -> None:
