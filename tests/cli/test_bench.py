@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,21 @@ def test_targets_that_do_not_answer(
     err = capsys.readouterr().err
     assert words in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("missing", "options"), [("hpack", []), ("matplotlib", ["--plot", "x.png"])]
+)
+def test_an_install_without_the_parts(missing: str, options: list[str]) -> None:
+    arguments = ["bench", "127.0.0.1:1", "-m", "m", *options]
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; from tidegate.cli.main import run; "
+        f"sys.exit(run({arguments!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == os.EX_UNAVAILABLE, done.stderr
+    assert missing.encode() in done.stderr
+    assert b"pip install 'tidegate[bench]'" in done.stderr
 
 
 async def test_a_server_of_another_protocol(capsys: pytest.CaptureFixture[str]) -> None:

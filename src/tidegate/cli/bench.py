@@ -192,8 +192,8 @@ def bench(json_file: Path | None, plot: Path | None, **options: Any) -> int:
 
     The exit status is 1 when a call failed.
     """
-    wanted = _wanted(**options)
     _check_parts()
+    wanted = _wanted(**options)
     if plot is not None:
         from tidegate.load.plot import check
 
