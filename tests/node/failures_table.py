@@ -159,7 +159,7 @@ class Grpc:
         return await self.ask(b"\x0a\x06gather\x2a\x03\x1a\x01\xff")
 
     async def unknown_method(self) -> Answer:
-        return await self.ask(b"", "/inference.GRPCInferenceService/RepositoryIndex")
+        return await self.ask(b"", "/inference.GRPCInferenceService/ModelNothing")
 
     async def large(self) -> Answer:
         return await self.ask(_message("gather", "", "index", DType.INT64, np.zeros(LIMIT)))
@@ -371,7 +371,7 @@ FAILURES = (
     ),
     Failure(
         "unknown method", lambda node, client: client.unknown_method(), "404", "UNIMPLEMENTED",
-        r"a model has no 'nothing'|there is no POST /inference.*/RepositoryIndex here",
+        r"a model has no 'nothing'|there is no POST /inference.*/ModelNothing here",
     ),
     Failure(
         "a broken model", _infer("text", 0), "503", "UNAVAILABLE",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 from typing import Any
 
 import psutil
@@ -141,6 +142,19 @@ def _refuse_pages(request: Request) -> None:
         origin is not None and origin.partition("://")[2] != host
     ):
         raise PermissionDenied(f"the admin API is not for pages of other sites ({origin})")
+    # A site can let its own name lead to loopback; an address it cannot have.
+    if not _is_local(request.url.hostname or ""):
+        raise PermissionDenied(
+            f"the admin API is called as localhost or by an address, not as {host[:256]!r}"
+        )
+
+
+def _is_local(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return name in ("", "localhost")
+    return True
 
 
 async def _body(request: Request) -> bytes:
