@@ -17,10 +17,8 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from hpack.huffman_table import decode_huffman
-
 from tidegate.replica.exchange import Exchange
-from tidegate.replica.header_blocks import encode_block
+from tidegate.replica.header_blocks import encode_block, text_of
 from tidegate.replica.http import Server
 from tidegate.replica.http2 import _DATA, Http2Connection, _frame
 
@@ -111,14 +109,9 @@ class FakeReplica:
 
 def _headers(exchange: Exchange) -> dict[str, str]:
     headers = {name.decode(): value.decode() for name, value in exchange.headers.items()}
-    raw = exchange.request_id
-    if raw is not None:
-        headers["x-request-id"] = raw.decode() if raw.isascii() else _unhuffman(raw)
+    if exchange.request_id is not None:
+        headers["x-request-id"] = text_of(exchange.request_id)
     return headers
-
-
-def _unhuffman(raw: bytes) -> str:
-    return decode_huffman(raw).decode()
 
 
 async def _half(exchange: Exchange) -> None:

@@ -15,7 +15,6 @@ import signal
 import tempfile
 import textwrap
 import time
-import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,9 +214,7 @@ def fill(root: Path) -> None:
         (folder / "model.onnx").write_bytes(slow)
         (root / name / "model.yaml").write_text(settings)
     (root / "text.onnx").write_text("these are no weights\n")
-    with zipfile.ZipFile(root / "scripted.pt", "w") as archive:
-        archive.writestr("scripted/constants.pkl", b"\x80\x02).")
-        archive.writestr("scripted/code/__torch__.py", "")
+    (root / "lite.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(56))
 
 
 @contextlib.asynccontextmanager
@@ -379,9 +376,9 @@ FAILURES = (
         r"begins 'these are no weights'$",
     ),
     Failure(
-        "a format without a runtime", _infer("scripted", 0), "503", "UNAVAILABLE",
-        r"^model 'scripted' is not ready: scripted\.pt is a TorchScript archive, which is not "
-        r"served by this version of Tidegate; export the model with torch\.onnx\.export$",
+        "a format without a runtime", _infer("lite", 0), "503", "UNAVAILABLE",
+        r"^model 'lite' is not ready: lite\.tflite is a TensorFlow Lite model, which is not "
+        r"served by this version of Tidegate; convert the model with tf2onnx$",
     ),
     Failure(
         "the caller's deadline", _infer("slow", 400, timeout=0.15), "504", "DEADLINE_EXCEEDED",

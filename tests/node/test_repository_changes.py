@@ -9,7 +9,6 @@ import platform
 import shutil
 import signal
 import time
-import zipfile
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -119,9 +118,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
     models.scale(root / "kept" / "1" / "model.onnx", 1.0)
     (root / "text.onnx").write_text("these are no weights\n")
     (root / "cut.onnx").write_bytes((root / "steady.onnx").read_bytes()[:60])
-    with zipfile.ZipFile(root / "scripted.pt", "w") as archive:
-        archive.writestr("scripted/constants.pkl", b"\x80\x02).")
-        archive.writestr("scripted/code/__torch__.py", "")
+    (root / "lite.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(56))
     models.scale(root / "slip" / "1" / "model.onnx", 1.0)
     (root / "slip" / "model.yaml").write_text("runtime: onnx\nreplica: 2\n")
     # 90 MiB of weights, and of what a replica needs anyway about 90 more.
@@ -155,7 +152,7 @@ WRONG = (
     ("text", "text.onnx", "is not a model: it seems to be text, which begins 'these are no we"),
     ("cut", "cut.onnx", "is an ONNX model that is cut short at 60 bytes; copy it again"),
     ("slip", "slip/model.yaml", "line 2: replica: unknown key; did you mean 'replicas'?"),
-    ("scripted", "scripted.pt", "is a TorchScript archive, which is not served by this version"),
+    ("lite", "lite.tflite", "is a TensorFlow Lite model, which is not served by this version"),
 )
 
 
@@ -166,7 +163,7 @@ async def test_what_is_wrong_is_named(place: Place, model: str, file: str, reaso
     assert problem.startswith(file)
     assert reason in problem
     assert found["versions"] == []
-    kind = "skipped" if model == "scripted" else "invalid"
+    kind = "skipped" if model == "lite" else "invalid"
     assert f"{model} {kind}: {problem}\n" in place.node.output
     await says(place, model, f"^model '{model}' is not ready: {problem}"[1:])
 
@@ -265,7 +262,7 @@ async def test_what_dies_again_and_again_backs_off_and_says_so(place: Place) -> 
     began = time.monotonic()
     found = await kill_again_and_again(place, "second")
     assert found["reason"].startswith("it crashes again and again: was killed by SIGKILL; ")
-    assert "INFO ready: batches of up to 32 rows" in found["reason"]
+    assert "ready: batches of up to 32 rows" in found["reason"]
     assert found["versions"][0]["replicas"][0]["restarts"] == 5
     # At once, then after 0.5, 1 and 2 seconds.
     assert time.monotonic() - began > 3.5
@@ -276,7 +273,7 @@ async def test_what_dies_again_and_again_backs_off_and_says_so(place: Place) -> 
         await until_told(place, "deadly", "again and again")
         found = await place.state("deadly", "not ready")
         assert found["reason"].startswith("it crashes again and again: was killed by SIGFPE; ")
-        assert "INFO loading deadly version 1" in found["reason"]
+        assert "loading deadly version 1" in found["reason"]
         await says(place, "deadly", found["reason"])
 
 
