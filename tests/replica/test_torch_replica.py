@@ -45,6 +45,11 @@ async def test_memory_for_nothing_is_said_and_enough_is_enough(folder: Path) -> 
     config = {**HUNGRY, "resources": {"memory": enough}}
     async with replica_process(folder, model, runtime="torch", threads=2, **config) as replica:
         await replica.ready()
+    # Threads take room before they are started: without it, OpenMP would end the process.
+    async with replica_process(folder, model, runtime="torch", threads=8, **config) as replica:
+        event = await replica.event()
+    assert isinstance(event, Failed)
+    assert event.kind == "InsufficientMemory"
 
 
 @only_linux

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         model = _load(spec)
         batched = can_batch(model, spec.config.batching, samples_of(_options(spec)))
-        _check_room(spec, "Python, the runtime and the model", pools=1)
+        _check_room(spec, "Python, the runtime and the model", loaded=True)
     except (TidegateError, MemoryError) as error:
         _limit_memory(None)
         failure = _explain(error, spec)
@@ -103,7 +103,7 @@ def _load(spec: ReplicaSpec) -> Model:
     # A framework that runs out of memory while it is imported aborts, or seems to be broken:
     # the limit comes after that.
     registry.devices(spec.runtime)
-    _check_room(spec, "Python and the runtime alone", pools=2)
+    _check_room(spec, "Python and the runtime alone", loaded=False)
     _limit_memory(spec.config.resources.memory)
     model = registry.load(spec.runtime, spec.path, options)
     if spec.config.warmup.enabled:
@@ -123,15 +123,18 @@ def _limit_memory(limit: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
-def _check_room(spec: ReplicaSpec, what: str, pools: int) -> None:
-    """Make sure that there is room to answer requests, and for pools of threads yet to come."""
+def _check_room(spec: ReplicaSpec, what: str, *, loaded: bool) -> None:
+    """Make sure that there is room to answer requests, and for threads that are yet to start."""
     limit = spec.config.resources.memory
     if limit is None:
         return
     # Only Linux tells, and only Linux minds the limit.
     used = getattr(psutil.Process().memory_info(), "data", 0)
-    pools = min(pools, registry.RUNTIMES[spec.runtime].pools)
-    needed = _HEADROOM + pools * (spec.threads - 1) * THREAD_STACK
+    stacks = registry.RUNTIMES[spec.runtime].stacks
+    # A model that is loaded has started all but those of the thread that is to run it.
+    needed = _HEADROOM + (min(1, stacks) if loaded else stacks) * (
+        (spec.threads - 1) * THREAD_STACK
+    )
     if used + needed > limit:
         raise InsufficientMemory(
             f"{what} take {used} bytes, and {needed} more are needed to answer requests"

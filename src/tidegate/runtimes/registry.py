@@ -25,8 +25,8 @@ class Runtime:
     """The module of ours that has ``load`` and ``devices``."""
     distributions: tuple[str, ...]
     """The packages of the framework, any one of which will do."""
-    pools: int = 0
-    """How many times it starts its threads: once in each thread that calls it."""
+    stacks: int = 0
+    """How many stacks of 4 MiB it makes for each thread beyond the first, in all."""
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -58,7 +58,8 @@ RUNTIMES = {
     runtime.name: runtime
     for runtime in (
         Runtime("onnx", "tidegate.runtimes.onnx", ("onnxruntime", "onnxruntime-gpu")),
-        Runtime("torch", "tidegate.runtimes.torch", ("torch",), pools=2),
+        # OpenMP's for each of the two threads that call it, and one of 8 MiB of its own.
+        Runtime("torch", "tidegate.runtimes.torch", ("torch",), stacks=4),
     )
 }
 
