@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import models
+from tests import models, torch_models
 from tidegate import __version__
 from tidegate.cli import serving
 from tidegate.cli.main import run
@@ -74,6 +74,23 @@ def test_inspect_one_file(repository: Path, capsys: Captured) -> None:
     assert run(["inspect", str(repository / "echo.onnx"), "--no-load", "--json"]) == 0
     (echo,) = json.loads(capsys.readouterr().out)["models"]
     assert (echo["name"], echo["inputs"]) == ("echo", None)
+
+
+def test_inspect_pytorch(tmp_path: Path, capsys: Captured) -> None:
+    torch_models.state_dict(tmp_path / "weights")
+    torch_models.script(tmp_path / "script.pt")
+    torch_models.whole(tmp_path / "whole.pth")
+    assert run(["inspect", str(tmp_path)]) == 65
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "weights state-dict on the runtime torch" in shown
+    assert "output output FP32 [batch, 4]" in shown
+    assert "script.pt does not say what it takes (x): write that into model.yaml" in shown
+    assert "invalid whole.pth is a PyTorch pickle of more than weights" in shown
+    # Without loading, no code of the folder is run.
+    (tmp_path / "weights/model.py").write_text("raise SystemExit('run')")
+    assert run(["inspect", str(tmp_path / "weights"), "--no-load"]) == 0
+    assert run(["inspect", str(tmp_path / "weights")]) == 65
+    assert "model.py, line 1, raised SystemExit: run" in capsys.readouterr().out
 
 
 def test_inspect_tells_what_is_invalid_and_fails(repository: Path, capsys: Captured) -> None:
