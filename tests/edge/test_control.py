@@ -153,9 +153,14 @@ async def test_a_refusal_is_told_in_envoys_words(edge: Edge) -> None:
     with pytest.raises(EdgeFailed, match="malformed IP address: not an address"):
         await edge.publish()
     assert "malformed IP address" in edge.rejections[0]
+    rejected = [edge.control.rejected]
+    published = edge.control.generation
     assert (await edge.call())["replica"] == "a"  # it goes on with what it had
     edge.settings = good
     await edge.publish()
+    rejected.append(edge.control.rejected)
+    assert rejected == [True, False]
+    assert edge.control.generation == published + 1
     assert (await edge.call(message("n")))["replica"] == "a"
     assert len(edge.rejections) == 1
 
