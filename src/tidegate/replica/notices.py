@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 log = logging.getLogger(__name__)
+
+
+Digest = Annotated[str, Field(pattern="^([0-9a-f]{2})*$")]
 
 
 class Notices(BaseModel):
@@ -15,7 +19,7 @@ class Notices(BaseModel):
 
     versions: dict[str, tuple[int, ...]] = {}
     """The versions that are served of each model, for its metadata."""
-    quarantined: tuple[str, ...] = ()
+    quarantined: tuple[Digest, ...] = ()
     """Digests, in hexadecimal, of requests to refuse."""
     log_level: int | None = None
     """The level of the logs, as :mod:`logging` counts; ``None``: as it was at the start."""
