@@ -40,14 +40,11 @@ class Counters:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._answered = 0
         self._answered_rest = 0
+        self._spoilt = 0
         self._failed: dict[tuple[str, str], int] = {}
         self._failed_seconds = 0.0
-        self._rows = 0
-        self._runs = 0
         self._last_run: float | None = None
-        self._answer_seconds = self._queue_seconds = 0.0
         self._joining = self._infer = self._output = 0.0
         self._sizes: dict[int, _Size] = {}
         self._durations = Histogram(DURATION_BOUNDS)
@@ -76,9 +73,6 @@ class Counters:
         share = encoding / (len(runs) or 1)
         for run in runs:
             rows, requests, seconds, joining, splitting = run
-            self._runs += 1
-            self._rows += rows
-            output = splitting + share
             self._joining += requests * joining
             self._infer += requests * seconds
             self._output += requests * splitting
@@ -88,13 +82,13 @@ class Counters:
             size.runs += 1
             size.joining += joining
             size.infer += seconds
-            size.output += output
+            size.output += splitting + share
         if answered:
             self._last_run = ended
-            self._answered += answered
             self._output += answered * encoding
-            self._answer_seconds += self._durations.observe_since(arrivals, ended)
-            self._queue_seconds += self._queued.observe_since(arrivals, began)
+            oldest, newest, total = min(arrivals), max(arrivals), sum(arrivals)
+            self._durations.observe_since(arrivals, oldest, newest, total, ended)
+            self._queued.observe_since(arrivals, oldest, newest, total, began)
 
     def _size(self, rows: int) -> _Size:
         if len(self._sizes) >= _MOST_SIZES:
@@ -115,20 +109,20 @@ class Counters:
 
     def spoilt(self, error: BaseException, *, grpc: bool, arrived: float) -> None:
         """Count a request that failed after the model had run, and counts as answered."""
-        self._answered -= 1
+        self._spoilt += 1
         self.failed(error, grpc=grpc, arrived=arrived)
 
     def snapshot(self) -> ModelStats:
         """Return what was counted."""
-        answered = self._answered
+        answered = sum(self._durations.counts) - self._spoilt
         return ModelStats(
-            requests=self._requests(),
-            inference_count=self._rows,
-            execution_count=self._runs,
+            requests=self._requests(answered),
+            inference_count=round(self._batch_sizes.total),
+            execution_count=sum(self._batch_sizes.counts),
             last_inference_ms=self._last_inference(),
-            success=_duration(answered, self._answer_seconds),
+            success=_duration(answered, self._durations.total),
             fail=_duration(sum(self._failed.values()), self._failed_seconds),
-            queue=_duration(answered, self._queue_seconds),
+            queue=_duration(answered, self._queued.total),
             compute_input=_duration(answered, self._joining),
             compute_infer=_duration(answered, self._infer),
             compute_output=_duration(answered, self._output),
@@ -139,9 +133,9 @@ class Counters:
             batch_size=Buckets.of(self._batch_sizes),
         )
 
-    def _requests(self) -> dict[str, dict[str, int]]:
+    def _requests(self, answered: int) -> dict[str, dict[str, int]]:
         counts: dict[str, dict[str, int]] = {
-            GRPC: {"OK": self._answered - self._answered_rest},
+            GRPC: {"OK": answered - self._answered_rest},
             REST: {"200": self._answered_rest},
         }
         for (protocol, code), count in sorted(self._failed.items()):

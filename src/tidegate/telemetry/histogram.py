@@ -32,19 +32,19 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def observe_since(self, times: Sequence[float], now: float) -> float:
-        """Count how long ago each of ``times`` was; return the sum of that.
+    def observe_since(
+        self, times: Sequence[float], oldest: float, newest: float, total: float, now: float
+    ) -> None:
+        """Count how long ago each of ``times`` was; ``total`` is their sum.
 
-        ``times`` must not be empty. What arrived together is counted together: as a rule all
-        of a batch falls between the same two bounds.
+        What arrived together is counted together: as a rule all of a batch falls between the
+        same two bounds.
         """
         counts, bounds = self.counts, self.bounds
-        first = bisect_left(bounds, now - max(times))
-        if first == bisect_left(bounds, now - min(times)):
+        first = bisect_left(bounds, now - newest)
+        if first == bisect_left(bounds, now - oldest):
             counts[first] += len(times)
         else:
             for time in times:
                 counts[bisect_left(bounds, now - time)] += 1
-        total = len(times) * now - sum(times)
-        self.total += total
-        return total
+        self.total += len(times) * now - total
