@@ -17,7 +17,7 @@ import pytest_asyncio
 from tests import models
 from tests.node.harness import ServedNode
 from tests.node.traffic import Traffic, rest_bodies, rest_path
-from tests.replica.collector import Collector, collecting
+from tests.replica.collector import Collector, collecting, named
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -98,11 +98,9 @@ async def test_a_sampled_request_is_traced_through_the_edge(
 
     def found() -> list[str]:
         return [
-            attribute.value.string_value
+            named(span)["tidegate.request_id"]
             for about, span in collector.spans()
-            if about["tidegate.model"].string_value == "scale"
-            for attribute in span.attributes
-            if attribute.key == "tidegate.request_id"
+            if about["tidegate.model"] == "scale"
         ]
 
     # They are sent in batches, every five seconds.

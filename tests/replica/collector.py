@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
-
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 
 class Collector(http.server.ThreadingHTTPServer):
@@ -22,22 +21,31 @@ class Collector(http.server.ThreadingHTTPServer):
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def spans(self) -> list[tuple[dict[str, Any], Any]]:
+    def spans(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Each span, with the attributes of the replica that it came from."""
         return [
-            ({a.key: a.value for a in resource.resource.attributes}, span)
+            (named(resource["resource"]), span)
             for body in self.got
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
+            for resource in json.loads(body)["resourceSpans"]
+            for scope in resource["scopeSpans"]
+            for span in scope["spans"]
         ]
+
+
+def named(owner: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a resource or a span."""
+    found = {}
+    for attribute in owner["attributes"]:
+        ((kind, value),) = attribute["value"].items()
+        found[attribute["key"]] = int(value) if kind == "intValue" else value
+    return found
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert isinstance(self.server, Collector)
         body = self.rfile.read(int(self.headers["content-length"]))
-        if self.path == "/v1/traces":
+        if (self.path, self.headers["content-type"]) == ("/v1/traces", "application/json"):
             self.server.got.append(body)
         self.send_response(200)
         self.send_header("content-length", "0")

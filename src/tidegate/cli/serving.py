@@ -61,7 +61,7 @@ def check_serving_parts() -> None:
 
 
 def _check_tracing_parts() -> None:
-    for part in ("opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"):
+    for part in ("opentelemetry", "opentelemetry.sdk"):
         try:
             found = importlib.util.find_spec(part)
         except ModuleNotFoundError:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -25,6 +24,7 @@ from tidegate.protocols.statuses import status_of
 from tidegate.replica.batch import Ran
 from tidegate.replica.exchange import Exchange
 from tidegate.replica.header_blocks import text_of
+from tidegate.replica.otlp import OtlpExporter
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SAMPLED = 0x01
@@ -56,10 +56,7 @@ class Tracer:
     @classmethod
     def to_collector(cls, endpoint: str, clock: Clock, about: Attributes) -> Tracer:
         """Return one that sends spans to an OTLP collector over HTTP, from a thread of its own."""
-        exporter = OTLPSpanExporter(
-            endpoint=endpoint.rstrip("/") + "/v1/traces", timeout=_EXPORT_TIMEOUT
-        )
-        return cls(BatchSpanProcessor(exporter), clock, about)
+        return cls(BatchSpanProcessor(OtlpExporter(endpoint, _EXPORT_TIMEOUT)), clock, about)
 
     def begin(self, exchange: Exchange, began: float) -> Trace | None:
         """Return the trace of a request that came at ``began``, if it is sampled."""
