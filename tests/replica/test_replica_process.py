@@ -107,10 +107,10 @@ FAILURES: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str, tuple[str
     ),
     "memory for nothing": (
         lambda f: models.identity(f / "m.onnx"),
-        {"resources": {"memory": "100MiB"}},
+        {"resources": {"memory": "64MiB"}},
         "InsufficientMemory",
         (
-            "m version 2 does not fit in the 104857600 bytes of resources.memory",
+            "m version 2 does not fit in the 67108864 bytes of resources.memory",
             "Python and the runtime alone take",
         ),
     ),
@@ -147,7 +147,7 @@ async def test_what_cannot_be_served_is_reported(folder: Path, name: str) -> Non
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds a process's data")
 async def test_who_heeds_what_is_said_of_memory_gets_a_replica(folder: Path) -> None:
     model = models.identity(folder / "m.onnx")
-    async with replica_process(folder, model, resources={"memory": "100MiB"}) as replica:
+    async with replica_process(folder, model, resources={"memory": "64MiB"}) as replica:
         event = await replica.event()
     assert isinstance(event, Failed)
     found = re.search("alone take ([0-9]+) bytes, and ([0-9]+) more are needed", event.reason)
