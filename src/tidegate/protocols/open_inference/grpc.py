@@ -38,7 +38,12 @@ from tidegate.protocols.open_inference.tensors import (
     shown,
     to_raw,
 )
-from tidegate.protocols.open_inference.typed_contents import read_length, typed_data
+from tidegate.protocols.open_inference.typed_contents import (
+    read_length,
+    typed_data,
+    write_length,
+    write_parameter,
+)
 from tidegate.types import (
     NO_PARAMETERS,
     Array,
@@ -344,18 +349,7 @@ def _encode_parameters(parameters: Mapping[str, Parameter]) -> bytes:
     message = messages.ModelInferResponse()
     for key, value in parameters.items():
         try:
-            entry = message.parameters[key]
-            if isinstance(value, bool):
-                entry.bool_param = value
-            elif isinstance(value, int):
-                if value < 2**63:
-                    entry.int64_param = value
-                else:
-                    entry.uint64_param = value
-            elif isinstance(value, float):
-                entry.double_param = value
-            else:
-                entry.string_param = value
+            write_parameter(message.parameters[key], value)
         except (TypeError, ValueError) as error:
             raise InferenceFailed(
                 f"the model answered with the parameter {shown(key)} = {shown(value)}, which is "
@@ -388,18 +382,8 @@ def _refuse_mixture(name: str) -> NoReturn:
     )
 
 
-def _size(value: int) -> bytes:
-    """Return ``value`` as protobuf's variable-length integer."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
 def _field(tag: int, data: bytes) -> bytes:
-    return bytes((tag,)) + _size(len(data)) + data
+    return bytes((tag,)) + write_length(len(data)) + data
 
 
 @functools.lru_cache(maxsize=1024)
@@ -427,4 +411,4 @@ def _output_head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
 
 @functools.lru_cache(maxsize=1024)
 def _raw_output_head(size: int) -> bytes:
-    return b"\x32" + _size(size)
+    return b"\x32" + write_length(size)

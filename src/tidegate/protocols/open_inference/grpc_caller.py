@@ -26,7 +26,11 @@ from tidegate.protocols.open_inference.tensors import (
     shown,
     to_raw,
 )
-from tidegate.protocols.open_inference.typed_contents import typed_data
+from tidegate.protocols.open_inference.typed_contents import (
+    typed_data,
+    write_length,
+    write_parameter,
+)
 from tidegate.types import (
     NO_PARAMETERS,
     InferRequest,
@@ -50,7 +54,7 @@ def encode_infer(request: InferRequest) -> bytes:
     parts: list[bytes | memoryview] = [_model_head(request.model, request.version)]
     if request.id:
         identity = request.id.encode()
-        parts += (b"\x1a", _size(len(identity)), identity)
+        parts += (b"\x1a", write_length(len(identity)), identity)
     if request.parameters:
         parts.append(_parameters("the request", request.parameters))
     parts += [_input_head(t.name, t.dtype.value, t.shape) for t in request.inputs]
@@ -58,7 +62,7 @@ def encode_infer(request: InferRequest) -> bytes:
         parts.append(_output_head(output.name))
     for tensor in request.inputs:
         raw = to_raw(tensor)
-        parts += (b"\x3a", _size(len(raw)), raw)
+        parts += (b"\x3a", write_length(len(raw)), raw)
     size = sum(map(len, parts))
     if size >= 2**31:
         raise InvalidInput(
@@ -152,34 +156,13 @@ def _parameters(where: str, parameters: Mapping[str, Parameter]) -> bytes:
     message = messages.ModelInferRequest()
     for key, value in parameters.items():
         try:
-            entry = message.parameters[key]
-            if isinstance(value, bool):
-                entry.bool_param = value
-            elif isinstance(value, int):
-                if value < 2**63:
-                    entry.int64_param = value
-                else:
-                    entry.uint64_param = value
-            elif isinstance(value, float):
-                entry.double_param = value
-            else:
-                entry.string_param = value
+            write_parameter(message.parameters[key], value)
         except (TypeError, ValueError) as error:
             raise InvalidInput(
                 f"the parameter {shown(key)} of {where} is {shown(value)}; "
                 "give a bool, a 64-bit integer, a float or text"
             ) from error
     return bytes(message.SerializeToString())
-
-
-def _size(value: int) -> bytes:
-    """Return ``value`` as protobuf's variable-length integer."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
 
 
 @functools.lru_cache(maxsize=256)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tidegate.errors import InvalidInput
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference.tensors import INTEGER_RANGES, object_array
-from tidegate.types import Array, DType, element_count
+from tidegate.types import Array, DType, Parameter, element_count
 
 CONTENT_FIELDS = {
     DType.BOOL: "bool_contents",
@@ -151,3 +151,33 @@ def read_length(message: Buffer, position: int) -> tuple[int, int]:
         shift += 7
         if shift > 28:
             raise IndexError
+
+
+def write_length(value: int) -> bytes:
+    """Return ``value`` as protobuf's variable-length integer."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def write_parameter(entry: Any, value: Parameter) -> None:
+    """Put ``value`` into an ``InferParameter``.
+
+    Raises:
+        TypeError: it is no bool, integer, float or text.
+        ValueError: an integer has more than 64 bits, or a text no UTF-8 form.
+    """
+    if isinstance(value, bool):
+        entry.bool_param = value
+    elif isinstance(value, int):
+        if value < 2**63:
+            entry.int64_param = value
+        else:
+            entry.uint64_param = value
+    elif isinstance(value, float):
+        entry.double_param = value
+    else:
+        entry.string_param = value
