@@ -1,8 +1,8 @@
 """The other yardstick: the runtime alone, in a loop, in a process of its own.
 
 No server, no queue, nothing but ``InferenceSession.run`` on one batch after another: what the
-machine can do with this model. It runs what standard input asks for, a line ``ROWS SECONDS`` at a
-time, and answers each with a line of JSON.
+machine can do with this model. It runs what standard input asks for, a line ``ROWS SECONDS PAUSE``
+at a time, and answers each with a line of JSON.
 
     python -m bench.bare_loop MODEL.onnx INPUTS.npz --threads 2
 """
@@ -52,11 +52,11 @@ class BareLoop:
         times = self._measured.cpu_times()
         return times.user + times.system
 
-    async def run(self, rows: int, seconds: float) -> Figures:
-        """Run batches of ``rows`` for ``seconds``."""
+    async def run(self, rows: int, seconds: float, pause: float = 0.0) -> Figures:
+        """Run batches of ``rows`` for ``seconds``, with ``pause`` seconds between runs."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{rows} {seconds}\n".encode())
+        self._process.stdin.write(f"{rows} {seconds} {pause}\n".encode())
         line = await self._process.stdout.readline()
         if not line:
             raise RuntimeError("the bare loop ended; its error is above")
@@ -98,7 +98,7 @@ def main() -> None:
     with np.load(given.inputs) as file:
         rows = {name: file[name] for name in file.files}
     for line in sys.stdin:
-        size, seconds = line.split()
+        size, seconds, pause = line.split()
         batch = {
             name: np.resize(array, (int(size), *array.shape[1:])) for name, array in rows.items()
         }
@@ -106,7 +106,10 @@ def main() -> None:
         times = []
         start = end = time.perf_counter()
         while end - start < float(seconds):
-            before, _ = end, session.run(None, batch)
+            if float(pause):
+                time.sleep(float(pause))
+            before = time.perf_counter()
+            session.run(None, batch)
             end = time.perf_counter()
             times.append(end - before)
         p50 = float(np.median(times)) * 1e3

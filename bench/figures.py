@@ -73,8 +73,8 @@ def saturation(told: dict[str, Any]) -> str:
         ):
             if not rounds[key]:
                 continue
-            share = _middle(one / bare for one, bare in zip(rounds[key], rounds["bare"]))
             paced = rounds.get(f"{key}_paced")
+            share = _middle(one / bare for one, bare in zip(rounds[key], rounds["bare"]))
             rows.append(
                 (
                     f"{_NAMES[model]}: {label}",
@@ -84,6 +84,9 @@ def saturation(told: dict[str, Any]) -> str:
                     f"{_middle(paced):.2f}" if paced else "",
                 )
             )
+        if spinning := rounds.get("spinning_paced"):
+            label = f"{_NAMES[model]}: Tidegate, threads that spin"
+            rows.append((label, "", "", "", f"{_middle(spinning):.2f}"))
     head = ("model and server", "rows/s", "of the bare loop", "p50 ms, one at a time",
             "p50 ms, at a tenth of the load")  # fmt: skip
     return f"### Real models, saturated\n\n{_table(head, rows)}"

@@ -7,8 +7,9 @@ Three questions of each model, in rounds that take turns within one run:
 - How many rows a second, when there are always more requests? The bare loop runs batches of the
   size that suits it best (searched first); Tidegate gets single rows and joins them itself.
 - How long does one row take when there is nothing else to do? One call at a time, against a single
-  run of the bare loop. Then calls at a fixed pace, a tenth of what Tidegate answers saturated:
-  between them the processor falls asleep, and so do the threads of the runtime.
+  run of the bare loop. Then calls at a fixed pace, a tenth of what Tidegate answers saturated,
+  against runs of the bare loop with such pauses: between them the processor falls asleep, and so
+  do the threads of the runtime, unless they spin (``onnx.spin`` in model.yaml).
 - What does the same cost in a ``grpc.aio`` server, which runs each request as it comes?
 
 The load generator shares the machine with the server: of few cores it takes its part. Requests
@@ -21,6 +22,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -44,6 +47,7 @@ from tidegate.protocols.open_inference import MODEL_INFER
 
 SIZES = (1, 2, 4, 8, 16, 32)
 _CONNECTIONS = 4
+_SPIN = "300ms"
 _LOW = 0.1
 """Of the calls answered when saturated: the pace of the calls of which the latency counts."""
 
@@ -56,11 +60,15 @@ class Rounds:
     """Rows per second at the best batch size."""
     bare_single: list[float] = field(default_factory=list)
     """Median milliseconds of a run of one row."""
+    bare_paced: list[float] = field(default_factory=list)
+    """The same, with pauses that make the pace of the calls."""
     tidegate: list[float] = field(default_factory=list)
     tidegate_single: list[float] = field(default_factory=list)
     """Median milliseconds of one call at a time."""
     tidegate_paced: list[float] = field(default_factory=list)
     """Median milliseconds of calls at a pace."""
+    spinning_paced: list[float] = field(default_factory=list)
+    """The same, where the model's threads spin until the next call."""
     grpc_aio: list[float] = field(default_factory=list)
     grpc_aio_single: list[float] = field(default_factory=list)
     grpc_aio_paced: list[float] = field(default_factory=list)
@@ -125,15 +133,21 @@ async def compare(
         subject = await stack.enter_async_context(
             servers.tidegate(workload.path.parents[2], folder / "run")
         )
-        for server in (reference, subject):
+        spinning = await stack.enter_async_context(
+            servers.tidegate(_spinning(workload, folder), folder / "run-2")
+        )
+        for server in (reference, subject, spinning):
             await saturate(server, workload, given.in_flight, 1)
         others = hardware.Others(
             lambda: (
-                time.process_time() + sum(one.cpu_seconds() for one in (bare, reference, subject))
+                time.process_time()
+                + sum(one.cpu_seconds() for one in (bare, reference, subject, spinning))
             )
         )
         for number in range(given.rounds):
             await _round(bare, best, reference, subject, workload, given, rounds)
+            low = rounds.tidegate[-1] * _LOW
+            rounds.spinning_paced.append(await pace(spinning, workload, low, given.seconds / 2))
             rounds.others.append(others.share())
             console.print(
                 f"{workload.name}, round {number + 1}: bare {rounds.bare[-1]:.1f}/s, "
@@ -141,6 +155,15 @@ async def compare(
                 f"others took {rounds.others[-1]:.0%} of the CPU"
             )
     return best, rates, rounds
+
+
+def _spinning(workload: Workload, folder: Path) -> Path:
+    """Return a repository of the same model, whose threads spin from one call to the next."""
+    models = folder / "spinning"
+    home = workload.path.parents[1]
+    shutil.copytree(home, models / home.name, copy_function=os.link)
+    (models / home.name / "model.yaml").write_text(f"onnx: {{spin: {_SPIN}}}\n")
+    return models
 
 
 async def _round(
@@ -163,8 +186,9 @@ async def _round(
     rounds.tidegate_single.append(await one_at_a_time(subject, workload, brief))
     rounds.grpc_aio_single.append(await one_at_a_time(reference, workload, brief))
     low = rounds.tidegate[-1] * _LOW
-    rounds.tidegate_paced.append(await pace(subject, workload, low, brief))
-    rounds.grpc_aio_paced.append(await pace(reference, workload, low, brief))
+    rounds.bare_paced.append((await bare.run(1, seconds / 2, 1 / low)).p50)
+    rounds.tidegate_paced.append(await pace(subject, workload, low, seconds / 2))
+    rounds.grpc_aio_paced.append(await pace(reference, workload, low, seconds / 2))
 
 
 def _shown(rates: dict[int, float]) -> str:
@@ -178,7 +202,7 @@ def show(console: Console, name: str, best: int, rounds: Rounds) -> None:
     for heading in ("rows/s", "lowest", "highest", "of bare", "one at a time, ms", "paced, ms"):
         table.add_column(heading, justify="right")
     for label, rates, single, paced in (
-        (f"bare loop, {best} (single: 1)", rounds.bare, rounds.bare_single, []),
+        (f"bare loop, {best} (single: 1)", rounds.bare, rounds.bare_single, rounds.bare_paced),
         ("tidegate serve", rounds.tidegate, rounds.tidegate_single, rounds.tidegate_paced),
         ("grpc.aio", rounds.grpc_aio, rounds.grpc_aio_single, rounds.grpc_aio_paced),
     ):
@@ -188,9 +212,12 @@ def show(console: Console, name: str, best: int, rounds: Rounds) -> None:
             *(f"{rate:.1f}" for rate in (statistics.median(rates), min(rates), max(rates))),
             f"{share:.2f}",
             f"{statistics.median(single):.2f}",
-            f"{statistics.median(paced):.2f}" if paced else "",
+            f"{statistics.median(paced):.2f}",
         )
     console.print(table)
+    console.print(
+        f"paced, with onnx.spin at {_SPIN}: {statistics.median(rounds.spinning_paced):.2f} ms"
+    )
     console.print(
         f"others took {statistics.median(rounds.others):.0%} of the machine's CPU time, "
         f"{max(rounds.others):.0%} in the worst round"

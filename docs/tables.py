@@ -96,7 +96,8 @@ def written(value: Any, accepted: str) -> str:
     if accepted.startswith("size"):
         return f"`{value // 2**20}MiB`"
     if accepted.startswith("duration"):
-        return f"`{value:g}s`" if value else "`0`"
+        unit, scale = ("us", 1e6) if value < 1e-3 else ("s", 1)
+        return f"`{value * scale:g}{unit}`" if value else "`0`"
     return f"`{value}`"
 
 

@@ -378,6 +378,8 @@ def test_options_of_another_runtime_are_a_mistake(root: Path, onnx: bytes) -> No
     put(root / "m/model.yaml", "torch: {compile: true}\n")
     problem = only_problem(look(root).models["m"])
     assert "options under torch, but model.onnx is an ONNX model" in str(problem)
+    put(root / "m/model.yaml", "onnx: {spin: 30ms}\n")
+    assert look(root).models["m"].problems == ()
 
 
 def test_code_and_samples_belong_to_every_version(root: Path, onnx: bytes) -> None:

@@ -23,7 +23,7 @@ from tidegate.errors import (
     InvalidModel,
 )
 from tidegate.runtimes.interface import RuntimeOptions
-from tidegate.runtimes.onnx import devices, load
+from tidegate.runtimes.onnx import devices, load, session_options
 from tidegate.types import Array, DType, TensorSpec
 
 CPU = RuntimeOptions(device="cpu", threads=1)
@@ -74,6 +74,25 @@ def test_all_types_in_one_model(tmp_path: Path) -> None:
         assert results[f"out_{dtype.value}"].tolist() == sent[f"in_{dtype.value}"].tolist()
     assert model.run(sent, ["out_BF16"])["out_BF16"].dtype == DType.BF16.numpy
     assert list(model.run(sent, ["out_INT8"])) == ["out_INT8"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed", "microseconds"),
+    [({}, "1", "20"), ({"spin": "30ms"}, "1", "30000"), ({"spin": 0}, "0", None)],
+    ids=str,
+)
+def test_how_long_threads_spin(
+    tmp_path: Path, settings: dict[str, object], allowed: str, microseconds: str | None
+) -> None:
+    config = ModelConfig.model_validate({"onnx": settings})
+    options = RuntimeOptions(device="cpu", threads=2, config=config)
+    told = session_options(options)
+    assert told.get_session_config_entry("session.intra_op.allow_spinning") == allowed
+    if microseconds is not None:
+        found = told.get_session_config_entry("session.intra_op.spin_duration_us")
+        assert found == microseconds
+    model = load(models.scale(tmp_path / "m.onnx"), options)
+    assert model.run({"x": np.ones((1, 4), np.float32)}, ["y"])["y"].shape == (1, 4)
 
 
 def test_bf16_keeps_every_bit(tmp_path: Path) -> None:

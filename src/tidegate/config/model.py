@@ -220,6 +220,17 @@ class Torch(Section):
     )
 
 
+class Onnx(Section):
+    """What only ONNX models have."""
+
+    spin: Annotated[Duration, Field(ge=0, le=1)] = Field(
+        20e-6,
+        description="how long the runtime's threads look for more work before they sleep, as 30ms "
+        "(longer than between two calls: lowest latency at a low load, and a busy core for each "
+        "thread)",
+    )
+
+
 class ModelConfig(Section):
     """``model.yaml``."""
 
@@ -246,3 +257,4 @@ class ModelConfig(Section):
     resources: Resources = Resources()
     limits: Limits = Limits()
     torch: Torch = Torch()
+    onnx: Onnx = Onnx()

@@ -388,8 +388,8 @@ def _add_version(model: _Model, version: int, path: Path, own: list[Path]) -> No
         model.invalid(path, reason, f"remove the key or write runtime: {found.runtime}")
     elif found.name == "torch-pickle" and model.config.trust != "pickle":
         model.invalid(path, *danger(path))
-    elif found.runtime != "torch" and model.config.torch != ModelConfig().torch:
-        reason = f"model.yaml has options under torch, but {path.name} is {found.title}"
+    elif foreign := _foreign_options(model.config, found.runtime):
+        reason = f"model.yaml has options under {foreign}, but {path.name} is {found.title}"
         model.invalid(path, reason, "remove them")
     elif not model.installed(found.runtime):
         command = formats.REQUIREMENTS[found.runtime].command
@@ -407,6 +407,19 @@ def _add_version(model: _Model, version: int, path: Path, own: list[Path]) -> No
             model.files.size(own),
             model.folder,
         )
+
+
+def _foreign_options(config: ModelConfig, runtime: str) -> str | None:
+    """Return the section of a runtime other than ``runtime`` that has options."""
+    plain = ModelConfig()
+    return next(
+        (
+            section
+            for section in ("onnx", "torch")
+            if section != runtime and getattr(config, section) != getattr(plain, section)
+        ),
+        None,
+    )
 
 
 def _unreadable(model: _Model, path: Path, error: OSError) -> None:

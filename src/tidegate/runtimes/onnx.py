@@ -175,22 +175,30 @@ def _open(path: Path, model: str | bytes, options: RuntimeOptions) -> tuple[Any,
     return session, "cpu"
 
 
-def _session(path: Path, model: str | bytes, options: RuntimeOptions, providers: list[Any]) -> Any:
+def session_options(options: RuntimeOptions) -> Any:
+    """Return how onnxruntime shall run a model."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    # An idle replica must not use a core, and a busy one not those of its neighbours. Spinning
-    # within a run (force_spinning_stop) was measured as well: it takes 2 ms off a run of 5 ms that
-    # follows a pause on an idle machine, and doubles every run as soon as others want the cores.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Left to itself, onnxruntime spins for 30 ms after each run: a core for each thread, taken
+    # from others. Not at all, and operators wait for threads to wake. 20 us bridge the operators.
+    spin = round(options.config.onnx.spin * 1e6)
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    if spin:
+        settings.add_session_config_entry("session.intra_op.spin_duration_us", str(spin))
     settings.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Its errors are raised as well; logged, each bad request would fill the log.
+    settings.log_severity_level = _FATAL
+    return settings
+
+
+def _session(path: Path, model: str | bytes, options: RuntimeOptions, providers: list[Any]) -> Any:
+    settings = session_options(options)
     if isinstance(model, bytes):
         settings.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(path.parent)
         )
-    # Its errors are raised as well; logged, each bad request would fill the log.
-    settings.log_severity_level = _FATAL
     try:
         return onnxruntime.InferenceSession(
             model, settings, providers=providers, enable_fallback=0
