@@ -115,8 +115,9 @@ limits: {timeout: 1m}
         ("signature: {outputs: [a, a]}", "signature: 'a' is there twice"),
         ("signature: {outputs: 3}", "signature.outputs must be"),
         ("trust: all", "trust must be 'pickle', not 'all'"),
-        ("torch: {precison: bf16}", "torch.precison: unknown key; did you mean 'precision'?"),
-        ("torch: {precision: int8}", "torch.precision must be 'fp32', 'bf16' or 'fp16', not"),
+        ("precison: bf16", "precison: unknown key; did you mean 'precision'?"),
+        ("torch: {chanels_last: true}", "torch.chanels_last: unknown key; did you mean"),
+        ("precision: int8", "precision must be 'fp32', 'bf16' or 'fp16', not"),
         ("resources: {threads: 0}", "resources.threads must be greater than or equal to 1"),
     ],
 )

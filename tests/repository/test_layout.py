@@ -355,7 +355,7 @@ def test_a_runtime_that_is_not_installed_names_its_command(root: Path) -> None:
     entry = scan(root, lambda runtime: runtime != "torch").models["m"]
     problem = only_problem(entry)
     assert problem.kind == "skipped"
-    assert "m/model.pth is a file of PyTorch weights (a state_dict), whose runtime is" in str(
+    assert "m/model.pth is a file of PyTorch weights (a state_dict), whose runtime torch" in str(
         problem
     )
     assert "pip install 'tidegate[torch]'" in problem.hint

@@ -241,6 +241,16 @@ def test_a_gpu_that_is_not_here(tmp_path: Path) -> None:
             load(path, RuntimeOptions("cuda:1"))
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_precision_that_only_others_have(tmp_path: Path, precision: str) -> None:
+    path = models.identity(tmp_path / "m.onnx")
+    config = ModelConfig.model_validate({"precision": precision})
+    with pytest.raises(ConfigurationError, match=rf"precision: {precision} .* runtime: openvino"):
+        load(path, RuntimeOptions("cpu", config=config))
+    exact = ModelConfig.model_validate({"precision": "fp32"})
+    assert load(path, RuntimeOptions("cpu", config=exact)).device == "cpu"
+
+
 QUIET = """
 import sys
 from pathlib import Path

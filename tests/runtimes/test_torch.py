@@ -272,7 +272,7 @@ def test_precision_and_channels_last_change_no_type(
     module = torch_models.Convolution().eval()
     image = torch.rand(2, 3, 8, 8)
     expected = module(image).detach().numpy()
-    text = f"torch: {{precision: {precision}, channels_last: true}}\n"
+    text = f"precision: {precision}\ntorch: {{channels_last: true}}\n"
     declared = "signature: {inputs: [{name: image, dtype: FP32, shape: [n, 3, 8, 8]}]}\n"
     folder = tmp_path / "m"
     if kind == "export":

@@ -207,11 +207,6 @@ class Torch(Section):
         "the only `torch.nn.Module` there)",
     )
     arguments: dict[str, Any] = Field({}, description="keyword arguments to make it with")
-    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
-        None,
-        description="bf16, fp16: run matrix products and convolutions in this type (autocast); "
-        "fp32: make weights of other float types FP32 (default: as the model is)",
-    )
     channels_last: bool = Field(
         False, description="keep images and weights of convolutions in channels-last order"
     )
@@ -235,13 +230,19 @@ class ModelConfig(Section):
     """``model.yaml``."""
 
     runtime: str | None = Field(
-        None, description="the runtime to use (default: told by the file's content)"
+        None,
+        description="the runtime to use, of those that serve such a file (default: the first)",
     )
     replicas: Annotated[int, Field(ge=1, le=256)] = Field(
         1, description="processes that serve each version"
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = Field(
         "auto", description="auto, cpu, cuda or cuda:N (auto: a GPU when the runtime finds one)"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+        None,
+        description="the type to compute in, where the runtime can; inputs and outputs keep "
+        "theirs (default: as the model is)",
     )
     versions: Versions = Field(
         Versions(), description="latest (default), all, a list, or {latest: N}"

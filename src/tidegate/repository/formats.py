@@ -27,10 +27,15 @@ class Format:
     name: str
     title: str
     """What to call it in a sentence."""
-    runtime: str | None = None
-    """The runtime that serves it, if this version of Tidegate has one."""
+    runtimes: tuple[str, ...] = ()
+    """The runtimes of this version of Tidegate that can serve it, the usual one first."""
     advice: str = "convert the model to ONNX"
-    """What to do as long as it has none."""
+    """What to do as long as there is none."""
+
+    @property
+    def runtime(self) -> str | None:
+        """The runtime that serves it unless ``model.yaml`` says otherwise."""
+        return self.runtimes[0] if self.runtimes else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +57,12 @@ _TENSORFLOW = "convert the model with tf2onnx"
 FORMATS = {
     found.name: found
     for found in (
-        Format("onnx", "an ONNX model", "onnx"),
-        Format("torchscript", "a TorchScript archive", "torch"),
-        Format("pt2", "a torch.export archive", "torch"),
-        Format("state-dict", "a file of PyTorch weights (a state_dict)", "torch"),
-        Format("torch-pickle", "a PyTorch pickle of more than weights", "torch"),
-        Format("safetensors", "a safetensors file (weights without a model)", "torch"),
+        Format("onnx", "an ONNX model", ("onnx",)),
+        Format("torchscript", "a TorchScript archive", ("torch",)),
+        Format("pt2", "a torch.export archive", ("torch",)),
+        Format("state-dict", "a file of PyTorch weights (a state_dict)", ("torch",)),
+        Format("torch-pickle", "a PyTorch pickle of more than weights", ("torch",)),
+        Format("safetensors", "a safetensors file (weights without a model)", ("torch",)),
         Format("pickle", "a Python pickle (as joblib writes)"),
         Format("savedmodel", "a TensorFlow SavedModel", advice=_TENSORFLOW),
         Format("frozen-graph", "a frozen TensorFlow graph", advice=_TENSORFLOW),

@@ -25,6 +25,7 @@ from tidegate.protocols.routing import NAME_PATTERN, VERSION_PATTERN
 from tidegate.repository import formats
 from tidegate.repository.files import Files
 from tidegate.repository.pickles import danger
+from tidegate.repository.serving_runtime import Refusal, choose
 
 _NAME = re.compile(NAME_PATTERN)
 _VERSION = re.compile(VERSION_PATTERN)
@@ -379,46 +380,22 @@ def _add_version(model: _Model, version: int, path: Path, own: list[Path]) -> No
     except OSError as error:
         _unreadable(model, path, error)
         return
-    wanted = model.config.runtime
-    if found.runtime is None:
-        reason = f"{path.name} is {found.title}, which is not served by this version of Tidegate"
-        model.problems.append(Problem(model.files.relative(path), reason, "skipped", found.advice))
-    elif wanted is not None and wanted != found.runtime:
-        reason = f"{path.name} is {found.title}, but model.yaml asks for the runtime {wanted!r}"
-        model.invalid(path, reason, f"remove the key or write runtime: {found.runtime}")
-    elif found.name == "torch-pickle" and model.config.trust != "pickle":
+    if found.name == "torch-pickle" and model.config.trust != "pickle":
         model.invalid(path, *danger(path))
-    elif foreign := _foreign_options(model.config, found.runtime):
-        reason = f"model.yaml has options under {foreign}, but {path.name} is {found.title}"
-        model.invalid(path, reason, "remove them")
-    elif not model.installed(found.runtime):
-        command = formats.REQUIREMENTS[found.runtime].command
-        reason = f"{path.name} is {found.title}, whose runtime is not installed"
-        model.problems.append(
-            Problem(model.files.relative(path), reason, "skipped", f"install it: {command}")
-        )
-    else:
-        model.versions[version] = VersionEntry(
-            version,
-            path,
-            found.name,
-            found.runtime,
-            fingerprint,
-            model.files.size(own),
-            model.folder,
-        )
-
-
-def _foreign_options(config: ModelConfig, runtime: str) -> str | None:
-    """Return the section of a runtime other than ``runtime`` that has options."""
-    plain = ModelConfig()
-    return next(
-        (
-            section
-            for section in ("onnx", "torch")
-            if section != runtime and getattr(config, section) != getattr(plain, section)
-        ),
-        None,
+        return
+    runtime = choose(path.name, found, model.config, model.installed)
+    if isinstance(runtime, Refusal):
+        relative = model.files.relative(path)
+        model.problems.append(Problem(relative, runtime.reason, runtime.kind, runtime.hint))
+        return
+    model.versions[version] = VersionEntry(
+        version,
+        path,
+        found.name,
+        runtime,
+        fingerprint,
+        model.files.size(own),
+        model.folder,
     )
 
 

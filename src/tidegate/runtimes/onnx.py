@@ -27,6 +27,8 @@ from tidegate.runtimes.onnx_file import cast_outputs, without_rank
 from tidegate.types import Array, Dimension, DType, Signature, TensorSpec
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_EXACT = {"fp32": {"use_tf32": "0"}}
+"""Left to itself, CUDA multiplies FP32 matrices in TF32, whose mantissa has 10 bits."""
 _DTYPES = {
     "bool": DType.BOOL,
     "uint8": DType.UINT8,
@@ -58,6 +60,11 @@ _WANTS_CUDA = (
     "device: {device} needs onnxruntime with its CUDA provider, {found}; install it with "
     "'pip uninstall onnxruntime' and 'pip install onnxruntime-gpu[cuda,cudnn]', or use "
     "device: cpu"
+)
+_PRECISION = (
+    "precision: {precision} is not for the runtime onnx, which computes in the types that the "
+    "model itself names: convert the model, or let another runtime compute in {precision}, with "
+    "runtime: openvino on a CPU or runtime: tensorrt on a GPU"
 )
 
 onnxruntime.set_default_logger_severity(_ERROR)
@@ -124,9 +131,11 @@ def load(path: Path, options: RuntimeOptions) -> OnnxModel:
         InvalidModel: onnxruntime refuses it, or it has inputs or outputs that are no
             tensors of a known type.
         InsufficientMemory: it does not fit.
-        ConfigurationError: a GPU is asked for that onnxruntime cannot use, or ``signature`` in
-            model.yaml contradicts the model.
+        ConfigurationError: a GPU is asked for that onnxruntime cannot use, or a precision that
+            it does not compute in, or ``signature`` in model.yaml contradicts the model.
     """
+    if options.config.precision in ("bf16", "fp16"):
+        raise ConfigurationError(_PRECISION.format(precision=options.config.precision))
     session, device = _open(path, str(path), options)
     signature = Signature(
         _specs(path, session.get_inputs(), "input"), _specs(path, session.get_outputs(), "output")
@@ -156,7 +165,7 @@ def _open(path: Path, model: str | bytes, options: RuntimeOptions) -> tuple[Any,
         raise ConfigurationError(_WANTS_CUDA.format(device=options.device, found=found))
     if kind == "cpu" or "cuda" not in devices():
         return _session(path, model, options, [_CPU]), "cpu"
-    cuda = (_CUDA, {"device_id": number or "0"})
+    cuda = (_CUDA, {"device_id": number or "0", **_EXACT.get(options.config.precision or "", {})})
     try:
         session = _session(path, model, options, [cuda, _CPU])
     except InvalidModel as error:

@@ -31,7 +31,7 @@ class Runtime:
     @property
     def formats(self) -> tuple[str, ...]:
         """The names of the formats that it serves."""
-        return tuple(f.name for f in FORMATS.values() if f.runtime == self.name)
+        return tuple(f.name for f in FORMATS.values() if self.name in f.runtimes)
 
     @property
     def extra(self) -> str:
@@ -73,7 +73,7 @@ def available() -> tuple[Availability, ...]:
 
 
 def runtime_for(format_name: str) -> Runtime | None:
-    """Return the runtime that serves a format, or ``None``."""
+    """Return the runtime that usually serves a format, or ``None``."""
     found = FORMATS.get(format_name)
     return None if found is None or found.runtime is None else RUNTIMES[found.runtime]
 

@@ -40,11 +40,11 @@ class _Runner:
     """Calls a model: arrays in, named tensors out."""
 
     def __init__(self, call: Call, device: torch.device, options: RuntimeOptions) -> None:
-        settings = options.config.torch
+        config = options.config
         self._call = call
         self._device = device
-        self._channels_last = settings.channels_last
-        self._reduced = _REDUCED.get(settings.precision or "")
+        self._channels_last = config.torch.channels_last
+        self._reduced = _REDUCED.get(config.precision or "")
 
     def run(self, arrays: Sequence[Array]) -> list[tuple[str, torch.Tensor]]:
         """Run once.

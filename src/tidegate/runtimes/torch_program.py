@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.export.passes import move_to_device_pass
 
-from tidegate.config.model import Torch
+from tidegate.config.model import ModelConfig, Torch
 from tidegate.errors import ConfigurationError, InvalidModel
 from tidegate.repository.pickles import danger
 from tidegate.runtimes.interface import RuntimeOptions
@@ -88,14 +88,14 @@ def open_program(path: Path, kind: str, options: RuntimeOptions, device: torch.d
         InsufficientMemory: it does not fit.
         ConfigurationError: an option does not apply to it.
     """
-    settings = options.config.torch
-    trusted = options.config.trust == "pickle"
+    config = options.config
+    trusted = config.trust == "pickle"
     if kind == "pt2":
         check_export(path, trust_pickle=trusted)
-        return _open_export(path, settings, device)
+        return _open_export(path, config, device)
     if kind == "torchscript":
         check_size(path)
-        return _open_script(path, settings, device)
+        return _open_script(path, config, device)
     code = find_code(path, options.folder)
     if kind == "torch-pickle":
         if not trusted:
@@ -103,18 +103,18 @@ def open_program(path: Path, kind: str, options: RuntimeOptions, device: torch.d
         loaded = _unpickle(path, code)
     else:
         loaded = _read_weights(path, kind)
-    module = loaded if isinstance(loaded, nn.Module) else _filled(path, code, loaded, settings)
-    return _eager(path, module, settings, device)
+    module = loaded if isinstance(loaded, nn.Module) else _filled(path, code, loaded, config.torch)
+    return _eager(path, module, config, device)
 
 
-def _open_script(path: Path, settings: Torch, device: torch.device) -> Program:
-    if settings.compile:
+def _open_script(path: Path, config: ModelConfig, device: torch.device) -> Program:
+    if config.torch.compile:
         raise ConfigurationError(
             f"torch.compile does not apply to {path.name}, which is TorchScript and compiled "
             "already: remove it, or export the model with torch.export.save"
         )
     module = _loading(path, lambda: torch.jit.load(path, map_location=device))
-    module = _arranged(module.eval(), settings, device)
+    module = _arranged(module.eval(), config, device)
     parameters = []
     for argument in module.forward.schema.arguments[1:]:
         kind = str(argument.type)
@@ -131,22 +131,22 @@ def _open_script(path: Path, settings: Torch, device: torch.device) -> Program:
     return Program("pytorch_torchscript", module, Parameters(names, required))
 
 
-def _open_export(path: Path, settings: Torch, device: torch.device) -> Program:
+def _open_export(path: Path, config: ModelConfig, device: torch.device) -> Program:
     program = _loading(path, lambda: read_export(path))
     if device.type != "cpu":
         program = _loading(path, lambda: move_to_device_pass(program, device))
     exported = Exported.of(path, program)
     # Its guards are code from the file; requests are checked against the signature.
-    module = _arranged(program.module(check_guards=False), settings, device)
-    call = torch.compile(module, dynamic=True) if settings.compile else module
+    module = _arranged(program.module(check_guards=False), config, device)
+    call = torch.compile(module, dynamic=True) if config.torch.compile else module
     names = tuple(spec.name for spec in exported.signature.inputs)
     return Program(
         "pytorch_export", exported.caller(call), Parameters(names, len(names)), exported
     )
 
 
-def _eager(path: Path, module: nn.Module, settings: Torch, device: torch.device) -> Program:
-    module = _loading(path, lambda: _arranged(module.eval(), settings, device))
+def _eager(path: Path, module: nn.Module, config: ModelConfig, device: torch.device) -> Program:
+    module = _loading(path, lambda: _arranged(module.eval(), config, device))
     names, required, more = [], 0, False
     for parameter in inspect.signature(module.forward).parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
@@ -154,14 +154,14 @@ def _eager(path: Path, module: nn.Module, settings: Torch, device: torch.device)
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             names.append(parameter.name)
             required += parameter.default is parameter.empty
-    call = torch.compile(module, dynamic=True) if settings.compile else module
+    call = torch.compile(module, dynamic=True) if config.torch.compile else module
     return Program("pytorch_eager", call, Parameters(tuple(names), required, more))
 
 
-def _arranged(module: Any, settings: Torch, device: torch.device) -> Any:
-    if settings.precision == "fp32":
+def _arranged(module: Any, config: ModelConfig, device: torch.device) -> Any:
+    if config.precision == "fp32":
         module = module.float()
-    if settings.channels_last:
+    if config.torch.channels_last:
         module = module.to(memory_format=torch.channels_last)
     return module.to(device)
 
