@@ -159,10 +159,11 @@ class RequestedOutput:
 class InferRequest:
     """One call of a model, whichever protocol it came by.
 
-    ``inputs`` are the tensors; ``payload`` is what came instead of tensors (an image, a
-    text, a JSON document), for a model whose public signature is not tensors. ``outputs``
-    is empty when the caller wants all. ``metadata`` holds the transport's headers that
-    concern the model. ``version`` is empty for the default one.
+    ``inputs`` are the tensors; ``payload`` is what came instead of tensors: an image or other
+    ``bytes``, a text as ``str``, or else a JSON document. ``outputs`` is empty when the caller
+    wants all. ``metadata`` holds the transport's headers that concern the model, ``tags`` what
+    the caller said of the request beside its data (Seldon's ``meta.tags``). ``version`` is empty
+    for the default one.
     """
 
     model: str
@@ -173,17 +174,27 @@ class InferRequest:
     parameters: Mapping[str, Parameter] = field(default_factory=_empty)
     payload: bytes | str | Json = None
     metadata: Mapping[str, str] = field(default_factory=_empty)
+    tags: Mapping[str, Json] = field(default_factory=_empty)
 
 
 @dataclass(slots=True)
 class InferResponse:
-    """The answer of one model version to one :class:`InferRequest`."""
+    """The answer of one model version to one :class:`InferRequest`.
+
+    ``payload`` is the answer of a model that gives no tensors: ``bytes``, a text as ``str``, or
+    else a JSON document. When ``outputs`` are there as well, both say the same: a protocol of
+    tensors sends these, and one for people or for JSON the payload
+    (:func:`tidegate.protocols.payloads.as_tensors` is for the first kind). ``tags`` is what the
+    model says beside it.
+    """
 
     model: str
     version: str
     id: str = ""
     outputs: Sequence[Tensor] = ()
     parameters: Mapping[str, Parameter] = field(default_factory=_empty)
+    payload: bytes | str | Json = None
+    tags: Mapping[str, Json] = field(default_factory=_empty)
 
 
 @dataclass(frozen=True, slots=True)

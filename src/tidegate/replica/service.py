@@ -385,7 +385,15 @@ class Service:
         outputs = []
         for name, array in result.items():
             outputs.append(Tensor(name, self._dtypes[name], array))
-        return InferResponse(self._name, self._version, request.id, outputs, NO_PARAMETERS)
+        return InferResponse(
+            self._name,
+            self._version,
+            request.id,
+            outputs,
+            NO_PARAMETERS,
+            None,
+            NO_PARAMETERS,
+        )
 
 
 def _reply_placed(

@@ -44,6 +44,7 @@ from tidegate.protocols.open_inference.typed_contents import (
     write_length,
     write_parameter,
 )
+from tidegate.protocols.payloads import as_tensors
 from tidegate.types import (
     NO_PARAMETERS,
     Array,
@@ -113,7 +114,7 @@ def encode_infer_parts(response: InferResponse) -> list[bytes | memoryview]:
     Raises:
         InferenceFailed: a parameter of the response is no value that the protocol can hold.
     """
-    outputs = response.outputs
+    outputs = response.outputs or as_tensors(response)
     if len(outputs) == 1:
         # One look-up for all that repeats; protobuf's fields may come in any order.
         tensor = outputs[0]
@@ -148,7 +149,7 @@ def encode_infer_placed(response: InferResponse, placed: Mapping[str, Placed]) -
     message = messages.ModelInferResponse(
         model_name=response.model, model_version=response.version, id=response.id
     )
-    for tensor in response.outputs:
+    for tensor in as_tensors(response):
         output = message.outputs.add(
             name=tensor.name, datatype=tensor.dtype._value_, shape=tensor.data.shape
         )
@@ -244,7 +245,15 @@ def _with_data(plan: _Plan, identity: str, message: Buffer, position: int) -> In
     if position != end:
         return None
     return InferRequest(
-        model, version, identity, tuple(tensors), outputs, parameters, None, NO_PARAMETERS
+        model,
+        version,
+        identity,
+        tuple(tensors),
+        outputs,
+        parameters,
+        None,
+        NO_PARAMETERS,
+        NO_PARAMETERS,
     )
 
 

@@ -37,6 +37,7 @@ from tidegate.protocols.open_inference.tensors import (
     shown,
     to_raw,
 )
+from tidegate.protocols.payloads import as_tensors
 from tidegate.types import (
     NO_PARAMETERS,
     Array,
@@ -192,7 +193,7 @@ def encode_infer(
     document["outputs"] = outputs
     parts: list[bytes | memoryview] = [b""]
     in_json = []
-    for tensor in response.outputs:
+    for tensor in as_tensors(response):
         described: dict[str, Any] = {
             "name": tensor.name,
             "datatype": tensor.dtype._value_,
