@@ -101,7 +101,7 @@ def test_open_loop_with_files(node: RunningNode, tmp_path: Path) -> None:
     json_file, picture = tmp_path / "f.json", tmp_path / "f.svg"
     done = tidegate(
         "bench", f"127.0.0.1:{node.port}", "-m", "picture", "--rate", "50,100", "-d", "500ms",
-        "--warm-up", "0.2", "--batch", "2", "--json", str(json_file), "--plot", str(picture),
+        "--warm-up", "0.2", "--batch", "2", "--output", str(json_file), "--plot", str(picture),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert b"x FP32 [2, 3, 4, 6]" in done.stdout
@@ -127,7 +127,7 @@ def test_closed_loops_of_every_encoding(
     np.savez(tmp_path / "x.npz", x=np.ones((1, 4), np.float32))
     done = tidegate(
         "bench", f"127.0.0.1:{node.port}", "-m", "scale", "--version", "2", "-c", "1,6",
-        "-d", "0.2", "--warm-up", "0", "--input", str(tmp_path / "x.npz"), "--json", "-", *options,
+        "-d", "0.2", "--warm-up", "0", "--input", str(tmp_path / "x.npz"), "--json", *options,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

@@ -8,12 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 from tests import models, torch_models
 from tidegate import __version__
 from tidegate.cli import serving
-from tidegate.cli.main import run
+from tidegate.cli.main import cli, run
 from tidegate.cli.options import size_text
 from tidegate.config.node import NodeConfig
 from tidegate.errors import RuntimeMissing
@@ -164,7 +165,7 @@ import sys
 for part in ("grpc", "httptools", "psutil", "starlette", "uvicorn", "uvloop", "watchfiles",
              "onnxruntime", "envoy", "xds"):
     sys.modules[part] = None
-from tidegate.cli.main import run
+from tidegate.cli.main import cli, run
 sys.exit(run(sys.argv[1:]))
 """
 
@@ -177,9 +178,9 @@ sys.exit(run(sys.argv[1:]))
         (["serve", "."], 69, "pip install 'tidegate[onnx]'"),
         (["status", "--run-dir", "none"], 66, "no node of yours runs"),
         (["inspect", "."], 0, "skipped"),
-        (["infer", "mlp", "--json", "[1]"], 69, "pip install 'tidegate[onnx]'"),
-        (["infer", "none", "--run-dir=none", "--json", "[1]"], 66, "no node of yours runs"),
-        (["infer", "mlp", "--json", "[1]", "--url=http://127.0.0.1:1"], 69, "nobody answers"),
+        (["infer", "mlp", "--data", "[1]"], 69, "pip install 'tidegate[onnx]'"),
+        (["infer", "none", "--run-dir=none", "--data", "[1]"], 66, "no node of yours runs"),
+        (["infer", "mlp", "--data", "[1]", "--url=http://127.0.0.1:1"], 69, "nobody answers"),
         (["config"], 0, "drain_timeout"),
         (["logs", "mlp", "--run-dir=none"], 66, "no node of yours runs"),
         (["load", "mlp", "--run-dir=none"], 66, "no node of yours runs"),
@@ -274,3 +275,18 @@ def test_serve_status_stop(repository: Path, tmp_path: Path) -> None:
     again = subprocess.run(_tidegate("status", run_dir), capture_output=True, text=True)
     assert again.returncode == 66
     assert "no node of yours runs" in again.stderr
+
+
+def test_json_is_a_flag_wherever_it_is() -> None:
+    """It takes no value, whatever the command: a program need not know which one it calls."""
+    found = {
+        name: option
+        for name, command in cli.commands.items()
+        for option in command.params
+        if "--json" in option.opts
+    }
+    assert set(found) == {
+        "bench", "config", "doctor", "infer", "inspect", "load", "logs", "status", "unload",
+        "version",
+    }  # fmt: skip
+    assert all(isinstance(option, click.Option) and option.is_flag for option in found.values())

@@ -33,12 +33,12 @@ def scale(repository: Path) -> str:
 
 
 def test_json_on_the_command_line(repository: Path, scale: str) -> None:
-    done = tidegate("infer", scale, "--json", ROW)
+    done = tidegate("infer", scale, "--data", ROW)
     assert (done.returncode, done.stderr) == (0, b"")
     assert _answers(done) == [{"outputs": {"y": [[3, 6, 9, 12]]}}]
-    done = tidegate("infer", str(repository), "--model=scale", "--version=1", "--json", ROW)
+    done = tidegate("infer", str(repository), "--model=scale", "--version=1", "--data", ROW)
     assert _answers(done) == [{"outputs": {"y": [[2, 4, 6, 8]]}}]
-    done = tidegate("infer", f"{scale}/1/model.onnx", "--format=v2", "--json", ROW)
+    done = tidegate("infer", f"{scale}/1/model.onnx", "--format=v2", "--data", ROW)
     assert _answers(done) == [
         {
             "model_name": "model",
@@ -74,21 +74,23 @@ def test_files_of_every_kind(repository: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["scale"], 2, "give an INPUT, '-' for standard input, or --json DATA"),
+        (["scale"], 2, "give an INPUT, '-' for standard input, or --data JSON"),
         (["scale", "--scale=1/0", "-"], 2, "'1/0' is no number"),
-        (["scale", "--json", "{"], 65, "this is not JSON"),
-        (["scale", "--json", '{"x": [1]}'], 65, "must have 2 dimensions, as [batch,4]"),
+        (["scale", "--json", ROW], 65, "a request in JSON goes with --data"),
+        (["scale", "--json", "--format=v2", "--data", ROW], 2, "--json is --format json"),
+        (["scale", "--data", "{"], 65, "this is not JSON"),
+        (["scale", "--data", '{"x": [1]}'], 65, "must have 2 dimensions, as [batch,4]"),
         (["scale", "none.npy"], 65, "the file 'none.npy' cannot be read: No such file"),
-        (["scale", "--version=9", "--json", ROW], 66, "has no version 9; there are 1, 2"),
-        (["scale", "--model=other", "--json", ROW], 66, "is the model 'scale' itself"),
-        ([".", "--json", ROW], 78, "holds several models (add_sub, gather,"),
-        ([".", "--model=sclae", "--json", ROW], 66, "did you mean 'scale'?"),
-        (["scale", "--device=gpu", "--json", ROW], 2, "must be auto, cpu, cuda or cuda:N"),
-        (["scale", "--device=cuda:7", "--json", ROW], 78, "cuda:7"),
+        (["scale", "--version=9", "--data", ROW], 66, "has no version 9; there are 1, 2"),
+        (["scale", "--model=other", "--data", ROW], 66, "is the model 'scale' itself"),
+        ([".", "--data", ROW], 78, "holds several models (add_sub, gather,"),
+        ([".", "--model=sclae", "--data", ROW], 66, "did you mean 'scale'?"),
+        (["scale", "--device=gpu", "--data", ROW], 2, "must be auto, cpu, cuda or cuda:N"),
+        (["scale", "--device=cuda:7", "--data", ROW], 78, "cuda:7"),
         (["scale", "--scale=1e400", "-"], 2, "'1e400' is no number"),
-        (["./" + "x" * 300, "--json", ROW], 78, "does not exist"),
-        (["./none", "--json", ROW], 78, "does not exist"),
-        (["gather.onnx", "--json", '{"index": [[9]]}'], 70, "indices element out of data bounds"),
+        (["./" + "x" * 300, "--data", ROW], 78, "does not exist"),
+        (["./none", "--data", ROW], 78, "does not exist"),
+        (["gather.onnx", "--data", '{"index": [[9]]}'], 70, "indices element out of data bounds"),
     ],
 )
 def test_what_is_wrong_with_a_single_request(
@@ -109,7 +111,7 @@ def test_a_closed_standard_input(scale: str) -> None:
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "words.onnx").write_text("words")
-    done = tidegate("infer", str(tmp_path / "words.onnx"), "--json", ROW)
+    done = tidegate("infer", str(tmp_path / "words.onnx"), "--data", ROW)
     assert done.returncode == 65
     assert b"is not a model: it seems to be text" in done.stderr
 
@@ -183,7 +185,7 @@ def test_every_type_goes_in_and_comes_out(
 ) -> None:
     model = models.identity(tmp_path / "m.onnx", dtype, ("n", 2))
     value = "true" if dtype is DType.BOOL else "1"
-    assert run(["infer", str(model), "--json", f"[[{value}, {value}]]"]) == 0
+    assert run(["infer", str(model), "--data", f"[[{value}, {value}]]"]) == 0
     told = json.loads(capsysbinary.readouterr().out)
     assert told == {"outputs": {"y": [[json.loads(value)] * 2]}}
 
@@ -244,11 +246,17 @@ def test_a_reader_that_leaves_ends_it_quietly(scale: str, tmp_path: Path) -> Non
 
 
 def test_a_person_sees_a_table(scale: str) -> None:
-    status, shown = in_terminal("infer", scale, "--json", ROW)
+    status, shown = in_terminal("infer", scale, "--data", ROW)
     assert status == 0
     assert b"loading the model" in shown
     assert b"FP32" in shown
     assert b"[[ 3.  6.  9. 12.]]" in shown
+
+
+def test_json_for_a_program(scale: str) -> None:
+    status, shown = in_terminal("infer", scale, "--json", "--data", ROW)
+    assert status == 0
+    assert b'{"outputs":{"y":[[3.0,6.0,9.0,12.0]]}}' in shown
 
 
 def test_a_person_sees_how_far_a_pipe_is(scale: str, tmp_path: Path) -> None:

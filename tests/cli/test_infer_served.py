@@ -29,12 +29,12 @@ def _places(node: RunningNode) -> list[list[str]]:
 def test_a_model_of_the_node_and_of_a_url(node: RunningNode, tmp_path: Path) -> None:
     np.save(tmp_path / "row.npy", np.ones((1, 4), np.float32))
     for place in _places(node):
-        done = tidegate("infer", "scale", "--json", ROW, *place)
+        done = tidegate("infer", "scale", "--data", ROW, *place)
         assert (done.returncode, done.stderr) == (0, b"")
         assert _answers(done) == [{"outputs": {"y": [[3, 6, 9, 12]]}}]
         done = tidegate("infer", "scale", str(tmp_path / "row.npy"), "--version=1", *place)
         assert _answers(done) == [{"outputs": {"y": [[2, 2, 2, 2]]}}]
-    (told,) = _answers(tidegate("infer", "scale", "--format=v2", "--json", ROW, *node.options))
+    (told,) = _answers(tidegate("infer", "scale", "--format=v2", "--data", ROW, *node.options))
     assert (told["model_name"], told["model_version"]) == ("scale", "2")
 
 
@@ -70,21 +70,21 @@ def test_what_a_request_says_beside_its_inputs_goes_along(node: RunningNode) -> 
         ],
         "outputs": [{"name": "total"}],
     }
-    done = tidegate("infer", "add_sub", "--json", json.dumps(request), *node.options)
+    done = tidegate("infer", "add_sub", "--data", json.dumps(request), *node.options)
     assert _answers(done) == [{"id": "seven", "outputs": {"total": [[2, 4, 6, 8]]}}]
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["sclae", "--json", ROW], 66, "sclae"),
-        (["scale", "--version=9", "--json", ROW], 66, "9"),
-        (["scale", "--json", '{"x": [[1]]}'], 65, "must be 4, not 1"),
-        (["scale", "--device=cpu", "--json", ROW], 2, "are for a model that is loaded in this"),
-        (["scale", "--timeout=ages", "--json", ROW], 2, "'ages' is not a duration"),
-        (["scale", "--timeout=0", "--json", ROW], 2, "must be more than 0"),
-        (["scale", "--url=http://x:1", "--json", ROW], 2, "--url says where the server is"),
-        (["gather", "--json", '{"index": [[9]]}'], 70, "indices element out of data bounds"),
+        (["sclae", "--data", ROW], 66, "sclae"),
+        (["scale", "--version=9", "--data", ROW], 66, "9"),
+        (["scale", "--data", '{"x": [[1]]}'], 65, "must be 4, not 1"),
+        (["scale", "--device=cpu", "--data", ROW], 2, "are for a model that is loaded in this"),
+        (["scale", "--timeout=ages", "--data", ROW], 2, "'ages' is not a duration"),
+        (["scale", "--timeout=0", "--data", ROW], 2, "must be more than 0"),
+        (["scale", "--url=http://x:1", "--data", ROW], 2, "--url says where the server is"),
+        (["gather", "--data", '{"index": [[9]]}'], 70, "indices element out of data bounds"),
     ],
 )
 def test_what_is_wrong(
@@ -97,7 +97,7 @@ def test_what_is_wrong(
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    done = tidegate("infer", "scale", "--json", ROW, f"--run-dir={tmp_path}", cwd=tmp_path)
+    done = tidegate("infer", "scale", "--data", ROW, f"--run-dir={tmp_path}", cwd=tmp_path)
     assert done.returncode == 66
     assert b"'scale' is no file or folder here, and no node of yours runs" in done.stderr
     for scheme in ("http", "grpc"):

@@ -175,14 +175,15 @@ class Wanted:
     "(default: dynamic dimensions behind the first are 1)",
 )  # fmt: skip
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="write the figures there (-: to standard output, instead of the table)",
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+    help="write the figures there, in JSON, besides the table",
 )  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="print the figures in JSON, no table")
 @click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE",
     help="draw latency and throughput over the load: .png, .svg or .pdf",
 )  # fmt: skip
-def bench(json_file: Path | None, plot: Path | None, **options: Any) -> int:
+def bench(as_json: bool, output: Path | None, plot: Path | None, **options: Any) -> int:
     """Measure how fast the server at HOST:PORT answers calls of a model.
 
     Any server of the Open Inference Protocol v2 will do. With --rate, calls are sent at planned
@@ -199,7 +200,7 @@ def bench(json_file: Path | None, plot: Path | None, **options: Any) -> int:
 
         check(plot)
     document = _run(_measure(wanted))
-    _tell(document, json_file, plot)
+    _tell(document, as_json, output, plot)
     return _FAILED if any(point["failed"] for point in document["points"]) else 0
 
 
@@ -349,14 +350,14 @@ async def _load(
     return Point(rate, concurrency, await load())
 
 
-def _tell(document: dict[str, Any], json_file: Path | None, plot: Path | None) -> None:
+def _tell(document: dict[str, Any], as_json: bool, output: Path | None, plot: Path | None) -> None:
     text = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    if json_file is not None and str(json_file) == "-":
+    if as_json:
         click.echo(text, nl=False)
     else:
         _show(document)
-        if json_file is not None:
-            _write(json_file, lambda: json_file.write_bytes(text))
+    if output is not None:
+        _write(output, lambda: output.write_bytes(text))
     if plot is not None:
         from tidegate.load.plot import draw
 

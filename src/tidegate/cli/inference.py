@@ -56,6 +56,7 @@ class Asked:
     raw: bool
     scale: str | None
     form: Format | None
+    as_json: bool
     version: int | None
     name: str | None
     device: str | None
@@ -77,18 +78,27 @@ def infer(asked: Asked) -> int:
             answered.
     """
     if not asked.inputs and asked.data is None:
-        raise click.UsageError("give an INPUT, '-' for standard input, or --json DATA")
+        raise click.UsageError("give an INPUT, '-' for standard input, or --data JSON")
+    form = _form(asked)
     scale = _scale(asked.scale)
     with closing(_target(asked)) as target:
         reader = Reader(target.model, target.signature, asked.raw, scale)
         found = _inputs(reader, asked.data, asked.inputs)
         piped = "-" in asked.inputs
-        form = asked.form or ("table" if sys.stdout.isatty() and not piped else "json")
         if piped or len(asked.inputs) + (asked.data is not None) > 1:
             return _answer_all(target, found, form, asked.concurrency)
         (only,) = found
         _print(answers.encoded(target.infer(only.request()), form))
         return 0
+
+
+def _form(asked: Asked) -> Format:
+    if asked.as_json:
+        if asked.form not in (None, "json"):
+            raise click.UsageError(f"--json is --format json; leave it out for {asked.form}")
+        return "json"
+    piped = "-" in asked.inputs
+    return asked.form or ("table" if sys.stdout.isatty() and not piped else "json")
 
 
 def _target(asked: Asked) -> Target:
@@ -151,7 +161,7 @@ def _scale(text: str | None) -> float | None:
 def _inputs(reader: Reader, json: str | None, names: Iterable[str]) -> Iterator[Input]:
     if json is not None:
         text = os.fsencode(json)
-        yield Input({"input": "--json"}, lambda: reader.json(text))
+        yield Input({"input": "--data"}, lambda: reader.json(text))
     for name in names:
         if name == "-":
             yield from lines(reader, _standard_input())

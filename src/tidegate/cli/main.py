@@ -18,7 +18,7 @@ from tidegate import __version__
 from tidegate.cli import completion
 from tidegate.cli.bench import bench
 from tidegate.cli.exits import INTERRUPTED
-from tidegate.cli.options import node_options
+from tidegate.cli.options import node_options, which_node
 from tidegate.errors import TidegateError
 from tidegate.protocols.statuses import status_of
 
@@ -80,7 +80,7 @@ def inspect(path: Path, as_json: bool, no_load: bool) -> int:
 
 
 @cli.command()
-@node_options(["port", "run_dir"])
+@which_node
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def status(port: str | None, run_dir: str | None, as_json: bool) -> int:
     """Show the nodes of this user: models, versions, replicas.
@@ -93,7 +93,7 @@ def status(port: str | None, run_dir: str | None, as_json: bool) -> int:
 
 
 @cli.command()
-@node_options(["port", "run_dir"])
+@which_node
 @click.option("--all", "every", is_flag=True, help="stop every node of this user")
 def stop(port: str | None, run_dir: str | None, every: bool) -> int:
     """Stop a node: running requests are answered first.
@@ -113,7 +113,7 @@ def stop(port: str | None, run_dir: str | None, every: bool) -> int:
               metavar="N", help="begin with the last N lines of each log")  # fmt: skip
 @click.option("-f", "--follow", is_flag=True, help="go on with what is written, until Ctrl-C")
 @click.option("--json", "as_json", is_flag=True, help="print a JSON object a line")
-@node_options(["port", "run_dir"])
+@which_node
 def logs(
     of: str,
     version: int | None,
@@ -136,18 +136,19 @@ def logs(
 @cli.command()
 @click.argument("model", shell_complete=completion.models_or_paths)
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...", type=click.Path())
-@click.option("--json", "data", metavar="DATA", help="a request, as '{\"x\": [[1, 2]]}'")
+@click.option("-d", "--data", metavar="JSON", help="a request in JSON, as '{\"x\": [[1, 2]]}'")
 @click.option("--raw", is_flag=True, help="each INPUT holds the bytes of the model's only input")
 @click.option("--scale", metavar="X", help="what the values of an image are multiplied with, "
               "as 1/255  [default: 1/255 for floating-point inputs, else 1]")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["table", "json", "v2"]),
               help="how to print an answer: v2 is that of the Open Inference Protocol  [default: "
               "table in a terminal, else json]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="print JSON: short for --format json")
 @click.option("--version", type=click.IntRange(1), metavar="V", help="this version")
 @click.option("--model", "name", metavar="NAME", help="of a repository, this model")
 @click.option("--device", metavar="DEVICE", help="in this process: auto, cpu, cuda or cuda:N")
 @click.option("--url", metavar="URL", help="a server: http://HOST:PORT or grpc://HOST:PORT")
-@node_options(["port", "run_dir"])
+@which_node
 @click.option("--timeout", metavar="TIME", help="the longest that an answer of a server may take "
               "[default: 60s]")  # fmt: skip
 @click.option("--concurrency", type=click.IntRange(1, 256), default=8, show_default=True,
@@ -171,7 +172,7 @@ def infer(**options: Any) -> int:
 
 @cli.command()
 @click.argument("model", shell_complete=completion.models)
-@node_options(["port", "run_dir"])
+@which_node
 @click.option("--json", "as_json", is_flag=True, help="print the model's state as JSON")
 def load(model: str, port: str | None, run_dir: str | None, as_json: bool) -> int:
     """Load MODEL on a running node, or read it again; done when it is ready."""
@@ -182,7 +183,7 @@ def load(model: str, port: str | None, run_dir: str | None, as_json: bool) -> in
 
 @cli.command()
 @click.argument("model", shell_complete=completion.models)
-@node_options(["port", "run_dir"])
+@which_node
 @click.option("--json", "as_json", is_flag=True, help="print the model's state as JSON")
 def unload(model: str, port: str | None, run_dir: str | None, as_json: bool) -> int:
     """Take MODEL out of a running node, until it is loaded again."""

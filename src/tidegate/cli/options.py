@@ -31,6 +31,18 @@ def node_options(only: Iterable[str] | None = None) -> Callable[[_F], _F]:
     return decorate
 
 
+def which_node(command: _F) -> _F:
+    """Add ``--port`` and ``--run-dir`` for a command that asks a node which runs already."""
+    for option, metavar, note in (
+        ("run_dir", "PATH", "the run directory that it was started with, if one was given"),
+        ("port", "N", "the node on this port; may be left out where only one runs"),
+    ):
+        flag, variable = f"--{option.replace('_', '-')}", f"{PREFIX}{option.upper()}"
+        note = f"{note}  [{variable}]"
+        command = click.option(flag, option, default=None, metavar=metavar, help=note)(command)
+    return command
+
+
 def _option(name: str, field: FieldInfo) -> Callable[[_F], _F]:
     option = "--" + name.replace("_", "-")
     shown = "" if field.default is None else f"default: {_text(field)}; "

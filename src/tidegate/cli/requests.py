@@ -256,7 +256,10 @@ def _read(name: str) -> bytes:
         with Path(name).open("rb") as file:
             return _bounded(name, file)
     except OSError as error:
-        raise InvalidInput(f"the file {shown(name)} cannot be read: {error.strerror}") from None
+        hint = "; a request in JSON goes with --data" if name[:1] in ("{", "[") else ""
+        raise InvalidInput(
+            f"the file {shown(name)} cannot be read: {error.strerror}{hint}"
+        ) from None
     except ValueError as error:
         raise InvalidInput(f"{shown(name)} cannot be the name of a file: {error}") from None
 
