@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tidegate.clock import MonotonicClock
+from tidegate.protocols.dialect import Dialect
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.model_config import ModelConfiguration
 from tidegate.replica.batch import BatchRunner
@@ -48,6 +49,7 @@ async def serving(
     batched: bool = True,
     timeout: float | None = None,
     tracer: Tracer | None = None,
+    dialects: Sequence[Dialect] = (),
     **limits: Any,
 ) -> AsyncIterator[Replica]:
     clock, latency = MonotonicClock(), LatencyModel()
@@ -74,7 +76,7 @@ async def serving(
     ready = Ready(
         pid=1, platform="p", device="cpu", batching=batched, max_batch_size=8, seconds=0.5
     )
-    service = Service(served, engine, clock, ready, tracer=tracer)
+    service = Service(served, engine, clock, ready, tracer=tracer, dialects=dialects)
     handler = service.handle if tracer is None else service.handle_traced
     async with engine, Server(folder / "s", handler, MESSAGE_LIMIT + 5):
         yield Replica(folder / "s", engine, service)

@@ -20,7 +20,7 @@ from tidegate.errors import InferenceFailed, InvalidInput
 from tidegate.node.probing import ask_stats
 from tidegate.replica.batch import Run
 from tidegate.replica.counting import Counters
-from tidegate.telemetry.statistics import BatchStats, Duration, ModelStats
+from tidegate.telemetry.statistics import GRPC, BatchStats, Duration, ModelStats
 from tidegate.types import Array
 
 A = np.ones((2, 3), np.float32)
@@ -167,7 +167,7 @@ def test_times_of_a_batch() -> None:
 
 def test_an_answer_that_cannot_be_sent_is_a_failure() -> None:
     counters = Counters(FakeClock())
-    counters.spoilt(InvalidInput("too large"), grpc=True, arrived=98.0)
+    counters.spoilt(InvalidInput("too large"), GRPC, grpc=True, arrived=98.0)
     counters.delivered([Run(1, 1, 1.0)], [98.0], began=99.0, ended=100.0, encoding=0.0)
     stats = counters.snapshot()
     assert stats.requests["grpc"] == {"OK": 0, "INVALID_ARGUMENT": 1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidegate.protocols import grpc_health, grpc_reflection, open_inference
+from tidegate.protocols.registry import ROUTINGS
 from tidegate.protocols.routing import Routing
 
 MIB = 2**20
@@ -47,11 +47,7 @@ class EdgeSettings:
     threads: int = 1
     heap_size: int | None = None
     envoy: Path | None = None
-    routings: tuple[Routing, ...] = (
-        open_inference.ROUTING,
-        grpc_health.ROUTING,
-        grpc_reflection.ROUTING,
-    )
+    routings: tuple[Routing, ...] = ROUTINGS
 
     @property
     def heap_limit(self) -> int:

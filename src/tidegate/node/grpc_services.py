@@ -9,10 +9,8 @@ from tidegate.node.server_calls import Call, Extension
 from tidegate.protocols import grpc_health, grpc_reflection
 from tidegate.protocols.grpc_health import Health
 from tidegate.protocols.grpc_reflection import Reflection
-from tidegate.protocols.open_inference import messages
+from tidegate.protocols.registry import FILES
 from tidegate.replica.streams import Outgoing
-
-_FILES = (*messages.FILES, *grpc_health.FILES, *grpc_reflection.FILES)
 
 
 class HealthCalls:
@@ -25,7 +23,7 @@ class HealthCalls:
     def __init__(self, ready: Callable[[], bool], models: Callable[[], dict[str, bool]]) -> None:
         self._ready = ready
         self._models = models
-        self._services = frozenset(("", *Reflection(_FILES).services))
+        self._services = frozenset(("", *Reflection(FILES).services))
         self._watchers: set[_Watcher] = set()
 
     def extension(self) -> Extension:
@@ -107,7 +105,7 @@ class ReflectionCalls:
     """Describes the services that are served."""
 
     def __init__(self) -> None:
-        self._reflection = Reflection(_FILES)
+        self._reflection = Reflection(FILES)
 
     def extension(self) -> Extension:
         """Return the calls."""

@@ -35,12 +35,14 @@ class _Size:
 class Counters:
     """The counts of one replica: plain numbers, used in the event loop's thread alone.
 
-    Requests that were answered are counted by batch; the others, and REST, one at a time.
+    Requests that were answered are counted by batch; the others, and what
+    came by another protocol than gRPC, one at a time.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._answered_rest = 0
+        self._answered: dict[tuple[str, str], int] = {}
+        """Requests that came by another protocol than gRPC of the Open Inference Protocol."""
         self._spoilt = 0
         self._failed: dict[tuple[str, str], int] = {}
         self._failed_seconds = 0.0
@@ -95,22 +97,30 @@ class Counters:
             return self._sizes.get(rows, _Size())
         return self._sizes.setdefault(rows, _Size())
 
-    def answered_rest(self) -> None:
-        """Note that one of the answered requests came by REST."""
-        self._answered_rest += 1
+    def answered(self, protocol: str, code: str) -> None:
+        """Note that one of the answered requests came by another protocol than :data:`GRPC`."""
+        key = (protocol, code)
+        self._answered[key] = self._answered.get(key, 0) + 1
 
-    def failed(self, error: BaseException, *, grpc: bool, arrived: float | None = None) -> None:
+    def failed(
+        self,
+        error: BaseException,
+        protocol: str,
+        *,
+        grpc: bool,
+        arrived: float | None = None,
+    ) -> None:
         """Count a request that was not answered; ``arrived`` is known once it was queued."""
         status = status_of(error)
-        key = (GRPC, status.grpc.name) if grpc else (REST, str(status.http))
+        key = (protocol, status.grpc.name if grpc else str(status.http))
         self._failed[key] = self._failed.get(key, 0) + 1
         if arrived is not None:
             self._failed_seconds += self._clock.now() - arrived
 
-    def spoilt(self, error: BaseException, *, grpc: bool, arrived: float) -> None:
+    def spoilt(self, error: BaseException, protocol: str, *, grpc: bool, arrived: float) -> None:
         """Count a request that failed after the model had run, and counts as answered."""
         self._spoilt += 1
-        self.failed(error, grpc=grpc, arrived=arrived)
+        self.failed(error, protocol, grpc=grpc, arrived=arrived)
 
     def snapshot(self) -> ModelStats:
         """Return what was counted."""
@@ -134,12 +144,14 @@ class Counters:
         )
 
     def _requests(self, answered: int) -> dict[str, dict[str, int]]:
+        elsewhere = sum(self._answered.values())
         counts: dict[str, dict[str, int]] = {
-            GRPC: {"OK": answered - self._answered_rest},
-            REST: {"200": self._answered_rest},
+            GRPC: {"OK": answered - elsewhere},
+            REST: {"200": 0},
         }
-        for (protocol, code), count in sorted(self._failed.items()):
-            counts[protocol][code] = count
+        for told in (self._answered, self._failed):
+            for (protocol, code), count in sorted(told.items()):
+                counts.setdefault(protocol, {})[code] = count
         return counts
 
     def _last_inference(self) -> int:

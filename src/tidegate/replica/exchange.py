@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 from tidegate.errors import MethodNotAllowed, QueueFull
 from tidegate.protocols.grpc_frames import percent_encode
-from tidegate.protocols.open_inference.rest import encode_error
+from tidegate.protocols.registry import encode_error
 from tidegate.protocols.statuses import status_of
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
@@ -146,7 +146,8 @@ class Exchange:
         message = str(error) or type(error).__name__
         if not self.grpc:
             headers = headers_of(error)
-            self.reply([encode_error(message)], status=status.http, headers=headers)
+            body = encode_error(self.path, status.http, message)
+            self.reply([body], status=status.http, headers=headers)
         elif self._begin_answer():
             fields = [
                 (b"content-type", b"application/grpc"),

@@ -33,9 +33,10 @@ from tidegate.replica.exchange import OpenConnections
 from tidegate.replica.flight import Casualties, FlightRecorder
 from tidegate.replica.header_blocks import TRACE_FIELDS
 from tidegate.replica.http import Server
+from tidegate.replica.inference import about_slot
 from tidegate.replica.notices import Notices
 from tidegate.replica.regions import Regions
-from tidegate.replica.service import Served, Service, about_slot
+from tidegate.replica.service import Served, Service
 from tidegate.replica.spec import THREAD_STACK, Failed, Ready, ReplicaSpec
 from tidegate.replica.warmup import can_batch, warm_up
 from tidegate.runtimes import registry

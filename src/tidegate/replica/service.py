@@ -21,6 +21,7 @@ from tidegate.errors import (
 )
 from tidegate.protocols import open_inference
 from tidegate.protocols.compression import decompress
+from tidegate.protocols.dialect import Dialect, ModelView, Reply
 from tidegate.protocols.grpc_frames import parse_timeout, unframe
 from tidegate.protocols.open_inference import grpc as v2_grpc
 from tidegate.protocols.open_inference import metadata as metadata_codec
@@ -30,26 +31,29 @@ from tidegate.protocols.open_inference.model_config import (
     encode_model_config,
     encode_model_config_body,
 )
-from tidegate.protocols.open_inference.places import Placed, places_of
+from tidegate.protocols.open_inference.places import places_of
 from tidegate.protocols.open_inference.schedule_policy import DEFAULT_PRIORITY, schedule
 from tidegate.protocols.open_inference.tensors import to_raw
+from tidegate.protocols.registry import DIALECTS
 from tidegate.protocols.routing import MODEL_HEADER, check_model
 from tidegate.replica.batch import Ran
-from tidegate.replica.binding import Binder, Bound
+from tidegate.replica.binding import Binder
+from tidegate.replica.dialects import Dialects, Spoken, send
 from tidegate.replica.engine import Answer, Engine, RequestSlot
 from tidegate.replica.exchange import Exchange
 from tidegate.replica.flight import short, tag
-from tidegate.replica.header_blocks import text_of
+from tidegate.replica.inference import InferenceSlot, about
 from tidegate.replica.regions import Regions
 from tidegate.replica.spec import Ready
-from tidegate.scheduling.slot import NO_DEADLINE, Slot
-from tidegate.telemetry.statistics import ReplicaStats
+from tidegate.scheduling.slot import NO_DEADLINE
+from tidegate.telemetry.statistics import GRPC, REST, ReplicaStats
 from tidegate.types import NO_PARAMETERS, InferRequest, InferResponse, ModelMetadata, Tensor
 
 if TYPE_CHECKING:  # it needs an extra
-    from tidegate.replica.tracing import Trace, Tracer
+    from tidegate.replica.tracing import Tracer
 
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/([a-z]+))?")
+_INFER_PATH = re.compile(r"/v2/models/.*/infer")
 log = logging.getLogger(__name__)
 
 STATUS_PATH = "/replica"
@@ -80,60 +84,6 @@ class Served:
         return self.configuration.metadata
 
 
-class _Inference(Slot[Bound, Answer]):
-    """A slot, and what the answer to its request needs."""
-
-    __slots__ = ("exchange", "request", "service", "trace")
-
-    exchange: Exchange
-    request: InferRequest
-    service: Service
-    trace: Trace | None
-    """Where there is a tracer: the trace, if this is traced and not told yet."""
-
-    def abandon(self) -> None:
-        """The caller has gone."""
-        self.cancel()
-        self.service.discard(self)
-
-    def answer(self) -> None:
-        """There is an outcome."""
-        exchange, request = self.exchange, self.request
-        # A finished slot may lie in a heap for a while.
-        del self.exchange, self.request
-        counters = self.service.counters
-        if self.result is None:
-            assert self.error is not None
-            counters.failed(self.error, grpc=exchange.head.grpc, arrived=self.arrived)
-            exchange.fail(self.error)
-            self._trace_failure(self.error)
-            return
-        try:
-            response = self.service.response(request, self.result)
-            regions = self.service.regions
-            if regions is not None and request.outputs:
-                _reply_placed(exchange, request, response, regions)
-            elif exchange.head.grpc:
-                exchange.reply_grpc(v2_grpc.encode_infer_parts(response))
-            else:
-                _reply_rest(exchange, request, response)
-            if not exchange.head.grpc:
-                counters.answered_rest()
-        except Exception as error:
-            if not isinstance(error, TidegateError):
-                log.exception("an answer cannot be sent", extra=_about(exchange))
-                error = InferenceFailed(f"the answer cannot be sent: {error}")
-            counters.spoilt(error, grpc=exchange.head.grpc, arrived=self.arrived)
-            exchange.fail(error)
-            self._trace_failure(error)
-
-    def _trace_failure(self, error: BaseException) -> None:
-        tracer = self.service.tracer
-        if tracer is not None:
-            tracer.failed(self.trace, error)
-            self.trace = None
-
-
 class Service:
     """Answers the calls of one model version."""
 
@@ -145,6 +95,7 @@ class Service:
         ready: Ready,
         casualties: Container[bytes] = (),
         tracer: Tracer | None = None,
+        dialects: Sequence[Dialect] = DIALECTS,
     ) -> None:
         self._served = served
         self._casualties = casualties
@@ -164,6 +115,7 @@ class Service:
         """When the request that is being decoded came, where there is a tracer."""
         if tracer is not None:
             engine.observe = self._trace_answers
+        self._dialects = Dialects(dialects, self._message, self._body)
         self._dtypes = {spec.name: spec.dtype for spec in served.metadata.signature.outputs}
         self._quarantined: frozenset[bytes] = frozenset()
         self._grpc: Mapping[bytes, Callable[[Exchange], None]] = {
@@ -189,15 +141,16 @@ class Service:
             head = exchange.head
             if head.grpc:
                 method = self._grpc.get(head.target)
-                if method is None:
+                if method is not None:
+                    method(exchange)
+                elif not self._speak(exchange):
                     raise MethodNotFound(f"this model has no method {exchange.path}")
-                method(exchange)
             else:
                 self._rest(exchange)
         except TidegateError as error:
             self.refuse(exchange, error)
         except Exception as error:
-            log.exception("a request failed by a fault of the server", extra=_about(exchange))
+            log.exception("a request failed by a fault of the server", extra=about(exchange))
             failed = InferenceFailed(f"internal error: {type(error).__name__}: {error}")
             failed.__cause__ = error
             self.refuse(exchange, failed)
@@ -205,8 +158,15 @@ class Service:
     def refuse(self, exchange: Exchange, error: BaseException) -> None:
         """Answer a call that does not reach the queue with an error."""
         head = exchange.head
-        if head.target == _INFER if head.grpc else exchange.path.endswith("/infer"):
-            self.counters.failed(error, grpc=head.grpc)
+        protocol: str | None
+        if head.grpc and head.target == _INFER:
+            protocol = GRPC
+        elif not head.grpc and _INFER_PATH.fullmatch(exchange.path):
+            protocol = REST
+        else:
+            protocol = self._dialects.protocol(exchange)
+        if protocol is not None:
+            self.counters.failed(error, protocol, grpc=head.grpc)
             if self.tracer is not None:
                 self.tracer.failed(self.tracer.begin(exchange, self._began), error)
         exchange.fail(error)
@@ -225,6 +185,8 @@ class Service:
             return
         match = _MODEL_PATH.fullmatch(path)
         if match is None:
+            if self._speak(exchange):
+                return
             raise MethodNotFound(f"there is no path {path}: see /v2/models/{self._name}")
         model, version, verb = match.groups(default="")
         self._check_model(exchange, model, version)
@@ -244,6 +206,23 @@ class Service:
             raise MethodNotFound(
                 f"a model has no {verb!r}: it has infer, ready, config, stats and its metadata"
             )
+
+    def _speak(self, exchange: Exchange) -> bool:
+        """Answer a call in a dialect; say whether it is in any."""
+        said = self._dialects.read(exchange, ModelView(self._metadata, self._version))
+        if said is None:
+            return False
+        meant, protocol = said
+        if isinstance(meant, Reply):
+            if meant.model or meant.version:
+                self._check_model(exchange, meant.model or self._name, meant.version)
+            send(exchange, meant)
+            return True
+        request = meant.request
+        request.model = request.model or self._name
+        self._check_model(exchange, request.model, request.version)
+        self._run(exchange, request, Spoken(meant.encode, protocol))
+        return True
 
     def _expect(self, exchange: Exchange, method: bytes) -> None:
         if exchange.method != method:
@@ -304,7 +283,9 @@ class Service:
         )
         self._run(exchange, request)
 
-    def _run(self, exchange: Exchange, request: InferRequest) -> None:
+    def _run(
+        self, exchange: Exchange, request: InferRequest, spoken: Spoken | None = None
+    ) -> None:
         bound = self._binder.bind(request)
         if self.regions is not None and request.outputs:
             for place in places_of(request.outputs).values():
@@ -318,9 +299,9 @@ class Service:
         else:
             entry = short(exchange.request_id)
         # By position: this is made for every request, and keywords take twice as long.
-        slot = _Inference(
+        slot = InferenceSlot(
             bound,
-            _Inference.answer,
+            InferenceSlot.answer,
             now,
             bound.rows,
             # An array of BYTES does not say how long they are.
@@ -334,6 +315,7 @@ class Service:
         slot.exchange = exchange
         slot.request = request
         slot.service = self
+        slot.spoken = spoken
         if self.tracer is not None:
             slot.trace = self.tracer.begin(exchange, self._began)
             if slot.trace is not None:
@@ -345,7 +327,11 @@ class Service:
         self, slots: Sequence[RequestSlot], ran: Ran, delivering: float, ended: float
     ) -> None:
         for slot in slots:
-            if self.tracer is not None and isinstance(slot, _Inference) and slot.trace is not None:
+            if (
+                self.tracer is not None
+                and isinstance(slot, InferenceSlot)
+                and slot.trace is not None
+            ):
                 self.tracer.succeeded(slot.trace, ran, delivering, ended)
                 slot.trace = None
 
@@ -394,52 +380,6 @@ class Service:
             None,
             NO_PARAMETERS,
         )
-
-
-def _reply_placed(
-    exchange: Exchange, request: InferRequest, response: InferResponse, regions: Regions
-) -> None:
-    """Answer after the outputs that are wanted in shared memory have been put there."""
-    places = places_of(request.outputs)
-    placed = {
-        tensor.name: regions.write(tensor.name, places[tensor.name], to_raw(tensor))
-        for tensor in response.outputs
-        if tensor.name in places
-    }
-    if not exchange.head.grpc:
-        _reply_rest(exchange, request, response, placed)
-    elif placed:
-        exchange.reply_grpc((v2_grpc.encode_infer_placed(response, placed),))
-    else:
-        exchange.reply_grpc(v2_grpc.encode_infer_parts(response))
-
-
-def _reply_rest(
-    exchange: Exchange,
-    request: InferRequest,
-    response: InferResponse,
-    placed: Mapping[str, Placed] = NO_PARAMETERS,
-) -> None:
-    parts, header_length = v2_rest.encode_infer(response, request, placed)
-    if header_length is None:
-        exchange.reply(parts)
-        return
-    exchange.reply(
-        parts,
-        content_type=b"application/octet-stream",
-        headers=[(b"inference-header-content-length", b"%d" % header_length)],
-    )
-
-
-def about_slot(slot: RequestSlot) -> dict[str, str]:
-    """Return what a record of the log says of a request that was queued."""
-    exchange = getattr(slot, "exchange", None)  # it is gone once there is an answer
-    return {} if exchange is None else _about(exchange)
-
-
-def _about(exchange: Exchange) -> dict[str, str]:
-    request_id = exchange.request_id
-    return {} if request_id is None else {"request_id": text_of(request_id)}
 
 
 def _header_length(headers: Mapping[bytes, bytes]) -> int | None:
