@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent import futures
@@ -300,6 +301,31 @@ def test_grpc_answers_that_are_none(infer: Callable[..., Any]) -> None:
         infer(url, max_answer_size=1000)
 
 
+def test_grpc_to_a_server_that_is_far_away(infer: Callable[..., Any]) -> None:
+    """Connecting may take as long as the call: round trips add up, with TLS above all."""
+
+    def pass_on(there: socket.socket, back: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := there.recv(65536):
+                back.sendall(data)
+            back.shutdown(socket.SHUT_WR)
+
+    with grpc_server(message=b"") as url:
+        port = int(url.rpartition(":")[2])
+
+        def far(connection: socket.socket, request: bytes) -> None:
+            threading.Event().wait(0.4)
+            with socket.create_connection(("127.0.0.1", port)) as server:
+                server.sendall(request)
+                back = threading.Thread(target=pass_on, args=(server, connection))
+                back.start()
+                pass_on(connection, server)
+                back.join()
+
+        with scripted(far) as behind:
+            assert dict(infer(f"grpc://127.0.0.1:{behind}")) == {}
+
+
 def test_grpc_to_a_server_of_http_alone(infer: Callable[..., Any]) -> None:
     answer = saying(reply("400 Bad Request"))
     with scripted(answer) as port, pytest.raises(errors.ConnectionFailed):
@@ -354,6 +380,14 @@ def test_proxies_are_for_other_machines(
         assert seen == []
         infer("http://models.example")
         assert seen[0].startswith(b"POST http://models.example/v2/models/m/infer ")
+
+
+@pytest.mark.parametrize("timeout", ["5", 0, -1, float("nan"), [3]])
+def test_a_timeout_that_is_none(timeout: Any) -> None:
+    with pytest.raises(errors.InvalidInput, match="give seconds above 0"):
+        Client("http://127.0.0.1:1", timeout=timeout)
+    with pytest.raises(errors.InvalidInput, match="give seconds above 0"):
+        Client("http://127.0.0.1:1").infer("m", X, timeout=timeout)
 
 
 def test_a_closed_client_makes_no_calls() -> None:

@@ -112,8 +112,9 @@ def _options(connection: Connection) -> list[tuple[str, Any]]:
         ("grpc.enable_http_proxy", 0 if connection.address.loopback else 1),
         # A server that is started again is found soon; no other client's wait counts.
         ("grpc.use_local_subchannel_pool", 1),
+        # Not grpc.min_reconnect_backoff_ms as well: it is also how long connecting may take, and
+        # far servers take their time.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
         ("grpc.primary_user_agent", "tidegate"),
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TypeAlias
 
 from tidegate.client.calls import Call, Dialect, Incoming, Outgoing, T
@@ -220,11 +221,11 @@ def checked_timeout(timeout: float | None, default: float) -> float:
     """Return the seconds that a call may take; ``None`` means the default.
 
     Raises:
-        InvalidInput: it is not above 0.
+        InvalidInput: it is no number above 0.
     """
     if timeout is None:
         return default
-    if not timeout > 0:
+    if not isinstance(timeout, Real) or not timeout > 0:
         raise InvalidInput(
             f"timeout is {timeout!r}; give seconds above 0, or math.inf to wait for ever"
         )
