@@ -26,6 +26,9 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
+DEFAULT_SIGNATURE = "serving_default"
+"""What the signature of a model that has only one is called, as TensorFlow Serving calls it."""
+
 
 def _empty() -> Mapping[str, Any]:
     return NO_PARAMETERS
@@ -163,7 +166,7 @@ class InferRequest:
     ``bytes``, a text as ``str``, or else a JSON document. ``outputs`` is empty when the caller
     wants all. ``metadata`` holds the transport's headers that concern the model, ``tags`` what
     the caller said of the request beside its data (Seldon's ``meta.tags``). ``version`` is empty
-    for the default one.
+    for the default one, and so is ``signature``, which names one of the model's signatures.
     """
 
     model: str
@@ -175,6 +178,7 @@ class InferRequest:
     payload: bytes | str | Json = None
     metadata: Mapping[str, str] = field(default_factory=_empty)
     tags: Mapping[str, Json] = field(default_factory=_empty)
+    signature: str = ""
 
 
 @dataclass(slots=True)
@@ -199,12 +203,17 @@ class InferResponse:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """What a client may know of a model: its versions, its runtime and its signature."""
+    """What a client may know of a model: its versions, its runtime and its signature.
+
+    ``signatures`` are all that it has, by name, the default one first; empty where that is not
+    known: the Open Inference Protocol tells of the default one alone.
+    """
 
     name: str
     versions: tuple[str, ...]
     platform: str
     signature: Signature
+    signatures: Mapping[str, Signature] = field(default_factory=_empty)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from tidegate.runtimes.interface import OneSignature
 from tidegate.types import (
     Array,
     DType,
@@ -23,7 +24,7 @@ PLAIN = Signature(
 )
 
 
-class FakeModel:
+class FakeModel(OneSignature):
     """``total = a + b``, ``twice = 2 a``; ``meddle`` sees each run first, and may raise.
 
     With ``hold()`` each run waits, after it has set ``entered``, until ``release()``.

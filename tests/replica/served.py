@@ -14,7 +14,7 @@ from tidegate.protocols.dialect import Dialect
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.model_config import ModelConfiguration
 from tidegate.replica.batch import BatchRunner
-from tidegate.replica.binding import Binder, Bound
+from tidegate.replica.binding import Bound, binding
 from tidegate.replica.engine import Answer, Engine
 from tidegate.replica.flight import FlightRecorder
 from tidegate.replica.http import Server
@@ -59,7 +59,7 @@ async def serving(
     )
     served = Served(
         configuration=ModelConfiguration(
-            metadata=ModelMetadata("m", ("2",), model.platform, model.signature),
+            metadata=ModelMetadata("m", ("2",), model.platform, model.signature, model.signatures),
             backend="fake",
             device=model.device,
             replicas=1,
@@ -70,7 +70,7 @@ async def serving(
             versions=1,
         ),
         version="2",
-        binder=Binder(model.signature, batched=batched),
+        binder=binding(model.signatures, dict.fromkeys(model.signatures, batched)),
         max_message_size=MESSAGE_LIMIT,
     )
     ready = Ready(

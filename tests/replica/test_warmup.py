@@ -15,7 +15,7 @@ from tidegate.errors import (
     InvalidModel,
 )
 from tidegate.replica.warmup import can_batch, common_batch_dimension, warm_up
-from tidegate.runtimes.interface import RuntimeOptions
+from tidegate.runtimes.interface import OneSignature, RuntimeOptions
 from tidegate.runtimes.onnx import load
 from tidegate.runtimes.samples import Samples
 from tidegate.types import Array, DType, Signature, TensorSpec
@@ -24,7 +24,7 @@ AUTO, ON, OFF = Batching(), Batching(enabled=True), Batching(enabled=False)
 ROWS = ("n", 4)
 
 
-class RowModel:
+class RowModel(OneSignature):
     """``y = compute(x)`` on FP32 ``[n, 4]`` unless the shape says otherwise."""
 
     platform = "fake"

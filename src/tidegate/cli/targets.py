@@ -45,7 +45,7 @@ class LocalModel:
         check_serving_parts()
         from tidegate.node.machine import usable_cores
         from tidegate.replica.batch import BatchRunner
-        from tidegate.replica.binding import Binder
+        from tidegate.replica.binding import binding
         from tidegate.runtimes import registry
         from tidegate.runtimes.interface import RuntimeOptions
 
@@ -59,7 +59,9 @@ class LocalModel:
         self._version = str(version)
         self._model = registry.load(found.runtime, found.path, options)
         self.signature = self._model.signature
-        self._binder = Binder(self.signature, batched=False)
+        self._binder = binding(
+            self._model.signatures, dict.fromkeys(self._model.signatures, False)
+        )
         self._runner = BatchRunner(self._model, time.monotonic)
 
     def infer(self, request: InferRequest) -> InferResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,13 +44,24 @@ _NOT_RUN: Outcome = {}
 """Holds an outcome's place."""
 
 
+class _Call(NamedTuple):
+    """How to run the model under one of its signatures."""
+
+    run: Callable[[Mapping[str, Array], Sequence[str]], dict[str, Array]]
+    inputs: tuple[str, ...]
+
+
 class BatchRunner:
     """Runs batches on a model, in the thread that calls it."""
 
     def __init__(self, model: Model, time: Callable[[], float]) -> None:
         self._model = model
         self._time = time
-        self._names = tuple(spec.name for spec in model.signature.inputs)
+        self._calls = {
+            name: _Call(model.under(name).run, tuple(spec.name for spec in signature.inputs))
+            for name, signature in model.signatures.items()
+        }
+        self._calls[""] = next(iter(self._calls.values()))
 
     def attach(self) -> None:
         """Make the thread that calls this ready to run batches."""
@@ -87,9 +98,10 @@ class BatchRunner:
 
     def _run_once(self, batch: Sequence[Bound], ran: Ran) -> list[Outcome]:
         first = batch[0]
+        run, inputs = self._calls[first.signature]
         if len(batch) == 1:
             started = self._time()
-            outputs = self._model.run(dict(zip(self._names, first.inputs)), first.outputs)
+            outputs = run(dict(zip(inputs, first.inputs)), first.outputs)
             ran.runs.append(Run(first.rows, 1, self._time() - started))
             return [outputs]
         began = self._time()
@@ -100,9 +112,9 @@ class BatchRunner:
             if bound.outputs != names:
                 names = tuple(dict.fromkeys((*names, *bound.outputs)))
         columns = zip(*[bound.inputs for bound in batch])
-        joined = {name: np.concatenate(column) for name, column in zip(self._names, columns)}
+        joined = {name: np.concatenate(column) for name, column in zip(inputs, columns)}
         started = self._time()
-        outputs = self._model.run(joined, names)
+        outputs = run(joined, names)
         ended = self._time()
         for name, array in outputs.items():
             if array.ndim == 0 or array.shape[0] != rows:

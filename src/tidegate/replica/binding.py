@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tidegate.errors import InvalidInput
-from tidegate.types import Array, InferRequest, Signature, Tensor, TensorSpec
+from tidegate.types import (
+    DEFAULT_SIGNATURE,
+    Array,
+    InferRequest,
+    Signature,
+    Tensor,
+    TensorSpec,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -15,7 +22,8 @@ class Bound:
     """A request that fits the signature: its arrays in the signature's order.
 
     ``rows`` is the length of the batch dimension (at least 1); two requests of one
-    ``group`` can be joined along it. ``outputs`` are the names to compute.
+    ``group`` can be joined along it. ``outputs`` are the names to compute, ``signature`` is the
+    one that the caller asked for, empty for the default one.
     """
 
     inputs: tuple[Array, ...]
@@ -23,6 +31,18 @@ class Bound:
     rows: int
     group: Hashable
     size: int
+    signature: str = ""
+
+
+class Binding(Protocol):
+    """Binds requests to what a model takes."""
+
+    def bind(self, request: InferRequest) -> Bound:
+        """Return what of the request the model takes.
+
+        Raises:
+            InvalidInput: the request does not fit.
+        """
 
 
 class _Form(NamedTuple):
@@ -40,7 +60,8 @@ _REMEMBERED = 1024
 class Binder:
     """Binds requests to one signature; ``batched`` joins them along the first dimension.
 
-    Names, types and shapes repeat from call to call, so what was found of them is remembered.
+    It is all that a model of one signature needs; :class:`SignatureBinder` is for others. Names,
+    types and shapes repeat from call to call, so what was found of them is remembered.
     """
 
     def __init__(self, signature: Signature, *, batched: bool) -> None:
@@ -55,8 +76,15 @@ class Binder:
 
         Raises:
             InvalidInput: a tensor is missing, unknown or given twice, or its type, rank or a
-                dimension differs from the signature's; or an unknown output is asked for.
+                dimension differs from the signature's; or an unknown output or signature is
+                asked for.
         """
+        if request.signature and request.signature != DEFAULT_SIGNATURE:
+            raise _no_signature(request.signature, (DEFAULT_SIGNATURE,))
+        return self.bind_tensors(request)
+
+    def bind_tensors(self, request: InferRequest) -> Bound:
+        """Do what :meth:`bind` does, whatever signature the request names."""
         tensors = request.inputs
         single = len(tensors) == 1
         key: Hashable
@@ -119,6 +147,57 @@ class Binder:
 
     def _list(self) -> str:
         return ", ".join(f"{s.name!r} {s.dtype.value} {_written(s)}" for s in self._specs)
+
+
+class SignatureBinder:
+    """Binds each request to the signature that it names; the first one is the default.
+
+    Requests of different signatures are of different groups.
+    """
+
+    def __init__(self, signatures: Mapping[str, Signature], batched: Mapping[str, bool]) -> None:
+        self._binders = {
+            name: Binder(signature, batched=batched[name])
+            for name, signature in signatures.items()
+        }
+        self._batched = batched
+        self._joins = any(batched.values())
+        self._default = next(iter(signatures))
+
+    def bind(self, request: InferRequest) -> Bound:
+        """Return the request's arrays in the order of the signature that it names.
+
+        Raises:
+            InvalidInput: there is no such signature, or the request does not fit it.
+        """
+        name = request.signature or self._default
+        binder = self._binders.get(name)
+        if binder is None:
+            raise _no_signature(name, self._binders)
+        bound = binder.bind_tensors(request)
+        bound.signature = name
+        if self._batched[name]:
+            bound.group = (name, bound.group)
+        elif self._joins:
+            # The batcher joins what is of one group, for the sake of other signatures.
+            bound.group = object()
+        return bound
+
+
+def binding(signatures: Mapping[str, Signature], batched: Mapping[str, bool]) -> Binding:
+    """Return what binds requests to a model of these signatures, by name, the default one first.
+
+    ``batched`` says for each whether its requests can be joined.
+    """
+    if list(signatures) == [DEFAULT_SIGNATURE]:
+        return Binder(signatures[DEFAULT_SIGNATURE], batched=batched[DEFAULT_SIGNATURE])
+    return SignatureBinder(signatures, batched)
+
+
+def _no_signature(name: str, known: Iterable[str]) -> InvalidInput:
+    return InvalidInput(
+        f"the model has no signature {name!r}: it has " + ", ".join(map(repr, known))
+    )
 
 
 def _written(spec: TensorSpec) -> str:

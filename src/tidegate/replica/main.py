@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from tidegate.protocols.grpc_frames import PREFIX_SIZE
 from tidegate.protocols.open_inference.model_config import ModelConfiguration
 from tidegate.replica import lifeline
 from tidegate.replica.batch import BatchRunner
-from tidegate.replica.binding import Binder, Bound
+from tidegate.replica.binding import Bound, binding
 from tidegate.replica.engine import Answer, Engine
 from tidegate.replica.exchange import OpenConnections
 from tidegate.replica.flight import Casualties, FlightRecorder
@@ -38,7 +38,7 @@ from tidegate.replica.notices import Notices
 from tidegate.replica.regions import Regions
 from tidegate.replica.service import Served, Service
 from tidegate.replica.spec import THREAD_STACK, Failed, Ready, ReplicaSpec
-from tidegate.replica.warmup import can_batch, warm_up
+from tidegate.replica.warmup import batched_signatures, warm_up
 from tidegate.runtimes import registry
 from tidegate.runtimes.interface import Model, RuntimeOptions
 from tidegate.runtimes.samples import samples_of
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     lifeline.watch(spec.lifeline, _orphaned)
     try:
         model = _load(spec)
-        batched = can_batch(model, spec.config.batching, samples_of(_options(spec)))
+        batched = batched_signatures(model, spec.config.batching, samples_of(_options(spec)))
         _check_room(spec, "Python, the runtime and the model", loaded=True)
     except (TidegateError, MemoryError) as error:
         _limit_memory(None)
@@ -173,16 +173,21 @@ def _report(descriptor: int | None, event: BaseModel) -> None:
 
 
 async def _serve(
-    spec: ReplicaSpec, model: Model, batched: bool, status_fd: int | None, started: float
+    spec: ReplicaSpec,
+    model: Model,
+    batched: Mapping[str, bool],
+    status_fd: int | None,
+    started: float,
 ) -> None:
     clock = MonotonicClock()
     latency = LatencyModel()
+    by_default = batched[next(iter(model.signatures))]
     batching = spec.config.batching
     limits = BatcherLimits(
-        max_batch_size=_most_rows(model, batching) if batched else 1,
+        max_batch_size=_most_rows(model, batching, batched),
         max_queue_size=batching.max_queue_size,
         max_queue_bytes=_QUEUED_MESSAGES * spec.max_message_size,
-        max_queue_delay=batching.max_queue_delay if batched else 0.0,
+        max_queue_delay=batching.max_queue_delay if any(batched.values()) else 0.0,
     )
     batcher: Batcher[Bound, Answer] = Batcher(limits, latency)
     runner = BatchRunner(model, clock.now)
@@ -198,9 +203,9 @@ async def _serve(
         always_hand_over=spec.config.limits.timeout is not None,
     )
     served = Served(
-        configuration=_configuration(spec, model, limits if batched else None),
+        configuration=_configuration(spec, model, limits if by_default else None),
         version=str(spec.version),
-        binder=Binder(model.signature, batched=batched),
+        binder=binding(model.signatures, batched),
         max_message_size=spec.max_message_size,
         regions=None if spec.regions is None else Regions(spec.regions, spec.max_message_size),
     )
@@ -208,7 +213,7 @@ async def _serve(
         pid=os.getpid(),
         platform=model.platform,
         device=model.device,
-        batching=batched,
+        batching=by_default,
         max_batch_size=limits.max_batch_size,
         seconds=clock.now() - started,
     )
@@ -267,7 +272,13 @@ def _configuration(
     """Return what a client may know of the model and of how it is served."""
     versions = spec.config.versions
     return ModelConfiguration(
-        metadata=ModelMetadata(spec.model, (str(spec.version),), model.platform, model.signature),
+        metadata=ModelMetadata(
+            spec.model,
+            (str(spec.version),),
+            model.platform,
+            model.signature,
+            model.signatures,
+        ),
         backend=spec.runtime,
         device=model.device,
         replicas=spec.config.replicas,
@@ -279,8 +290,9 @@ def _configuration(
     )
 
 
-def _most_rows(model: Model, batching: Batching) -> int:
-    return min(batching.max_batch_size, model.most_rows or batching.max_batch_size)
+def _most_rows(model: Model, batching: Batching, batched: Mapping[str, bool]) -> int:
+    joined = [model.under(name).most_rows for name, joins in batched.items() if joins]
+    return min([batching.max_batch_size, *filter(None, joined)]) if joined else 1
 
 
 def _read_notices(service: Service, spec: ReplicaSpec) -> None:

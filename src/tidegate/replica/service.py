@@ -37,7 +37,7 @@ from tidegate.protocols.open_inference.tensors import to_raw
 from tidegate.protocols.registry import DIALECTS
 from tidegate.protocols.routing import MODEL_HEADER, check_model
 from tidegate.replica.batch import Ran
-from tidegate.replica.binding import Binder
+from tidegate.replica.binding import Binding
 from tidegate.replica.dialects import Dialects, Spoken, send
 from tidegate.replica.engine import Answer, Engine, RequestSlot
 from tidegate.replica.exchange import Exchange
@@ -47,7 +47,15 @@ from tidegate.replica.regions import Regions
 from tidegate.replica.spec import Ready
 from tidegate.scheduling.slot import NO_DEADLINE
 from tidegate.telemetry.statistics import GRPC, REST, ReplicaStats
-from tidegate.types import NO_PARAMETERS, InferRequest, InferResponse, ModelMetadata, Tensor
+from tidegate.types import (
+    DEFAULT_SIGNATURE,
+    NO_PARAMETERS,
+    DType,
+    InferRequest,
+    InferResponse,
+    ModelMetadata,
+    Tensor,
+)
 
 if TYPE_CHECKING:  # it needs an extra
     from tidegate.replica.tracing import Tracer
@@ -73,7 +81,7 @@ class Served:
 
     configuration: ModelConfiguration
     version: str
-    binder: Binder
+    binder: Binding
     max_message_size: int
     regions: Regions | None = None
     """Shared memory in which tensors may lie, where that is allowed."""
@@ -116,7 +124,7 @@ class Service:
         if tracer is not None:
             engine.observe = self._trace_answers
         self._dialects = Dialects(dialects, self._message, self._body)
-        self._dtypes = {spec.name: spec.dtype for spec in served.metadata.signature.outputs}
+        self._dtypes = _output_types(served.metadata)
         self._quarantined: frozenset[bytes] = frozenset()
         self._grpc: Mapping[bytes, Callable[[Exchange], None]] = {
             _INFER: self._infer_grpc,
@@ -369,8 +377,9 @@ class Service:
     def response(self, request: InferRequest, result: Answer) -> InferResponse:
         """Return what came out of the model as the response to ``request``."""
         outputs = []
+        dtypes = self._dtypes[request.signature]
         for name, array in result.items():
-            outputs.append(Tensor(name, self._dtypes[name], array))
+            outputs.append(Tensor(name, dtypes[name], array))
         return InferResponse(
             self._name,
             self._version,
@@ -380,6 +389,15 @@ class Service:
             None,
             NO_PARAMETERS,
         )
+
+
+def _output_types(metadata: ModelMetadata) -> dict[str, dict[str, DType]]:
+    """Return the types of the outputs, by the signature that a request may name."""
+    named = {"": metadata.signature, DEFAULT_SIGNATURE: metadata.signature, **metadata.signatures}
+    return {
+        name: {spec.name: spec.dtype for spec in signature.outputs}
+        for name, signature in named.items()
+    }
 
 
 def _header_length(headers: Mapping[bytes, bytes]) -> int | None:

@@ -50,6 +50,29 @@ def can_batch(model: Model, batching: Batching, samples: Samples = _RANDOM) -> b
     return batching.enabled
 
 
+def batched_signatures(
+    model: Model, batching: Batching, samples: Samples = _RANDOM
+) -> dict[str, bool]:
+    """Decide for each signature, by name, whether its requests may be joined.
+
+    ``samples`` are those of the default signature.
+
+    Raises:
+        ConfigurationError: ``batching.enabled`` is true, but requests of the default signature
+            cannot be joined.
+    """
+    default = next(iter(model.signatures))
+    made_up = Samples(None, samples.sizes)
+    decided = {default: can_batch(model, batching, samples)}
+    for name in model.signatures:
+        if name != default:
+            try:
+                decided[name] = can_batch(model.under(name), batching, made_up)
+            except ConfigurationError:
+                decided[name] = False
+    return decided
+
+
 def _check_can_be_joined(signature: Signature) -> None:
     if not signature.inputs:
         raise ConfigurationError(
@@ -101,14 +124,19 @@ def _run(model: Model, inputs: Sequence[Array], names: Sequence[str]) -> dict[st
 
 
 def warm_up(model: Model, samples: Samples = _RANDOM) -> None:
-    """Run the model once, so that the first caller does not pay for lazy set-up.
+    """Run the model once under each signature: the first caller does not pay for lazy set-up.
 
     What a made-up sample makes the model say is of no concern: it may need real input.
 
     Raises:
         InsufficientMemory: not even one row fits.
-        InvalidModel: it failed on the operator's own sample.
+        InvalidModel: it failed on the operator's own sample, which is for the default signature.
     """
+    for place, name in enumerate(model.signatures):
+        _warm_up(model.under(name), Samples(None, samples.sizes) if place else samples)
+
+
+def _warm_up(model: Model, samples: Samples) -> None:
     inputs = samples.make(model.signature.inputs, None)
     if inputs is None:
         log.info("no warm-up: the signature leaves a rank open")

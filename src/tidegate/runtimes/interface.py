@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from tidegate.config.model import ModelConfig
-from tidegate.types import Array, Signature
+from tidegate.types import DEFAULT_SIGNATURE, Array, Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,17 @@ class Model(Protocol):
 
     @property
     def signature(self) -> Signature:
-        """The tensors in and out."""
+        """The tensors in and out that :meth:`run` takes and gives."""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """Every signature by its name, the default one first: it is ``signature``."""
+
+    def under(self, signature: str) -> Model:
+        """Return this model with the signature of this name, one of ``signatures``.
+
+        The two share everything else: it is loaded and closed once.
+        """
 
     @property
     def platform(self) -> str:
@@ -61,6 +71,21 @@ class Model(Protocol):
 
     def close(self) -> None:
         """Free what the model holds."""
+
+
+class OneSignature:
+    """What a model of one signature says of its signatures."""
+
+    signature: Signature
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The only one, by the name that TensorFlow Serving's clients expect."""
+        return {DEFAULT_SIGNATURE: self.signature}
+
+    def under(self, signature: str) -> Self:
+        """Return the model itself."""
+        return self
 
 
 class Loader(Protocol):

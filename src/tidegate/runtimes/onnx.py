@@ -22,7 +22,7 @@ from tidegate.errors import (
     InvalidModel,
 )
 from tidegate.runtimes.declared import refined
-from tidegate.runtimes.interface import RuntimeOptions
+from tidegate.runtimes.interface import OneSignature, RuntimeOptions
 from tidegate.runtimes.onnx_file import cast_outputs, without_rank
 from tidegate.types import Array, Dimension, DType, Signature, TensorSpec
 
@@ -70,7 +70,7 @@ _PRECISION = (
 onnxruntime.set_default_logger_severity(_ERROR)
 
 
-class OnnxModel:
+class OnnxModel(OneSignature):
     """A model in an onnxruntime session; meets :class:`~tidegate.runtimes.interface.Model`."""
 
     platform = "onnxruntime_onnx"

@@ -14,7 +14,7 @@ import torch
 
 from tidegate.errors import ConfigurationError, InferenceFailed, InvalidModel, TidegateError
 from tidegate.repository import formats
-from tidegate.runtimes.interface import RuntimeOptions
+from tidegate.runtimes.interface import OneSignature, RuntimeOptions
 from tidegate.runtimes.samples import samples_of
 from tidegate.runtimes.torch_program import Call, Program, open_program
 from tidegate.runtimes.torch_signature import Output, find_signature, of_export
@@ -90,7 +90,7 @@ class _Runner:
         return found
 
 
-class TorchModel:
+class TorchModel(OneSignature):
     """A model of PyTorch; meets :class:`~tidegate.runtimes.interface.Model`."""
 
     def __init__(

@@ -30,6 +30,7 @@ from tidegate.protocols.open_inference.places import (
     read_tensor,
     switched_off,
 )
+from tidegate.protocols.open_inference.signature_name import signature_name
 from tidegate.protocols.open_inference.tensors import (
     checked_name,
     checked_shape,
@@ -81,6 +82,7 @@ class _Plan(NamedTuple):
     parameters: Mapping[str, Parameter]
     inputs: tuple[_Input, ...]
     outputs: tuple[RequestedOutput, ...]
+    signature: str = ""
 
 
 def decode_infer(message: Buffer, reader: Reader | None = None) -> InferRequest:
@@ -226,7 +228,7 @@ def _decode_fields(message: Buffer) -> InferRequest | None:
 
 def _with_data(plan: _Plan, identity: str, message: Buffer, position: int) -> InferRequest | None:
     """Return the request when nothing but one raw field for each input follows."""
-    model, version, parameters, inputs, outputs = plan
+    model, version, parameters, inputs, outputs, signature = plan
     end = len(message)
     tensors = []
     for name, dtype, shape, numpy, expected in inputs:
@@ -254,6 +256,7 @@ def _with_data(plan: _Plan, identity: str, message: Buffer, position: int) -> In
         None,
         NO_PARAMETERS,
         NO_PARAMETERS,
+        signature,
     )
 
 
@@ -278,12 +281,14 @@ def _plan_of(request: Any, *, shared: bool = False) -> _Plan:
             raise InvalidInput(f"output {name!r} is requested twice; name each output once")
         _refuse("output", name, output.parameters, shared=shared)
         outputs[name] = RequestedOutput(name, _decode_parameters(output.parameters))
+    parameters = _decode_parameters(request.parameters)
     return _Plan(
         request.model_name,
         request.model_version,
-        _decode_parameters(request.parameters),
+        parameters,
         tuple(inputs),
         tuple(outputs.values()),
+        signature_name(parameters),
     )
 
 
@@ -322,7 +327,13 @@ def _decode_any(message: Buffer, reader: Reader | None = None) -> InferRequest:
         for s in plan.inputs
     )
     return InferRequest(
-        plan.model, plan.version, request.id, tensors, plan.outputs, plan.parameters
+        plan.model,
+        plan.version,
+        request.id,
+        tensors,
+        plan.outputs,
+        plan.parameters,
+        signature=plan.signature,
     )
 
 

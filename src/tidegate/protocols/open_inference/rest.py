@@ -29,6 +29,7 @@ from tidegate.protocols.open_inference.places import (
     read_tensor,
     switched_off,
 )
+from tidegate.protocols.open_inference.signature_name import signature_name
 from tidegate.protocols.open_inference.tensors import (
     checked_name,
     checked_shape,
@@ -80,6 +81,7 @@ class _Plan(NamedTuple):
     parameters: Mapping[str, Parameter]
     inputs: tuple[_Input, ...]
     outputs: tuple[RequestedOutput, ...]
+    signature: str = ""
 
 
 def parse_header_length(value: str | bytes) -> int:
@@ -158,7 +160,15 @@ def decode_infer(
     if reader is None:
         for name in places_of(plan.outputs):
             raise switched_off(f"output {name!r}")
-    return InferRequest(model, version, plan.id, tuple(tensors), plan.outputs, plan.parameters)
+    return InferRequest(
+        model,
+        version,
+        plan.id,
+        tuple(tensors),
+        plan.outputs,
+        plan.parameters,
+        signature=plan.signature,
+    )
 
 
 def encode_infer(
@@ -259,6 +269,7 @@ def _understand(head: bytes, texts: dict[str, bytes]) -> _Plan:
         parameters,
         _inputs(document.get("inputs"), texts),
         _outputs(document.get("outputs")),
+        signature_name(parameters),
     )
 
 
