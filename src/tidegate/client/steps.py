@@ -10,7 +10,7 @@ import threading
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tidegate.client.calls import Call, Dialect, Incoming, Outgoing, T
 from tidegate.client.result import InferResult
@@ -225,7 +225,8 @@ def checked_timeout(timeout: float | None, default: float) -> float:
     """
     if timeout is None:
         return default
-    if not isinstance(timeout, Real) or not timeout > 0:
+    given: Any = timeout
+    if not isinstance(given, Real) or not timeout > 0:
         raise InvalidInput(
             f"timeout is {timeout!r}; give seconds above 0, or math.inf to wait for ever"
         )
