@@ -90,8 +90,13 @@ def test_inspect_pytorch(tmp_path: Path, capsys: Captured) -> None:
     # Without loading, no code of the folder is run.
     (tmp_path / "weights/model.py").write_text("raise SystemExit('run')")
     assert run(["inspect", str(tmp_path / "weights"), "--no-load"]) == 0
+    capsys.readouterr()
     assert run(["inspect", str(tmp_path / "weights")]) == 65
-    assert "model.py, line 1, raised SystemExit: run" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "weights/model.pth: model.py, line 1, raised SystemExit: run" in shown
+    (tmp_path / "weights/model.py").unlink()
+    assert run(["inspect", str(tmp_path / "weights")]) == 65
+    assert "invalid  weights/model.pth holds weights alone" in capsys.readouterr().out
 
 
 def test_inspect_tells_what_is_invalid_and_fails(repository: Path, capsys: Captured) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import jsonschema
 import numpy as np
 import openapi_spec_validator
@@ -18,10 +20,15 @@ import pytest
 import pytest_asyncio
 import tritonclient.grpc
 import tritonclient.http
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 from tritonclient.utils import InferenceServerException
 
 from tests import models
 from tests.node.harness import ServedNode, fetch
+from tidegate.protocols import grpc_reflection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -247,6 +254,51 @@ async def test_the_admin_port_loads_and_unloads(node: ServedNode) -> None:
     assert (status, entries[-1]["name"]) == (200, "wide")
 
 
+async def test_the_admin_port_speaks_grpc(node: ServedNode) -> None:
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{node.admin_port}") as rpc:
+        assert call(rpc, "is_server_live")
+        call(rpc, "unload_model", "wide")
+        assert index(rpc)["wide", "1"]["reason"] == "unloaded"
+        call(rpc, "load_model", "wide")
+        assert index(rpc)["wide", "1"]["state"] == "READY"
+        with pytest.raises(InferenceServerException, match="'nobody'") as caught:
+            call(rpc, "load_model", "nobody")
+        assert caught.value.status() == "StatusCode.NOT_FOUND"
+        with pytest.raises(InferenceServerException, match="call the public port") as caught:
+            call(rpc, "is_model_ready", "wide")
+        assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
+    with grpc.insecure_channel(f"127.0.0.1:{node.admin_port}") as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelLoad")(b"\xff")
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        assert "inference.GRPCInferenceService" in (
+            ProtoReflectionDescriptorDatabase(channel).get_services()
+        )
+        malformed = channel.stream_stream(grpc_reflection.INFO[0])(iter([b"\xff"]))
+        with pytest.raises(grpc.RpcError) as refused:
+            next(malformed)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_connections_to_the_admin_port_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    models.scale(tmp_path / "scale.onnx", 2.0)
+    async with ServedNode(tmp_path) as node:
+        address = ("127.0.0.1", node.admin_port)
+        with (
+            socket.create_connection(address),
+            socket.create_connection(address) as half,
+            grpc.insecure_channel(f"127.0.0.1:{node.admin_port}") as channel,
+        ):
+            half.send(b"PRI * HTTP/2.0")
+            watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+            assert await node.stop() == 0
+            assert [answer.status for answer in watched] in ([], [2])
+        assert "Error" not in node.output
+
+
 async def test_a_page_of_another_site_cannot_use_the_admin_port(node: ServedNode) -> None:
     path = "/v2/repository/models/wide/unload"
     for headers in ({"origin": "http://elsewhere.example"}, {"sec_fetch_site": "cross-site"}):
@@ -387,8 +439,8 @@ async def test_the_level_of_the_logs(node: ServedNode, http: Any, rpc: Any) -> N
         ("trace/setting", b'{"trace": "x"}', 400, "there is no trace setting 'trace'"),
         ("models/none/trace/setting", b"{}", 404, "there is no model 'none'"),
         ("models/..%2fx/trace/setting", b"{}", 400, ""),
-        ("logging", b'{"log_error": false}', 501, "stays so"),
-        ("logging", b'{"log_file": "/tmp/x"}', 501, "stays so"),
+        ("logging", b'{"log_error": false}', 501, "cannot be changed"),
+        ("logging", b'{"log_file": "/tmp/x"}', 501, "cannot be changed"),
         ("logging", b'{"log_verbose_level": -1}', 400, "cannot be '-1'"),
         ("logging", b'{"log_verbose_level": true}', 400, "cannot be 'True'"),
         ("logging", b'{"log_info": {}}', 400, "'log_info'"),

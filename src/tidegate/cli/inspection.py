@@ -80,7 +80,10 @@ def _inspect(entry: ModelEntry, load: bool) -> _Inspected:
         options = RuntimeOptions(device="cpu", folder=version.folder, config=entry.config)
         model = registry.load(version.runtime, version.path, options)
     except (ModelError, ConfigurationError) as error:
-        problem = Problem(version.path.name, str(error), "invalid", "")
+        path, folder = version.path, version.folder
+        # In a repository of folders most files have the same name.
+        place = path.name if folder is None else str(path.relative_to(folder.parent))
+        problem = Problem(place, str(error), "invalid", "")
         return _Inspected(replace(entry, problems=(*entry.problems, problem)), served, None)
     signature = model.signature
     model.close()

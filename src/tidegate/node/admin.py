@@ -1,4 +1,7 @@
-"""The admin API, on loopback: what runs on this node, in JSON."""
+"""The admin API, on loopback: what runs on this node, in JSON.
+
+gRPC comes by the same port; see :mod:`tidegate.node.admin_grpc`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from starlette.routing import Route
 
 from tidegate import __version__
 from tidegate.errors import MessageTooLarge, PermissionDenied, TidegateError
+from tidegate.node.admin_grpc import http_or_grpc
 from tidegate.node.controller import Controller
 from tidegate.node.fleet import Generation, Replica
 from tidegate.node.metrics import Metrics
@@ -175,6 +179,7 @@ class AdminServer(uvicorn.Server):
                 application(controller),
                 host="127.0.0.1",
                 port=controller.config.admin_port,
+                http=http_or_grpc(controller.directory.admin_socket),
                 log_config=None,
                 log_level="warning",
                 access_log=False,

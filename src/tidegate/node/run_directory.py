@@ -87,6 +87,7 @@ class RunDirectory:
         self.lifeline = self.path / "lifeline"
         self.ads_socket = self.path / "ads.sock"
         self.api_socket = self.path / "api.sock"
+        self.admin_socket = self.path / "grpc.sock"
         self.replicas = self.path / "r"
         self.logs = self.path / "logs"
         self.notices = self.path / "notices.json"

@@ -98,6 +98,10 @@ class ServerCalls:
         """Whether there is this gRPC method."""
         return path in self._methods
 
+    def has_stream(self, path: str) -> bool:
+        """Whether there is this gRPC method, with streams."""
+        return path in self._streams
+
     def open_stream(self, path: str, outgoing: Outgoing) -> StreamHandler | None:
         """Begin a call of a streaming method; ``None`` when there is no such method."""
         begin = self._streams.get(path)

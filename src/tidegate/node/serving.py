@@ -14,6 +14,7 @@ from pathlib import Path
 from tidegate.config.node import NodeConfig
 from tidegate.errors import AddressInUse, ConfigurationError
 from tidegate.node.admin import AdminServer
+from tidegate.node.admin_grpc import AdminGrpc
 from tidegate.node.controller import Controller
 from tidegate.node.machine import not_ours
 from tidegate.node.run_directory import RunDirectory, base_directory, log_settings
@@ -64,15 +65,16 @@ async def _serve(controller: Controller) -> None:
         raise
     with contextlib.closing(admin_socket):
         async with controller:
-            admin = AdminServer(controller)
-            serving = asyncio.create_task(admin.serve([admin_socket]))
-            controller.announce(
-                f"serving {controller.repository} on {config.host}:{config.port}, "
-                f"admin on {LOOPBACK}:{config.admin_port}"
-            )
-            await signals.stop.wait()
-            controller.announce("draining; a second Ctrl-C cuts what still runs")
-            admin.should_exit = True
+            async with AdminGrpc(controller.calls, controller.directory.admin_socket):
+                admin = AdminServer(controller)
+                serving = asyncio.create_task(admin.serve([admin_socket]))
+                controller.announce(
+                    f"serving {controller.repository} on {config.host}:{config.port}, "
+                    f"admin on {LOOPBACK}:{config.admin_port}"
+                )
+                await signals.stop.wait()
+                controller.announce("draining; a second Ctrl-C cuts what still runs")
+                admin.should_exit = True
             await serving
     controller.announce("stopped")
 

@@ -119,7 +119,9 @@ def _check_trace(key: str, values: tuple[str, ...]) -> None:
     allowed = _TRACE_ALLOWED.get(key)
     if allowed is None:
         if key in _TRACE_DEFAULTS:
-            raise Unsupported(f"the trace setting {key!r} cannot be changed by a call")
+            raise Unsupported(
+                f"the trace setting {key!r} cannot be changed: Tidegate writes no trace files"
+            )
         raise InvalidInput(
             f"there is no trace setting {key[:64]!r}; there are {', '.join(_TRACE_DEFAULTS)}"
         )
@@ -171,14 +173,18 @@ class LogCalls:
         now = self.settings()
         for key, value in settings.items():
             if key not in now:
-                raise InvalidInput(f"there is no log setting {key[:64]!r}; there are {[*now]}")
+                raise InvalidInput(
+                    f"there is no log setting {key[:64]!r}; there are {', '.join(now)}"
+                )
             if type(value) is not type(now[key]) or (type(value) is int and value < 0):
                 raise InvalidInput(
                     f"the log setting {key!r} cannot be {str(value)[:64]!r}; "
                     f"it is {now[key]!r} now"
                 )
             if key not in ("log_info", "log_verbose_level") and value != now[key]:
-                raise Unsupported(f"the log setting {key!r} is {now[key]!r} and stays so")
+                raise Unsupported(
+                    f"the log setting {key!r} cannot be changed by a call: it stays {now[key]!r}"
+                )
         wanted = {**now, **settings}
         level = logging.INFO if wanted["log_info"] else logging.WARNING
         if wanted["log_verbose_level"]:

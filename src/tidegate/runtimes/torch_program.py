@@ -183,9 +183,10 @@ def _read_weights(path: Path, kind: str) -> Any:
 def _filled(path: Path, code: Path | None, loaded: Any, settings: Torch) -> nn.Module:
     weights = _weights_in(path, loaded)
     if code is None:
-        listed = ", ".join(list(weights)[:3])
+        listed = ", ".join(list(weights)[:3]) + (", …" if len(weights) > 3 else "")
+        s = "" if len(weights) == 1 else "s"
         raise InvalidModel(
-            f"{path.name} holds weights alone ({len(weights)} tensors: {listed}, …): put the code "
+            f"{path.name} holds weights alone ({len(weights)} tensor{s}: {listed}): put the code "
             f"of the model beside it as {CODE}, with a torch.nn.Module named Model, in a folder "
             "of the model's own; or export model and weights together, with torch.export.save"
         )
