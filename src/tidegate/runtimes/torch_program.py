@@ -20,6 +20,7 @@ from torch.export.passes import move_to_device_pass
 from tidegate.config.model import ModelConfig, Torch
 from tidegate.errors import ConfigurationError, InvalidModel
 from tidegate.repository.pickles import danger
+from tidegate.runtimes.folder_code import FolderCode
 from tidegate.runtimes.interface import RuntimeOptions
 from tidegate.runtimes.torch_archive import check_export, check_size, words_of
 from tidegate.runtimes.torch_code import CODE, find_code, make_module, run_code
@@ -180,9 +181,10 @@ def _read_weights(path: Path, kind: str) -> Any:
         reraise(error, InvalidModel, f"PyTorch {torch.__version__} refuses {path.name}: ")
 
 
-def _filled(path: Path, code: Path | None, loaded: Any, settings: Torch) -> nn.Module:
+def _filled(path: Path, code: FolderCode | None, loaded: Any, settings: Torch) -> nn.Module:
     weights = _weights_in(path, loaded)
-    if code is None:
+    own = run_code(code)
+    if own is None:
         listed = ", ".join(list(weights)[:3]) + (", …" if len(weights) > 3 else "")
         s = "" if len(weights) == 1 else "s"
         raise InvalidModel(
@@ -190,7 +192,7 @@ def _filled(path: Path, code: Path | None, loaded: Any, settings: Torch) -> nn.M
             f"of the model beside it as {CODE}, with a torch.nn.Module named Model, in a folder "
             "of the model's own; or export model and weights together, with torch.export.save"
         )
-    module = make_module(run_code(code), settings)
+    module = make_module(own, settings)
     for prefix in _WRAPPERS:
         if all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): value for name, value in weights.items()}
@@ -218,15 +220,17 @@ def _weights_in(path: Path, loaded: Any) -> dict[str, Any]:
     )
 
 
-def _unpickle(path: Path, code: Path | None) -> Any:
-    """Load a pickle that the operator trusts; its classes may be those of ``model.py``."""
-    own = None if code is None else run_code(code)
+def _unpickle(path: Path, code: FolderCode | None) -> Any:
+    """Load a pickle that the operator trusts; its classes may be those of the model's folder."""
+    own = run_code(code)
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
             # A script or a notebook pickles its own classes as those of __main__.
             if own is not None and module in ("__main__", "model") and hasattr(own, name):
                 return getattr(own, name)
+            if code is not None and code.has(module):
+                module = f"{code.package}.{module}"
             return super().find_class(module, name)
 
     using = SimpleNamespace(Unpickler=Unpickler, load=pickle.load, __name__="pickle")
