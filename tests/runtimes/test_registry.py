@@ -35,13 +35,14 @@ def test_importing_brings_no_framework(module: str) -> None:
 
 
 def test_what_is_available() -> None:
-    onnx, torch = registry.available()
-    for each in (onnx, torch):
+    found = {each.runtime.name: each for each in registry.available()}
+    for each in found.values():
         assert each.installed
         assert each.version is not None
         assert "cpu" in registry.devices(each.runtime.name)
-    assert onnx.runtime.formats == ("onnx",)
-    assert torch.runtime.formats == (
+    assert found["onnx"].runtime.formats == ("onnx",)
+    assert found["caffe"].runtime.formats == ("caffe",)
+    assert found["torch"].runtime.formats == (
         "torchscript",
         "pt2",
         "state-dict",

@@ -70,13 +70,14 @@ FORMATS = {
         Format("hdf5", "an HDF5 file (as Keras writes)", advice=_TENSORFLOW),
         Format("tflite", "a TensorFlow Lite model", advice=_TENSORFLOW),
         Format("openvino", "an OpenVINO model"),
-        Format("caffe", "a Caffe model"),
+        Format("caffe", "a Caffe model", ("caffe",)),
         Format("tensorrt", "a TensorRT plan", advice="serve the ONNX model it was made from"),
     )
 }
 REQUIREMENTS = {
     "onnx": Requirement("onnxruntime", "onnx"),
     "torch": Requirement("torch", "torch"),
+    "caffe": Requirement("cv2", "caffe"),
 }
 """By runtime: those that this version of Tidegate has."""
 

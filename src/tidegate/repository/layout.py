@@ -23,13 +23,14 @@ from tidegate.config.model import ModelConfig
 from tidegate.errors import ConfigurationError, InvalidModel
 from tidegate.protocols.routing import NAME_PATTERN, VERSION_PATTERN
 from tidegate.repository import formats
+from tidegate.repository.caffe_files import find_prototxt
 from tidegate.repository.files import Files
 from tidegate.repository.pickles import danger
 from tidegate.repository.serving_runtime import Refusal, choose
 
 _NAME = re.compile(NAME_PATTERN)
 _VERSION = re.compile(VERSION_PATTERN)
-_SHARED = frozenset({".py", ".npz", ".npy", ".json"})
+_SHARED = frozenset({".py", ".npz", ".npy", ".json", ".prototxt"})
 _LIKE_VERSION = re.compile(r"[vV]?[0-9][0-9._-]*|(version|ver|rev)[0-9._-]*", re.IGNORECASE)
 
 
@@ -362,6 +363,10 @@ def _choose(folder: Path, children: list[Path]) -> Path:
     if not children:
         raise InvalidModel("is empty")
     listed = ", ".join(c.name for c in children[:5]) + (", …" if len(children) > 5 else "")
+    if any(child.suffix == ".prototxt" for child in children):
+        raise InvalidModel(
+            f"holds the net of a Caffe model without its .caffemodel (only {listed})"
+        )
     raise InvalidModel(f"holds no model (only {listed})")
 
 
@@ -372,6 +377,8 @@ def _named_like_models(children: Iterable[Path]) -> list[Path]:
 def _add_version(model: _Model, version: int, path: Path, own: list[Path]) -> None:
     try:
         found = formats.detect(path)
+        if found.name == "caffe":
+            find_prototxt(path, model.folder)
         settings = [] if model.settings is None else [model.settings]
         fingerprint, _ = model.files.fingerprint([*own, *settings])
     except InvalidModel as error:

@@ -60,6 +60,16 @@ RUNTIMES = {
         Runtime("onnx", "tidegate.runtimes.onnx", ("onnxruntime", "onnxruntime-gpu")),
         # OpenMP's for each of the two threads that call it, and one of 8 MiB of its own.
         Runtime("torch", "tidegate.runtimes.torch", ("torch",), stacks=4),
+        Runtime(
+            "caffe",
+            "tidegate.runtimes.caffe",
+            (
+                "opencv-python-headless",
+                "opencv-python",
+                "opencv-contrib-python-headless",
+                "opencv-contrib-python",
+            ),
+        ),
     )
 }
 
