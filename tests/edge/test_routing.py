@@ -298,7 +298,9 @@ async def test_what_a_replica_is_told_and_what_a_client_sees(edge: Edge) -> None
     assert re.fullmatch("[0-9a-f-]{36}", told["x-request-id"])
     assert told["x-envoy-attempt-count"] == "1"
     reply = await edge.rest("GET", "/v2/models/m", x_request_id="mine")
-    assert reply.json["headers"]["x-request-id"] == "mine"
+    assert reply.json["headers"]["x-request-id"] == reply.headers["x-request-id"] == "mine"
+    refused = await edge.rest("GET", "/v2/models/no")
+    assert re.fullmatch("[0-9a-f-]{36}", refused.headers["x-request-id"])
     assert reply.headers["server"] == "tidegate"
     for each in (reply, await edge.rest("GET", "/v2/models/no"), await edge.rest("GET", "/no")):
         assert not [name for name in each.headers if name.startswith(("x-envoy", "x-tidegate"))]

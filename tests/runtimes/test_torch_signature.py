@@ -161,7 +161,7 @@ def test_a_signature_that_the_model_does_not_take(tmp_path: Path) -> None:
         load_folder(tmp_path / "m")
     both = "{name: x, dtype: FP32, shape: [n]}, {name: y, dtype: FP32, shape: [n]}"
     settings(tmp_path / "m", f"signature: {{inputs: [{both}]}}\n")
-    with pytest.raises(ConfigurationError, match=r"forward takes \(x\).* inputs \(x, y\)"):
+    with pytest.raises(ConfigurationError, match=r"takes \(x\), but .* inputs \(x, y\)"):
         load_folder(tmp_path / "m")
     settings(tmp_path / "m", "signature: {inputs: [{name: x, dtype: BYTES, shape: [n]}]}\n")
     with pytest.raises(ConfigurationError, match="cannot take"):

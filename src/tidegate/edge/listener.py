@@ -81,6 +81,7 @@ def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager
         use_remote_address=wrappers_pb2.BoolValue(value=True),
         generate_request_id=wrappers_pb2.BoolValue(value=True),
         preserve_external_request_id=True,
+        always_set_request_id_in_response=True,
         # One spelling of a path: what is routed is what the replica sees.
         normalize_path=wrappers_pb2.BoolValue(value=True),
         merge_slashes=True,

@@ -59,10 +59,11 @@ class Parameters:
             named = tuple(inputs)
             fits = set(self.names[: self.required]) <= set(inputs)
         if not fits:
+            optional = self.names[self.required :]
+            may = f" ({' and '.join(optional)} if wanted)" if optional else ""
             raise ConfigurationError(
-                f"the model's forward takes ({', '.join(self.names)}), the last "
-                f"{len(self.names) - self.required} of them if wanted, but the signature has the "
-                f"inputs ({', '.join(inputs)}): correct signature.inputs in model.yaml"
+                f"the model's forward takes ({', '.join(self.names)}){may}, but the signature has "
+                f"the inputs ({', '.join(inputs)}): correct signature.inputs in model.yaml"
             )
         if named is None:
             return call
