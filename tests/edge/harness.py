@@ -193,6 +193,7 @@ class Edge:
         self.metadata = b'{"name":"tidegate"}'
         self.sole: str | None = None
         """Whose calls go unread, while it is served."""
+        self.tasks: dict[str, str] = {}
         self.stack = contextlib.AsyncExitStack()
 
     @property
@@ -233,7 +234,8 @@ class Edge:
 
     def topology(self) -> Topology:
         sole = self.sole if self.sole in self.clusters else None
-        return Topology(self.clusters, self.ready, self.metadata, sole)
+        tasks = {task: model for task, model in self.tasks.items() if model in self.clusters}
+        return Topology(self.clusters, self.ready, self.metadata, sole, tasks)
 
     async def publish(self) -> None:
         await self.control.publish(self.topology(), self.settings)

@@ -327,8 +327,9 @@ def test_the_script_holds_every_method_of_every_protocol() -> None:
     other = Routing((RoutedMethod("/t.P/Predict", (1, 1), (1, 3)),), (), ("/t.S/List",))
     script = routing_script([open_inference.ROUTING, other], 1000)
     for method in open_inference.ROUTING.methods:
-        assert f'["{method.path}"] = {{[1] = "model", [2] = "version"}}' in script
-    assert '["/t.P/Predict"] = {[1] = {[1] = "model", [3] = "version"}}' in script
+        begun = f'["{method.path}"] = {{["header"] = "", ["task_in_name"] = false, ["tree"] = '
+        assert begun + '{[1] = "model", [2] = "version"}}' in script
+    assert '= {[1] = {[1] = "model", [3] = "version"}}}' in script
     assert '["/t.S/List"] = true' in script
 
 

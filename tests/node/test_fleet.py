@@ -403,3 +403,11 @@ def test_days_of_crashes_are_no_other_error() -> None:
 
 def test_versions_are_what_they_say() -> None:
     assert Versions().select([3, 1, 2]) == (3,)
+
+
+def test_a_task_leads_to_the_first_model_that_claims_it() -> None:
+    fleet = Fleet()
+    for name, tasks in (("b", (69, 7)), ("a", (69,))):
+        entry = ModelEntry(name, ModelConfig(task_ids=tasks), {}, (), "", 0.0)
+        fleet.models[name] = entry
+    assert fleet.tasks() == {"69": "a", "7": "b"}

@@ -373,6 +373,19 @@ def test_a_pickle_of_more_than_weights_needs_trust(root: Path) -> None:
     assert (entry.versions[1].format, entry.versions[1].runtime) == ("torch-pickle", "torch")
 
 
+def test_a_task_has_one_model(root: Path, onnx: bytes) -> None:
+    for name in ("a", "b"):
+        put(root / f"{name}/model.onnx", onnx)
+        put(
+            root / f"{name}/model.yaml",
+            "task_ids: [69, 7]\n" if name == "a" else "task_ids: [69]\n",
+        )
+    found = look(root)
+    assert [entry.problems for entry in found.models.values()] == [(), ()]
+    (problem,) = found.problems
+    assert str(problem).startswith("b/model.yaml: the task 69 is that of 'a' already")
+
+
 def test_options_of_another_runtime_are_a_mistake(root: Path, onnx: bytes) -> None:
     put(root / "m/model.onnx", onnx)
     put(root / "m/model.yaml", "torch: {compile: true}\n")

@@ -247,6 +247,10 @@ class ModelConfig(Section):
     versions: Versions = Field(
         Versions(), description="latest (default), all, a list, or {latest: N}"
     )
+    task_ids: tuple[Annotated[int, Field(ge=0, lt=10**18)], ...] = Field(
+        (),
+        description="the ids of tasks by which clients of dl_inference call the model, as `[69]`",
+    )
     trust: Literal["pickle"] | None = Field(
         None,
         description="pickle: load a pickle of more than weights, which runs the code that it "

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 MODEL_PREFIX = "model/"
 """Before the name of the cluster of a model: ``model/digits`` or ``model/digits:2``."""
+SOLE = "sole/"
+"""Stands for the cluster of the only model, when a call names none."""
+TASK_PREFIX = "task/"
+"""Before a task's id, a slash and the model's name if that ends with it: ``task/69/ocr-69``."""
 CONTROLLER_CLUSTER = "tidegate/controller"
 XDS_CLUSTER = "tidegate/xds"
 LISTENER = "tidegate/clients"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
@@ -16,6 +18,8 @@ from tidegate.edge.names import (
     MODEL_PREFIX,
     ROUTES,
     ROUTING_FILTER,
+    SOLE,
+    TASK_PREFIX,
 )
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.topology import Topology
@@ -26,6 +30,7 @@ OWN_PATHS = (LIVE, READY)
 
 _MIN_DIRECT_RESPONSE = 4096
 _RETRY_BACK_OFF = 0.005
+_TASK_IN_NAME = re.compile("-([0-9]{1,18})$")
 
 
 def route_configuration(
@@ -44,13 +49,16 @@ def route_configuration(
     if topology.sole is not None:
         for routing in settings.routings:
             for method in routing.methods:
-                _forward_unread(host, method.path, MODEL_PREFIX + topology.sole)
+                if not method.header:
+                    # A replica does not see which model a header names.
+                    _forward_unread(host, method.path, MODEL_PREFIX + topology.sole)
     _answer(host, LIVE, 200, b'{"live":true}')
     _answer(host, READY, 200 if ready else 503, b'{"ready":%s}' % (b"true" if ready else b"false"))
     _answer(host, METADATA, 200, server_metadata)
     _answer(host, METADATA + "/", 200, server_metadata)
     _forward_to_controller(host)
     _forward_to_model(host)
+    _forward_named_otherwise(host, topology)
     rest = host.routes.add(name="nothing")
     rest.match.prefix = "/"
     rest.direct_response.status = 404
@@ -104,9 +112,7 @@ def _forward_unread(host: route_components_pb2.VirtualHost, path: str, cluster: 
 def _forward_to_controller(host: route_components_pb2.VirtualHost) -> None:
     route = host.routes.add(name="controller")
     route.match.prefix = "/"
-    route.match.headers.add(
-        name=CLUSTER_HEADER, string_match=string_pb2.StringMatcher(exact=CONTROLLER_CLUSTER)
-    )
+    _match_cluster(route, exact=CONTROLLER_CLUSTER)
     _forward(route)
     route.route.cluster = CONTROLLER_CLUSTER
     # The controller's calls change things: only what it has not seen is sent again.
@@ -117,10 +123,45 @@ def _forward_to_controller(host: route_components_pb2.VirtualHost) -> None:
 def _forward_to_model(host: route_components_pb2.VirtualHost) -> None:
     route = host.routes.add(name="model")
     route.match.prefix = "/"
-    route.match.headers.add(name=CLUSTER_HEADER, present_match=True)
+    _match_cluster(route, prefix=MODEL_PREFIX)
     _forward_inference(route)
     route.route.cluster_header = CLUSTER_HEADER
     route.route.cluster_not_found_response_code = route_components_pb2.RouteAction.NOT_FOUND
+
+
+def _forward_named_otherwise(host: route_components_pb2.VirtualHost, topology: Topology) -> None:
+    """Send calls to the model that has a task, or that is the only one.
+
+    The controller answers those that lead nowhere.
+    """
+
+    def forward(to: str, **pattern: str) -> None:
+        route = host.routes.add(name=next(iter(pattern.values())))
+        route.match.prefix = "/"
+        _match_cluster(route, **pattern)
+        _forward_inference(route)
+        route.route.cluster = MODEL_PREFIX + to
+
+    models = topology.models
+    if len(models) == 1 and models[0] in topology.clusters:
+        forward(models[0], exact=SOLE)
+    for name in models:
+        # A name goes before the task that it seems to name.
+        task = _TASK_IN_NAME.search(name)
+        if task is not None and name in topology.clusters:
+            forward(name, exact=f"{TASK_PREFIX}{task[1]}/{name}")
+    for task_id, name in topology.tasks.items():
+        forward(name, prefix=f"{TASK_PREFIX}{task_id}/")
+    for pattern in ({"exact": SOLE}, {"prefix": TASK_PREFIX}):
+        route = host.routes.add(name="nobody")
+        route.match.prefix = "/"
+        _match_cluster(route, **pattern)
+        _forward(route)
+        route.route.cluster = CONTROLLER_CLUSTER
+
+
+def _match_cluster(route: route_components_pb2.Route, **pattern: str) -> None:
+    route.match.headers.add(name=CLUSTER_HEADER, string_match=string_pb2.StringMatcher(**pattern))
 
 
 def _forward_inference(route: route_components_pb2.Route) -> None:

@@ -17,6 +17,7 @@ local MOST_KNOWN = 1024  -- clusters
 local AWAITED = 65536    -- a smaller body is on its way to Envoy as a whole
 
 local byte, char, find, format = string.byte, string.char, string.find, string.format
+local floor = math.floor
 local gsub, lower, match, sub = string.gsub, string.lower, string.match, string.sub
 
 local INVALID, NOT_FOUND, TOO_LARGE, UNSUPPORTED = -- {HTTP status, gRPC code}
@@ -50,6 +51,12 @@ local function version_error(version)
   return format("'%s' is not a version: it is a positive whole number, as 2", shown(version))
 end
 
+local function label_error(label)
+  if #label <= NAME_LENGTH and find(label, NAME) then return nil end
+  return format("'%s' is not a label of a version: use letters, digits, '.', '_' and '-'",
+    shown(label))
+end
+
 local function route(handle, cluster)
   -- After body() has yielded, an older headers object is dead.
   handle:headers():replace(CLUSTER_HEADER, cluster)
@@ -60,17 +67,34 @@ end
 local known, count = {}, 0
 
 -- Sends the request to a model, or answers what is wrong with its name.
-local function route_to_model(handle, model, version)
-  local key = version and model .. ":" .. version or model
+local function route_to_model(handle, model, version, label)
+  local key = version and model .. ":" .. version or label and model .. "@" .. label or model
   local cluster = known[key]
   if not cluster then
     local wrong = name_error(model) or (version and version_error(version))
+      or (label and label_error(label))
     if wrong then return fail(handle, INVALID, wrong) end
     if count >= MOST_KNOWN then known, count = {}, 0 end
     cluster = MODEL_PREFIX .. key
     known[key], count = cluster, count + 1
   end
   route(handle, cluster)
+end
+
+-- Sends the request to the model of a task. One that has just this name goes before.
+local function route_to_task(handle, id, name)
+  if not find(id, "^[0-9]+$") or #id > TASK_LENGTH then
+    return fail(handle, INVALID, format("'%s' is not the id of a task: it is a whole number, "
+      .. "as 69", shown(id)))
+  end
+  route(handle, TASK_PREFIX .. id .. "/" .. (name and not name_error(name) and name or ""))
+end
+
+-- Sends the request to the model in a header, or to the only one.
+local function route_by_header(handle, header)
+  local name = handle:headers():get(header)
+  if name and name ~= "" then return route_to_model(handle, name) end
+  route(handle, SOLE)
 end
 
 -- A view of the body in which the head of the field at `at` (from 0) lies as a whole, unless the
@@ -95,8 +119,39 @@ local function varint(bytes, i)
   return nil, i
 end
 
--- Walks the fields from `at` to `stop`. `tree` maps field numbers to "model" or "version", or to
--- the tree of a message. The last occurrence wins, and messages that come twice are merged.
+-- A string that was found, cut to what a valid one may have and one byte more.
+local function text(view, leaf, longest)
+  local at, size = view.at[leaf], view.length[leaf]
+  if not size or size == 0 then return nil end
+  if size > longest then size = longest + 1 end
+  if at >= view.first and at + size <= view.last then
+    return sub(view.bytes, at - view.first + 1, at - view.first + size)
+  end
+  return view.body:getBytes(at, size)
+end
+
+-- A whole number that is written as a double at `i`, as text; anything else as "?".
+local function whole(bytes, i)
+  local a, b, c, d, e, f, g, h = byte(bytes, i, i + 7)
+  if not h then return "?" end
+  local exponent = (h % 128) * 16 + floor(g / 16)
+  local fraction = ((((((g % 16) * 256 + f) * 256 + e) * 256 + d) * 256 + c) * 256 + b) * 256 + a
+  if exponent == 0 and fraction == 0 then return "0" end
+  local value = (1 + fraction / 2 ^ 52) * 2 ^ (exponent - 1023)
+  if h > 127 or value >= 2 ^ 53 or value % 1 ~= 0 then return "?" end
+  return format("%.0f", value)
+end
+
+-- Notes the task in an entry of a map that has been walked.
+local function note_task(view, keys)
+  local key = text(view, "key", NAME_LENGTH)
+  if not key or not keys[key] then return end
+  view.task = text(view, "text", TASK_LENGTH) or view.double or "?"
+end
+
+-- Walks the fields from `at` to `stop`. `tree` maps field numbers to the names of values, or to
+-- the tree of a message. The last occurrence wins, and messages that come twice are merged, unless
+-- they are the entries of a map: their trees have `keys`.
 local function walk(view, at, stop, tree)
   while at < stop do
     view.fields = view.fields + 1
@@ -113,20 +168,23 @@ local function walk(view, at, stop, tree)
       if not size or at + size > stop then return "a field is longer than the message" end
       local node = tree[(tag - 2) / 8]
       if type(node) == "table" then
+        local keys = node.keys
+        if keys then view.length.key, view.length.text, view.double = nil, nil, nil end
         local wrong = walk(view, at, at + size, node)
         if wrong then return wrong end
-      elseif node == "model" then
-        view.model, view.model_size = at, size
+        if keys then note_task(view, keys) end
       elseif node then
-        view.version, view.version_size = at, size
+        view.at[node], view.length[node] = at, size
       end
       at = at + size
     elseif wire == 0 then
       local number
       number, i = varint(bytes, i)
       if not number then return "a number is malformed" end
+      if tree[tag / 8] == "number" then view.number = number end
       at = first + i
     elseif wire == 1 then
+      if tree[(tag - 1) / 8] == "double" then view.double = whole(bytes, i) end
       at = first + i + 8
     elseif wire == 5 then
       at = first + i + 4
@@ -138,34 +196,25 @@ local function walk(view, at, stop, tree)
   return nil
 end
 
--- A string that was found, cut to what a valid one may have and one byte more.
-local function text(view, at, size, longest)
-  if not size or size == 0 then return nil end
-  if size > longest then size = longest + 1 end
-  if at >= view.first and at + size <= view.last then
-    return sub(view.bytes, at - view.first + 1, at - view.first + size)
-  end
-  return view.body:getBytes(at, size)
-end
-
 -- A compressed message cannot be read here: headers may name the model instead.
-local function by_header(handle)
+local function when_compressed(handle, method)
   local headers = handle:headers()
   local model = headers:get(MODEL_HEADER)
+  if not model and method.header ~= "" then return route_by_header(handle, method.header) end
   if model then return route_to_model(handle, model, headers:get(VERSION_HEADER)) end
   fail(handle, UNSUPPORTED, "the message is compressed, so its model cannot be read: send it "
     .. "without compression, or name the model in the header " .. MODEL_HEADER,
     {["grpc-accept-encoding"] = "identity"})
 end
 
-local function by_message(handle, tree)
+local function by_message(handle, method)
   local body = handle:body(true)
   local size = body:length()
   if size < 5 then
     return fail(handle, INVALID, format("the gRPC frame is truncated: it has %d bytes, and its "
       .. "head alone has 5", size))
   end
-  local view = {body = body, size = size, first = 0, last = 0, fields = 0}
+  local view = {body = body, size = size, first = 0, last = 0, fields = 0, at = {}, length = {}}
   look(view, 0)
   local a, b, c, d, e = byte(view.bytes, 1, 5)
   local length = ((b * 256 + c) * 256 + d) * 256 + e
@@ -176,15 +225,23 @@ local function by_message(handle, tree)
   if length > LIMIT then
     return fail(handle, TOO_LARGE, "too large") -- the words come from local_replies.py
   end
-  if a == 1 then return by_header(handle) end
+  if a == 1 then return when_compressed(handle, method) end
   if a ~= 0 then return fail(handle, INVALID, "the gRPC frame's flag is not 0 or 1") end
-  local wrong = walk(view, 5, size, tree)
+  local wrong = walk(view, 5, size, method.tree)
   if wrong then
     return fail(handle, INVALID, "the message is not the protobuf message of this method: " .. wrong)
   end
-  local model = text(view, view.model, view.model_size, NAME_LENGTH)
-  if not model then return fail(handle, INVALID, "the message has no model name") end
-  route_to_model(handle, model, text(view, view.version, view.version_size, VERSION_LENGTH))
+  if view.task then return route_to_task(handle, view.task) end
+  local model = text(view, "model", NAME_LENGTH)
+  if not model then
+    if method.header ~= "" then return route_by_header(handle, method.header) end
+    return fail(handle, INVALID, "the message has no model name")
+  end
+  local task = method.task_in_name and match(model, "%-([0-9]+)$")
+  if task then return route_to_task(handle, task, model) end
+  local version = text(view, "version", VERSION_LENGTH)
+  if view.number then version = format("%.0f", view.number) end
+  route_to_model(handle, model, version, text(view, "label", NAME_LENGTH))
 end
 
 local function unescaped(segment)
@@ -200,6 +257,38 @@ local function is_server_path(path)
   return false
 end
 
+-- Sends the request where a path with the prefix of `family` leads; says whether that is anywhere.
+local function by_prefix(handle, family, path, tail)
+  local at = #family.prefix + 1
+  for _ = 1, family.skipped do
+    at = (find(path, "/", at, true) or #path) + 1
+  end
+  local segment = "(" .. family.segment .. ")(.*)$"
+  local name, rest = match(path, "^" .. segment, at)
+  if name == "" then return false end
+  local model, version, label = unescaped(name), nil, nil
+  local kind, verb = "/versions/", nil
+  local called, after = match(rest, "^/versions/" .. segment)
+  if called then
+    version, verb = unescaped(called), after
+  elseif family.labels then
+    kind, called, after = "/labels/", match(rest, "^/labels/" .. segment)
+    if called then label, verb = unescaped(called), after end
+  end
+  if family.verbs[verb or rest] then
+    route(handle, CONTROLLER_CLUSTER)
+    return true
+  end
+  if called then rest = kind .. (version or label) .. verb end
+  local canonical = sub(path, 1, at - 1) .. model .. rest
+  if canonical ~= path and not name_error(model) and not (version and version_error(version))
+    and not (label and label_error(label)) then
+    handle:headers():replace(":path", canonical .. tail)
+  end
+  route_to_model(handle, model, version, label)
+  return true
+end
+
 -- Says whether the path is one of the server's or of a model's.
 local function by_path(handle, path)
   local query = find(path, "?", 1, true)
@@ -209,27 +298,14 @@ local function by_path(handle, path)
     route(handle, CONTROLLER_CLUSTER)
     return true
   end
-  for _, prefix in ipairs(PREFIXES) do
-    if sub(path, 1, #prefix) == prefix then
-      local name, rest = match(path, "^([^/]*)(.*)$", #prefix + 1)
-      if name == "" then return false end
-      local model, version = unescaped(name), nil
-      local number, verb = match(rest, "^/versions/([^/]*)(.*)$")
-      if SERVER_VERBS[verb or rest] then
-        route(handle, CONTROLLER_CLUSTER)
-        return true
-      end
-      if number then
-        version = unescaped(number)
-        rest = "/versions/" .. version .. verb
-      end
-      local canonical = prefix .. model .. rest
-      if canonical ~= path and not name_error(model)
-        and not (version and version_error(version)) then
-        handle:headers():replace(":path", canonical .. tail)
-      end
-      route_to_model(handle, model, version)
-      return true
+  local header = PATHS[path]
+  if header then
+    route_by_header(handle, header)
+    return true
+  end
+  for _, family in ipairs(PREFIXES) do
+    if sub(path, 1, #family.prefix) == family.prefix then
+      return by_prefix(handle, family, path, tail)
     end
   end
   return false
@@ -241,8 +317,9 @@ function envoy_on_request(handle)
   local kind = headers:get("content-type") or ""
   if kind == "application/grpc" or sub(kind, 1, 16) == "application/grpc" then
     -- The path is looked up before the body is awaited: a stream of another method has no end.
-    local tree = METHODS[path]
-    if tree then return by_message(handle, tree) end
+    local method = METHODS[path]
+    if method and not method.tree then return route_by_header(handle, method.header) end
+    if method then return by_message(handle, method) end
     if SERVER_METHODS[path] then return route(handle, CONTROLLER_CLUSTER) end
   else
     local length = tonumber(headers:get("content-length") or "") or 0

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from tidegate import errors
 from tidegate.edge import names
-from tidegate.protocols.routing import MODEL_HEADER, VERSION_HEADER, RoutedMethod, Routing
+from tidegate.protocols.routing import (
+    MODEL_HEADER,
+    VERSION_HEADER,
+    RoutedMethod,
+    RoutedPrefix,
+    Routing,
+)
 from tidegate.protocols.statuses import status_of
 
 _TEMPLATE = Path(__file__).with_name("routing.lua")
@@ -18,8 +24,9 @@ _MARK = "--@tables\n"
 # A test holds the two against each other.
 _LUA_NAME, _NAME_LENGTH = "^[A-Za-z0-9][A-Za-z0-9._-]*$", 128
 _LUA_VERSION, _VERSION_LENGTH = "^[1-9][0-9]*$", 18
+_TASK_LENGTH = 18
 
-_Tree: TypeAlias = "dict[int, str | _Tree]"
+_Tree: TypeAlias = "dict[int | str, str | _Tree | dict[str, bool]]"
 _Lua: TypeAlias = "str | int | bool | Mapping[str, _Lua] | Mapping[int, _Lua] | list[_Lua]"
 
 
@@ -28,12 +35,12 @@ def routing_script(routings: Iterable[Routing], max_message_size: int) -> str:
     routings = tuple(routings)
     server_paths = [path for r in routings for path in r.server_paths]
     tables: dict[str, object] = {
-        "METHODS": {m.path: _tree(m) for r in routings for m in r.methods},
+        "METHODS": {m.path: _method(m) for r in routings for m in r.methods},
         "SERVER_METHODS": {path: True for r in routings for path in r.server_methods},
         "SERVER_PATHS": {path: True for path in server_paths if not path.endswith("/")},
         "SERVER_PREFIXES": [path for path in server_paths if path.endswith("/")],
-        "SERVER_VERBS": {verb: True for r in routings for verb in r.server_verbs},
-        "PREFIXES": [p.prefix for r in routings for p in r.prefixes],
+        "PATHS": {p.path: p.header for r in routings for p in r.paths},
+        "PREFIXES": [_prefix(p) for r in routings for p in r.prefixes],
         "LIMIT": max_message_size,
         "NAME": _LUA_NAME,
         "NAME_LENGTH": _NAME_LENGTH,
@@ -44,6 +51,9 @@ def routing_script(routings: Iterable[Routing], max_message_size: int) -> str:
         "CLUSTER_HEADER": names.CLUSTER_HEADER,
         "REFUSED_HEADER": names.REFUSED_HEADER,
         "MODEL_PREFIX": names.MODEL_PREFIX,
+        "SOLE": names.SOLE,
+        "TASK_PREFIX": names.TASK_PREFIX,
+        "TASK_LENGTH": _TASK_LENGTH,
         "CONTROLLER_CLUSTER": names.CONTROLLER_CLUSTER,
         "STATUS": {
             "invalid": _status(errors.InvalidInput()),
@@ -56,19 +66,47 @@ def routing_script(routings: Iterable[Routing], max_message_size: int) -> str:
     return _TEMPLATE.read_text().replace(_MARK, lines)
 
 
+def _method(method: RoutedMethod) -> dict[str, object]:
+    found: dict[str, object] = {"header": method.header, "task_in_name": method.task_in_name}
+    tree = _tree(method)
+    if tree:
+        found["tree"] = tree
+    return found
+
+
+def _prefix(prefix: RoutedPrefix) -> dict[str, object]:
+    return {
+        "prefix": prefix.prefix,
+        "skipped": prefix.skipped,
+        "segment": "[^/:]*" if prefix.colon else "[^/]*",
+        "labels": prefix.labels,
+        "verbs": dict.fromkeys(prefix.server_verbs, True),
+    }
+
+
 def _tree(method: RoutedMethod) -> _Tree:
-    """Join the paths of field numbers into one tree, so that one walk finds both strings."""
+    """Join the paths of field numbers into one tree, so that one walk finds all values."""
     tree: _Tree = {}
-    for slot, path in (("model", method.model), ("version", method.version)):
-        if not path:
-            continue
-        node = tree
-        for number in path[:-1]:
-            below = node.setdefault(number, {})
-            if isinstance(below, str):
-                raise ValueError(f"{method.path}: field {number} is a string and a message")
-            node = below
-        node[path[-1]] = slot
+    for leaf in ("model", "version", "number", "label"):
+        path = getattr(method, leaf)
+        if path:
+            _below(tree, path[:-1], method.path)[path[-1]] = leaf
+    if method.tags:
+        # The entries of a map are messages of a key and a value; a Value is a message of one
+        # number or string (struct.proto).
+        entry = _below(tree, method.tags, method.path)
+        entry["keys"] = dict.fromkeys(method.task_keys, True)
+        value: _Tree = {2: "double", 3: "text"}
+        entry[1], entry[2] = "key", value
+    return tree
+
+
+def _below(tree: _Tree, path: tuple[int, ...], method: str) -> _Tree:
+    for number in path:
+        below = tree.setdefault(number, {})
+        if isinstance(below, str):
+            raise ValueError(f"{method}: field {number} is a value and a message")
+        tree = cast("_Tree", below)
     return tree
 
 

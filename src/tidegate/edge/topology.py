@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from tidegate.protocols.routing import NAME_PATTERN, VERSION_PATTERN
+from tidegate.protocols.routing import (
+    LABEL_PATTERN,
+    NAME_PATTERN,
+    TASK_PATTERN,
+    VERSION_PATTERN,
+)
 
-_KEY = re.compile(rf"{NAME_PATTERN}(:{VERSION_PATTERN})?")
+_KEY = re.compile(rf"{NAME_PATTERN}(:{VERSION_PATTERN}|@{LABEL_PATTERN})?")
+_TASK = re.compile(TASK_PATTERN)
 
 MAX_SOCKET_PATH = 107
 """Bytes that the path of a Unix socket may have on Linux."""
@@ -39,13 +45,16 @@ class Topology:
 
     Attributes:
         clusters: the replicas of each model and version. The key ``digits`` is the default
-            version of the model, ``digits:2`` a version asked for by its number. A model
-            that is to get no calls is left out; an empty tuple is an error, because it would
-            turn a living model into one without replicas.
+            version of the model, ``digits:2`` a version asked for by its number,
+            ``digits@stable`` one asked for by a label. A model that is to get no calls is left
+            out; an empty tuple is an error, because it would turn a living model into one
+            without replicas.
         ready: the answer of ``/v2/health/ready``: 200 or 503. ``/v2/health/live`` is 200.
         server_metadata: the JSON body of ``GET /v2``.
         sole: the one model that there is, when a single version of it is all that is served.
             Its replicas get the calls over gRPC unread, and refuse other names themselves.
+
+        tasks: the model of each task's id, by which clients of dl_inference know it.
 
     Raises:
         ValueError: a key, a weight or a socket's path is not possible.
@@ -55,6 +64,7 @@ class Topology:
     ready: bool
     server_metadata: bytes
     sole: str | None = None
+    tasks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key, endpoints in self.clusters.items():
@@ -66,6 +76,16 @@ class Topology:
                 raise ValueError(f"{key} has two endpoints with the same socket")
         if self.sole is not None and self.sole not in self.clusters:
             raise ValueError(f"{self.sole!r} cannot be the sole model: it is none of the clusters")
+        for task, model in self.tasks.items():
+            if not _TASK.fullmatch(task) or model not in self.clusters:
+                raise ValueError(
+                    f"the task {task!r} cannot lead to {model!r}, which is no cluster"
+                )
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of all models."""
+        return tuple(dict.fromkeys(re.split("[:@]", key)[0] for key in self.clusters))
 
 
 def check_socket_path(path: str) -> None:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from tidegate import __version__
-from tidegate.edge.names import CLUSTER_HEADER, MODEL_PREFIX
+from tidegate.edge.names import CLUSTER_HEADER, MODEL_PREFIX, SOLE, TASK_PREFIX
 from tidegate.errors import (
     InferenceFailed,
+    InvalidInput,
     MethodNotFound,
     ModelNotFound,
     ModelNotReady,
@@ -93,6 +94,9 @@ class ControllerApi:
             else:
                 exchange.fail(self._why(cluster.removeprefix(MODEL_PREFIX)))
             return
+        if cluster == SOLE or cluster.startswith(TASK_PREFIX):
+            exchange.fail(self._why_nobody(cluster))
+            return
         answer = self._answer_grpc(exchange) if exchange.grpc else self._answer_rest(exchange)
         task = asyncio.create_task(_guarded(exchange, answer))
         exchange.on_gone = task.cancel
@@ -120,6 +124,21 @@ class ControllerApi:
                 f"{named} is not served here: see 'tidegate status' on the server"
             )
         return ModelNotReady(f"{named} is not ready: {reason}")
+
+    def _why_nobody(self, cluster: str) -> Exception:
+        models = sorted(self._fleet.models)
+        if cluster == SOLE:
+            listed = ", ".join(models[:8]) + (", …" if len(models) > 8 else "")
+            return InvalidInput(
+                f"the call names no model, and there are {len(models)} here: name one of {listed}"
+                if models
+                else "there is no model here"
+            )
+        task, _, name = cluster.removeprefix(TASK_PREFIX).partition("/")
+        named = f" and no model {name!r}" if name else ""
+        return ModelNotFound(
+            f"no model has the task {task}{named} here: put task_ids: [{task}] into its model.yaml"
+        )
 
 
 async def _guarded(exchange: Exchange, answer: Coroutine[Any, Any, None]) -> None:

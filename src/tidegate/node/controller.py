@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 import time
 from collections import Counter
@@ -400,7 +401,9 @@ class Controller:
             endpoints = tuple(Endpoint(str(r.spec.socket)) for r in replicas if r.spec)
             clusters[key] = endpoints or explains
         sole = _sole(clusters) if explains not in clusters.values() else None
-        return Topology(clusters, self.ready, server_metadata(self._extension_names()), sole)
+        metadata = server_metadata(self._extension_names())
+        tasks = self.fleet.tasks()
+        return Topology(clusters, self.ready, metadata, sole, tasks)
 
     def _extension_names(self) -> tuple[str, ...]:
         return extension_names(self.calls.extensions)
@@ -408,8 +411,9 @@ class Controller:
 
 def _sole(clusters: Mapping[str, object]) -> str | None:
     """Return the model of these clusters, when they are one model's in one version."""
-    model, *others = {key.partition(":")[0] for key in clusters} or {""}
-    return model if model in clusters and len(clusters) <= 2 and not others else None
+    model, *others = {re.split("[:@]", key)[0] for key in clusters} or {""}
+    single = sum(":" in key for key in clusters) <= 1
+    return model if model in clusters and single and not others else None
 
 
 def _check_free(host: str, port: int) -> None:

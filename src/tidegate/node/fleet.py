@@ -215,6 +215,14 @@ class Fleet:
                     clusters[key] = generation.ready if generation.live else []
         return clusters
 
+    def tasks(self) -> Mapping[str, str]:
+        """Return the model of each task's id; of several models the first by name."""
+        found: dict[str, str] = {}
+        for name in sorted(self.models):
+            for task in self.models[name].config.task_ids:
+                found.setdefault(str(task), name)
+        return found
+
     @property
     def settled(self) -> bool:
         """Whether every model that can be loaded is ready."""

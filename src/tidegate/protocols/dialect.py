@@ -31,6 +31,8 @@ class ModelView:
 
     metadata: ModelMetadata
     version: str
+    tasks: frozenset[int] = frozenset()
+    """The ids of tasks by which it is known as well."""
 
 
 @dataclass(frozen=True, slots=True)

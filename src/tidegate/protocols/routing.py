@@ -20,21 +20,48 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 VERSION_PATTERN = r"[1-9][0-9]{0,17}"
 """A version: a positive decimal number."""
 
+LABEL_PATTERN = NAME_PATTERN
+"""What a version may be called beside its number."""
+TASK_PATTERN = r"[0-9]{1,18}"
+"""The id of a task, by which dl_inference's clients know a model."""
+
 _NAME, _VERSION = re.compile(NAME_PATTERN), re.compile(VERSION_PATTERN)
 _SHOWN = 64
 
 
 @dataclass(frozen=True, slots=True)
 class RoutedMethod:
-    """A unary gRPC method whose message names the model.
+    """A unary gRPC method, and where a call of it names the model.
 
-    ``model`` and ``version`` are paths of protobuf field numbers from the message down to
-    the string; ``version`` is empty when the message has none.
+    Where are paths of protobuf field numbers from the message down to the value; an empty one
+    says that the message has no such thing.
     """
 
     path: str
-    model: tuple[int, ...]
+    model: tuple[int, ...] = ()
+    """To the model's name."""
     version: tuple[int, ...] = ()
+    """To the version, as text."""
+    number: tuple[int, ...] = ()
+    """To the version, as a number (a varint)."""
+    label: tuple[int, ...] = ()
+    """To a label of a version."""
+    tags: tuple[int, ...] = ()
+    """To a map of strings to ``google.protobuf.Value``, one of which may be a task's id."""
+    task_keys: tuple[str, ...] = ()
+    """The keys in this map that name a task."""
+    task_in_name: bool = False
+    """Whether the digits after a name's last ``-`` are a task's id, if no model has that name."""
+    header: str = ""
+    """Names the model where the message does not; without it the only one that there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedPath:
+    """A REST path for all models: ``header`` names one, and without it there must be only one."""
+
+    path: str
+    header: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +69,14 @@ class RoutedPrefix:
     """A family of REST paths ``PREFIX{model}[/versions/{version}][/verb]``."""
 
     prefix: str
+    skipped: int = 0
+    """Segments between the prefix and the name, which say nothing of the model."""
+    colon: bool = False
+    """Whether a verb follows a colon, as in ``/v1/models/m:predict``."""
+    labels: bool = False
+    """Whether ``/labels/{label}`` may stand for a version."""
+    server_verbs: tuple[str, ...] = ()
+    """What follows a model, as ``/stats``, where the controller answers and no replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +87,12 @@ class Routing:
     """gRPC methods that a replica answers."""
     prefixes: tuple[RoutedPrefix, ...]
     """REST paths that a replica answers."""
-    server_methods: tuple[str, ...]
+    server_methods: tuple[str, ...] = ()
     """gRPC methods about the whole server, streams included: the controller answers."""
     server_paths: tuple[str, ...] = ()
     """REST paths that the controller answers; all below one that ends with a slash."""
-    server_verbs: tuple[str, ...] = ()
-    """What follows a model's path, as ``/stats``, where the controller answers and no replica."""
+    paths: tuple[RoutedPath, ...] = ()
+    """REST paths that a replica answers and that name no model."""
 
 
 def check_model(name: str, version: str = "") -> None:

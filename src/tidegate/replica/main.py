@@ -207,6 +207,7 @@ async def _serve(
         version=str(spec.version),
         binder=binding(model.signatures, batched),
         max_message_size=spec.max_message_size,
+        tasks=frozenset(spec.config.task_ids),
         regions=None if spec.regions is None else Regions(spec.regions, spec.max_message_size),
     )
     ready = Ready(

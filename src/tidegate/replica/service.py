@@ -83,6 +83,8 @@ class Served:
     version: str
     binder: Binding
     max_message_size: int
+    tasks: frozenset[int] = frozenset()
+    """The ids of tasks by which the model is known as well."""
     regions: Regions | None = None
     """Shared memory in which tensors may lie, where that is allowed."""
 
@@ -123,6 +125,7 @@ class Service:
         """When the request that is being decoded came, where there is a tracer."""
         if tracer is not None:
             engine.observe = self._trace_answers
+        self._view = ModelView(self._metadata, self._version, served.tasks)
         self._dialects = Dialects(dialects, self._message, self._body)
         self._dtypes = _output_types(served.metadata)
         self._quarantined: frozenset[bytes] = frozenset()
@@ -136,6 +139,7 @@ class Service:
     def notice(self, versions: Sequence[int], quarantined: frozenset[bytes]) -> None:
         """Name these versions in the metadata, and refuse requests of these digests."""
         self._metadata = replace(self._metadata, versions=tuple(map(str, versions)))
+        self._view = replace(self._view, metadata=self._metadata)
         self._quarantined = quarantined
 
     def handle_traced(self, exchange: Exchange) -> None:
@@ -217,7 +221,7 @@ class Service:
 
     def _speak(self, exchange: Exchange) -> bool:
         """Answer a call in a dialect; say whether it is in any."""
-        said = self._dialects.read(exchange, ModelView(self._metadata, self._version))
+        said = self._dialects.read(exchange, self._view)
         if said is None:
             return False
         meant, protocol = said

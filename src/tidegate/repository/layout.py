@@ -13,7 +13,7 @@ never hides another: it is listed as a :class:`Problem`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -149,7 +149,19 @@ def scan(root: Path, installed: formats.Installed = formats.installed) -> Reposi
             )
         elif _named(name, path, files, problems):
             models[name] = _read_file(name, path, files, installed)
+    problems += _shared_tasks(models)
     return Repository(models, tuple(problems))
+
+
+def _shared_tasks(models: Mapping[str, ModelEntry]) -> Iterator[Problem]:
+    owners: dict[int, str] = {}
+    for name in sorted(models):
+        for task in models[name].config.task_ids:
+            owner = owners.setdefault(task, name)
+            if owner != name:
+                reason = f"the task {task} is that of {owner!r} already, which gets its calls"
+                hint = "remove it from task_ids of one of them"
+                yield Problem(f"{name}/{MODEL_FILE}", reason, "invalid", hint)
 
 
 def read_model(path: Path, installed: formats.Installed = formats.installed) -> ModelEntry:

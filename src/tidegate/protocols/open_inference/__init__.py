@@ -34,7 +34,7 @@ ROUTING = Routing(
         RoutedMethod(path, model=(1,), version=(2,))
         for path in (MODEL_INFER, MODEL_READY, MODEL_METADATA, MODEL_CONFIG)
     ),
-    prefixes=(RoutedPrefix("/v2/models/"),),
+    prefixes=(RoutedPrefix("/v2/models/", server_verbs=("/stats", "/trace/setting")),),
     server_methods=(
         SERVER_LIVE,
         SERVER_READY,
@@ -61,5 +61,4 @@ ROUTING = Routing(
         "/v2/trace/setting",
         "/v2/logging",
     ),
-    server_verbs=("/stats", "/trace/setting"),
 )
