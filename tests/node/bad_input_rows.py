@@ -82,7 +82,7 @@ class Row:
 
 
 def http(
-    path: str, body: bytes = b"", method: str = "POST", size: int | None = None, **headers: Any
+    path: str, body: bytes = b"", method: str = "POST", size: Any = None, **headers: Any
 ) -> bytes:
     """An HTTP/1.1 request; ``size`` is what it announces."""
     lines = [f"{method} {path} HTTP/1.1", "host: node"]
@@ -196,18 +196,18 @@ _ABSENT = ("404", "NOT_FOUND")
 def _malformed() -> list[Row]:
     noise = random.Random(1).randbytes(300)
     return [
-        Row("no body at all", posted(b""), framed(b""), _WRONG, r"not JSON|truncated"),
+        Row("no body at all", posted(b""), framed(b""), _WRONG, r"not JSON|truncated|fewer"),
         Row("malformed JSON", posted(b'{"inputs": ['), None, (_BAD, None), "the body is not JSON"),
         Row("JSON that is no object", posted(b"[1]"), None, (_BAD, None), "JSON object"),
         Row("noise", posted(noise), sent(b"\x0a\x01m" + noise), _WRONG,
-            "not JSON|malformed|longer"),
+            "not JSON|malformed|longer|not a valid"),
         Row(
             "malformed protobuf", None, sent(b"\x0a\x01m\x2a\x03\x1a\x01\xff"), (None, _ARGUMENT),
             "is not a valid inference.ModelInferRequest",
         ),
         Row(
             "100,000 brackets", posted(b"[" * 100_000), sent(b"\x0a\x01m" + b"\x2b" * 100_000),
-            _WRONG, "not JSON|malformed",
+            _WRONG, "not JSON|malformed|fields",
         ),
         Row(
             "100,000 brackets in data", posted(nested(100_000)),
@@ -250,6 +250,7 @@ def _malformed() -> list[Row]:
 
 def _tensors() -> list[Row]:
     two = [tensor("a"), tensor("b")]
+    outputs = b"".join(b',{"name":"%x"}' % number for number in range(50_000))
 
     def both(what: str, words: str, **changes: Any) -> Row:
         return Row(what, posted(document(**changes)), sent(message(**changes)), _WRONG, words)
@@ -291,6 +292,18 @@ def _tensors() -> list[Row]:
         Row("an input too many", posted(inputs(*two, tensor("c")), "/v2/models/pair/infer"),
             sent(of_inputs("pair", "a", "b", "c")), _WRONG, "has no input 'c'"),
         Row("no inputs", posted(b'{"inputs": []}'), sent(of_inputs("m")), _WRONG, "is missing"),
+        both("a name with control characters", r"has no input 'x\\x00\\r\\n\\x1b",
+             name="x\0\r\n\x1b[31m"),
+        Row("100,000 dimensions", posted(document(shape=[1] * 100_000)),
+            sent(message(shape=(1,) * 100_000)), _WRONG, "100000 dimensions|and dimensions"),
+        Row("300,000 empty tensors", posted(b'{"inputs": [' + b"{}," * 300_000 + b"{}]}"),
+            sent(b"\x0a\x01m" + b"\x2a\0" * 300_000), _WRONG, "300001 inputs|fields"),
+        Row("50,000 outputs", posted(
+                document()[:-1] + b', "outputs": [' + outputs[1:] + b"]}"
+            ), sent(message() + b"\x32\3\x0a\1y" * 50_000), _WRONG, "50000 outputs|fields"),
+        Row("a number of 500,000 digits",
+            posted(document(data=[]).replace(b"[]", b"[" + b"9" * 500_000 + b"]")),
+            None, (_BAD, None), "not JSON"),
         Row("an element longer than its tensor",
             binary(b"\xff\xff\xff\x7fab", inputs({**BYTES, "parameters": SIX})),
             sent(message("text", b"\xff\xff\xff\x7fab", datatype="BYTES", shape=(1, 1))), _WRONG,
@@ -325,11 +338,12 @@ def _framing() -> list[Row]:
         Row("a body cut off", cut_off(http(INFER, document()[:30], size=len(document()))),
             framed(frame[:-5], size=len(frame)), ("504", "DEADLINE_EXCEEDED"),
             "did not come", slow),
-        Row("a frame cut off", None, framed(frame[:-5]), (None, _ARGUMENT), "truncated"),
+        Row("a frame cut off", None, framed(frame[:-5]), (None, _ARGUMENT),
+            "truncated|send the whole message"),
         Row("two messages in a unary call", None, framed(frame * 2), (None, _ARGUMENT),
-            "followed by another"),
+            "followed by another|follow the first"),
         Row("a frame's flag that there is not", None, framed(b"\7" + frame[1:]),
-            (None, _ARGUMENT), "flag is not 0 or 1"),
+            (None, _ARGUMENT), "flag is not 0 or 1|must be 0, or 1"),
         Row("headers that never end", cut_off(f"POST {head}x-slow: ".encode()), None,
             ("408", None), "did not come in time", slow),
         Row("a header length beyond the body", binary(bytes(16), length=100_000), None,
@@ -387,6 +401,9 @@ def _names() -> list[Row]:
             (_BAD, None), ""),
         Row("headers of 200 KiB", cut_off(http(INFER, document(), X_Big="v" * 200_000)), None,
             ("431", None), ""),
+        Row("1,000 headers",
+            cut_off(http(INFER, document(), **{f"X_{n}": "" for n in range(1000)})),
+            None, ("431", None), ""),
         Row("a routing header that lies", None,
             framed(compressed(message("pair")), grpc_encoding="gzip", tidegate_model="m"),
             (None, _ARGUMENT), "the message is for 'pair', but its header tidegate-model led"),
@@ -414,4 +431,15 @@ def _models() -> list[Row]:
     ]  # fmt: skip
 
 
-ROWS = (*_malformed(), *_tensors(), *_framing(), *_names(), *_models())
+_NEED_OTHERS = (
+    "text that is not UTF-8 for JSON",
+    "BYTES that are not UTF-8, answered in JSON",
+    "an input missing",
+    "an input too many",
+    "an element longer than its tensor",
+)
+_OF_MODEL = (*_malformed(), *_tensors(), *_framing(), *_names())
+
+ROWS = (*_OF_MODEL, *_models())
+SOLE_ROWS = tuple(row for row in _OF_MODEL if row.name not in _NEED_OTHERS)
+"""What needs no model but ``m``, and has the same codes where there is no other one."""

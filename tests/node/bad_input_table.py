@@ -13,7 +13,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
@@ -55,9 +55,14 @@ def fill(root: Path, outside: Path) -> None:
         (root / name / "model.yaml").write_text(text)
 
 
+def fill_sole(root: Path, outside: Path) -> None:
+    """Write a good model alone: the edge passes its gRPC calls on unread."""
+    models.identity(root / "m.onnx")
+
+
 @contextlib.asynccontextmanager
-async def the_node() -> AsyncIterator[World]:
-    """A node with all the models."""
+async def the_node(fill: Callable[[Path, Path], None] = fill) -> AsyncIterator[World]:
+    """A node with all the models, or those of another ``fill``."""
     with tempfile.TemporaryDirectory() as folder:
         root, outside = Path(folder) / "models", Path(folder) / "outside"
         root.mkdir()
@@ -76,14 +81,14 @@ async def timed(world: World, send: Send) -> tuple[Answer, float]:
     return answer, time.perf_counter() - began
 
 
-async def neighbours(world: World) -> list[str]:
+async def neighbours(world: World, other: str = "neighbour") -> list[str]:
     """Call the same model and another one, and return the codes."""
     body = document()
     answers = await asyncio.gather(
         world.message(message()),
-        world.message(message("neighbour")),
+        world.message(message(other)),
         world.rest(http(INFER, body)),
-        world.rest(http("/v2/models/neighbour/infer", body)),
+        world.rest(http(f"/v2/models/{other}/infer", body)),
     )
     return [answer.code for answer in answers]
 

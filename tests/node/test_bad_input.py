@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 import pytest_asyncio
 
-from tests.node.bad_input_rows import ROWS, Row, Send, World
-from tests.node.bad_input_table import SERVED, neighbours, the_node, timed
+from tests.node.bad_input_rows import ROWS, SOLE_ROWS, Row, Send, World
+from tests.node.bad_input_table import SERVED, fill_sole, neighbours, the_node, timed
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -56,8 +56,8 @@ async def test_bad_input_has_its_code_at_once(
     assert memory(world).keys() == before.keys(), "a process died"
 
 
-async def check(world: World, row: Row, send: Send, wanted: str) -> None:
-    (answer, seconds), around = await asyncio.gather(timed(world, send), neighbours(world))
+async def check(world: World, row: Row, send: Send, wanted: str, other: str = "neighbour") -> None:
+    (answer, seconds), around = await asyncio.gather(timed(world, send), neighbours(world, other))
     assert answer.code == wanted, answer
     assert re.search(row.words, answer.message), answer
     assert len(answer.message) < 5000
@@ -69,10 +69,27 @@ async def test_a_flood_of_it_takes_no_memory(
     world: World, before: dict[int, tuple[int, int]]
 ) -> None:
     """After all of the above, and what waits for nothing five times more, all at once."""
-    sends = [send for row in ROWS for send in (row.rest, row.grpc) if send and row.within <= 1]
+    await flood(world, before, ROWS)
+    assert await neighbours(world) == SERVED
+
+
+async def test_a_sole_model_answers_the_same() -> None:
+    """Its replicas get over gRPC what the edge has not read."""
+    async with the_node(fill_sole) as world:
+        assert await neighbours(world, "m") == SERVED
+        before = memory(world)
+        for row in SOLE_ROWS:
+            if row.grpc is not None:
+                assert row.codes[1] is not None
+                await check(world, row, row.grpc, row.codes[1], "m")
+        await flood(world, before, SOLE_ROWS)
+        assert await neighbours(world, "m") == SERVED
+
+
+async def flood(world: World, before: dict[int, tuple[int, int]], rows: Sequence[Row]) -> None:
+    sends = [send for row in rows for send in (row.rest, row.grpc) if send and row.within <= 1]
     for _ in range(5):
         await asyncio.gather(*(timed(world, send) for send in sends))
-    assert await neighbours(world) == SERVED
     after = memory(world)
     assert after.keys() == before.keys()
     grown = sum(after[pid][0] - before[pid][0] for pid in before)

@@ -28,7 +28,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests import models
 from tests.node.harness import ServedNode, fetch
-from tidegate.protocols import grpc_reflection
+from tidegate.protocols import grpc_reflection, open_inference
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -204,7 +204,7 @@ async def test_no_name_leads_out_of_the_repository(rpc: Any, name: str) -> None:
         ("repository", b"", 404, ""),
         ("repository/index", b'{"ready": 1}', 400, "true or false"),
         ("repository/index", b"\xff", 400, "is not JSON"),
-        ("repository/index", b"[" * 2**21, 400, "at most 1048576"),
+        ("repository/index", b"[" * 2**21, 413, "larger than 1048576"),
         ("repository/index", b"[" * 2**19, 400, "is not JSON"),
     ],
 )
@@ -216,6 +216,29 @@ async def test_bad_calls_are_refused_on_both_ports(
     admin = f"http://127.0.0.1:{node.admin_port}/v2/{path}"
     found, answer = await asyncio.to_thread(fetch, admin, body)
     assert found in (status, 400, 404, 413), answer
+
+
+async def test_the_controller_keeps_no_large_body(node: ServedNode) -> None:
+    assert node.process is not None
+    status = Path(f"/proc/{node.process.pid}/status")
+
+    def peak() -> int:
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+
+    size = 48 * 2**20
+    before = peak()
+    paths = ["/v2/repository/index", "/v2/logging", "/v2/models/broken/infer"]
+    found = await asyncio.gather(*(node.post(path, b"[" * size) for path in paths * 2))
+    assert [code for code, _ in found] == [413, 413, 503] * 2, found
+    async with grpc.aio.insecure_channel(node.target) as channel:
+        for path, message, code in (
+            (open_inference.REPOSITORY_INDEX, b"\x0a\xff\xff\xff\x0f", "RESOURCE_EXHAUSTED"),
+            (open_inference.MODEL_INFER, b"\x0a\6broken\x3a", "UNAVAILABLE"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary(path)(message + b"\xfb\xff\xff\x17" + bytes(size - 5))
+            assert caught.value.code().name == code, caught.value
+    assert peak() - before < size
 
 
 async def test_wrong_methods(node: ServedNode) -> None:

@@ -16,6 +16,7 @@ from tidegate.edge.names import CLUSTER_HEADER, MODEL_PREFIX, SOLE, TASK_PREFIX
 from tidegate.errors import (
     InferenceFailed,
     InvalidInput,
+    MessageTooLarge,
     MethodNotFound,
     ModelNotFound,
     ModelNotReady,
@@ -26,6 +27,7 @@ from tidegate.node.server_calls import Call, Extension, ServerCalls
 from tidegate.protocols import open_inference
 from tidegate.protocols.grpc_frames import unframe
 from tidegate.protocols.open_inference import metadata as metadata_codec
+from tidegate.protocols.open_inference.documents import LARGEST
 from tidegate.replica.exchange import Exchange
 from tidegate.telemetry.statistics import GRPC, REST
 
@@ -75,27 +77,16 @@ class ControllerApi:
     """Answers exchanges: calls about the whole server, and those of models without replicas."""
 
     def __init__(
-        self, calls: ServerCalls, fleet: Fleet, limit: int, unserved: Counter[tuple[str, str]]
+        self, calls: ServerCalls, fleet: Fleet, unserved: Counter[tuple[str, str]]
     ) -> None:
         self._calls = calls
         self._fleet = fleet
-        self._limit = limit
         self._unserved = unserved
         self._tasks: set[asyncio.Task[None]] = set()
 
     def handle(self, exchange: Exchange) -> None:
         """Answer ``exchange``, now or later."""
-        cluster = exchange.headers.get(_HEADER, b"").decode("latin-1")
-        if cluster.startswith(MODEL_PREFIX):
-            model = cluster.removeprefix(MODEL_PREFIX).partition(":")[0]
-            self._unserved[model, GRPC if exchange.grpc else REST] += 1
-            if exchange.grpc and exchange.path == open_inference.MODEL_READY:
-                exchange.reply_grpc((metadata_codec.encode_model_ready(False),))
-            else:
-                exchange.fail(self._why(cluster.removeprefix(MODEL_PREFIX)))
-            return
-        if cluster == SOLE or cluster.startswith(TASK_PREFIX):
-            exchange.fail(self._why_nobody(cluster))
+        if self._explained(exchange):
             return
         answer = self._answer_grpc(exchange) if exchange.grpc else self._answer_rest(exchange)
         task = asyncio.create_task(_guarded(exchange, answer))
@@ -103,11 +94,32 @@ class ControllerApi:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def refuse(self, exchange: Exchange, error: BaseException) -> None:
+        """Answer a call whose body is larger than ``LARGEST``, and was dropped."""
+        if not self._explained(exchange):
+            exchange.fail(MessageTooLarge(f"the body is larger than {LARGEST} bytes; send less"))
+
+    def _explained(self, exchange: Exchange) -> bool:
+        """Answer why nobody serves a call for a model, if it is one, whatever its body is."""
+        cluster = exchange.headers.get(_HEADER, b"").decode("latin-1")
+        if cluster == SOLE or cluster.startswith(TASK_PREFIX):
+            exchange.fail(self._why_nobody(cluster))
+            return True
+        if not cluster.startswith(MODEL_PREFIX):
+            return False
+        model = cluster.removeprefix(MODEL_PREFIX).partition(":")[0]
+        self._unserved[model, GRPC if exchange.grpc else REST] += 1
+        if exchange.grpc and exchange.path == open_inference.MODEL_READY:
+            exchange.reply_grpc((metadata_codec.encode_model_ready(False),))
+        else:
+            exchange.fail(self._why(cluster.removeprefix(MODEL_PREFIX)))
+        return True
+
     async def _answer_grpc(self, exchange: Exchange) -> None:
         path = exchange.path
         if not self._calls.has_method(path):
             raise MethodNotFound(f"there is no method {path} here")
-        message = bytes(unframe(exchange.body, self._limit, exchange.head.encoding))
+        message = bytes(unframe(exchange.body, LARGEST, exchange.head.encoding))
         exchange.reply_grpc((await self._calls.answer_method(path, message, trusted=False),))
 
     async def _answer_rest(self, exchange: Exchange) -> None:

@@ -46,7 +46,10 @@ from tidegate.node.settings_calls import LogCalls, TraceCalls
 from tidegate.node.shared_memory_calls import SharedMemoryCalls
 from tidegate.node.statistics import Statistics
 from tidegate.node.statistics_calls import StatisticsCalls
+from tidegate.protocols.grpc_frames import PREFIX_SIZE
+from tidegate.protocols.open_inference.documents import LARGEST
 from tidegate.replica import lifeline
+from tidegate.replica.exchange import OpenConnections
 from tidegate.replica.flight import read_suspects
 from tidegate.replica.http import Server
 from tidegate.replica.spec import ReplicaSpec
@@ -180,10 +183,18 @@ class Controller:
             )
 
     async def _start(self) -> None:
-        limit = self.config.max_message_size
-        api = ControllerApi(self.calls, self.fleet, limit, self.unserved)
+        api = ControllerApi(self.calls, self.fleet, self.unserved)
+        connections = OpenConnections()
+        connections.refuse = api.refuse
         await self._stack.enter_async_context(
-            Server(self.directory.api_socket, api.handle, limit, opener=self.calls.open_stream)
+            Server(
+                self.directory.api_socket,
+                api.handle,
+                LARGEST,
+                room=PREFIX_SIZE,
+                connections=connections,
+                opener=self.calls.open_stream,
+            )
         )
         self.control = await self._stack.enter_async_context(
             ControlServer(self.directory.ads_socket, self._rejected)
@@ -273,7 +284,8 @@ class Controller:
                 f"a request to {spec.model} was being run when two replicas died: it is "
                 "quarantined"
             )
-            self._changed.set()
+            # At once: those that are started in place of the dead read it.
+            self._noticeboard.tell(self.fleet, self._quarantine.digests)
 
     async def _watch(self) -> None:
         """Follow the repository; what is still being copied waits until it has settled."""

@@ -45,9 +45,9 @@ class Noticeboard:
                 versions[generation.model] = tuple(sorted(known))
         notices = Notices(versions=versions, quarantined=quarantined, log_level=self._log_level)
         if notices != self._notices:
+            write_whole(self._file, notices.model_dump_json().encode())
             self._notices = notices
             self._told.clear()
-            write_whole(self._file, notices.model_dump_json().encode())
         ready = {r.pid for g in fleet.generations() for r in g.ready if r.pid is not None}
         # One that became ready just now may have read the file before it was written.
         for pid in ready - self._told:

@@ -15,11 +15,13 @@ class Quarantine:
     """Collects what dead replicas were running.
 
     A request is retried once, on another replica, under the same id. When that one dies
-    with it too, its digest is quarantined: the same request sent again is refused.
+    with it too, its digest is quarantined: the same request sent again is refused. Both may
+    die within milliseconds, and the second death may be noticed first.
     """
 
     def __init__(self, digests: Sequence[str] = ()) -> None:
-        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._seen: OrderedDict[bytes, bytes | None] = OrderedDict()
+        """The digests, by id; ``None`` where only the first attempt has been seen."""
         self._digests = list(digests)
 
     @property
@@ -31,12 +33,12 @@ class Quarantine:
         """Note what a replica was running when it died; return whether a request is guilty."""
         found = False
         for suspect in suspects:
-            if suspect.digest is not None and suspect.request_id in self._seen:
-                digest = suspect.digest.hex()
-                if digest not in self._digests:
-                    self._digests = [*self._digests, digest][-_MOST:]
-                    found = True
-            self._seen[suspect.request_id] = None
+            twice = suspect.request_id in self._seen
+            digest = suspect.digest or self._seen.get(suspect.request_id)
+            if twice and digest is not None and digest.hex() not in self._digests:
+                self._digests = [*self._digests, digest.hex()][-_MOST:]
+                found = True
+            self._seen[suspect.request_id] = digest
             while len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
         return found

@@ -209,6 +209,7 @@ async def _serve(
         max_message_size=spec.max_message_size,
         tasks=frozenset(spec.config.task_ids),
         regions=None if spec.regions is None else Regions(spec.regions, spec.max_message_size),
+        fingerprint=spec.fingerprint,
     )
     ready = Ready(
         pid=os.getpid(),

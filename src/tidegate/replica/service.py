@@ -40,7 +40,7 @@ from tidegate.replica.batch import Ran
 from tidegate.replica.binding import Binding
 from tidegate.replica.dialects import Dialects, Spoken, send
 from tidegate.replica.engine import Answer, Engine, RequestSlot
-from tidegate.replica.exchange import Exchange
+from tidegate.replica.exchange import Bytes, Exchange
 from tidegate.replica.flight import short, tag
 from tidegate.replica.inference import InferenceSlot, about
 from tidegate.replica.regions import Regions
@@ -87,6 +87,8 @@ class Served:
     """The ids of tasks by which the model is known as well."""
     regions: Regions | None = None
     """Shared memory in which tensors may lie, where that is allowed."""
+    fingerprint: str = ""
+    """Tells the files of this version from those that it had before."""
 
     @property
     def metadata(self) -> ModelMetadata:
@@ -129,6 +131,9 @@ class Service:
         self._dialects = Dialects(dialects, self._message, self._body)
         self._dtypes = _output_types(served.metadata)
         self._quarantined: frozenset[bytes] = frozenset()
+        # What kills one model may be sent to another, and to this one when it has been mended.
+        whose = f"{self._name}\0{served.version}\0{served.fingerprint}"
+        self._digest_key = hashlib.blake2b(whose.encode()).digest()
         self._grpc: Mapping[bytes, Callable[[Exchange], None]] = {
             _INFER: self._infer_grpc,
             open_inference.MODEL_READY.encode(): self._ready_grpc,
@@ -364,12 +369,9 @@ class Service:
 
     def _entry(self, exchange: Exchange, request: InferRequest, retried: bool) -> bytes | None:
         """Return the request's entry in the flight recorder, if it may run at all."""
-        hashed = hashlib.blake2b(exchange.body, digest_size=16)
-        if self.regions is not None and b"shared_memory_region" in exchange.body:
-            # The same message stands for whatever lies in the memory.
-            for tensor in request.inputs:
-                hashed.update(to_raw(tensor))
-        digest = hashed.digest()
+        shared = self.regions is not None and b"shared_memory_region" in exchange.body
+        # The same message stands for whatever lies in the memory.
+        digest = self.digest(exchange.body, *map(to_raw, request.inputs if shared else ()))
         if digest in self._quarantined:
             raise Quarantined(
                 "this very request was being run when two replicas died, and is not run "
@@ -377,6 +379,13 @@ class Service:
             )
         request_id = exchange.request_id
         return None if request_id is None else tag(request_id, digest if retried else None)
+
+    def digest(self, *data: Bytes) -> bytes:
+        """Return 16 bytes that tell a request to these files of this version from others."""
+        hashed = hashlib.blake2b(digest_size=16, key=self._digest_key)
+        for part in data:
+            hashed.update(part)
+        return hashed.digest()
 
     def response(self, request: InferRequest, result: Answer) -> InferResponse:
         """Return what came out of the model as the response to ``request``."""

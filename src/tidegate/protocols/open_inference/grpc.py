@@ -22,6 +22,7 @@ import numpy as np
 from tidegate.errors import InferenceFailed, InvalidInput, Unsupported
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import messages
+from tidegate.protocols.open_inference.bounds import check_message
 from tidegate.protocols.open_inference.places import (
     Place,
     Placed,
@@ -95,6 +96,7 @@ def decode_infer(message: Buffer, reader: Reader | None = None) -> InferRequest:
         InvalidInput: the message is malformed, or its shapes, types and data do not agree.
         Unsupported: it asks for shared memory without a reader, or for a classification.
     """
+    check_message(message)
     try:
         return _decode_usual(message) or _decode_any(message, reader)
     except (IndexError, UnicodeDecodeError, _InSharedMemory):
@@ -270,7 +272,7 @@ def _plan_of(request: Any, *, shared: bool = False) -> _Plan:
         seen.add(name)
         _refuse("input", name, tensor.parameters, shared=shared)
         dtype = dtype_of(name, tensor.datatype)
-        shape = checked_shape(name, tensor.shape[:])
+        shape = checked_shape(name, tensor.shape)
         plain = dtype.itemsize is not None and dtype is not DType.BOOL
         size = element_count(shape) * dtype.itemsize if plain and dtype.itemsize else -1
         inputs.append(_Input(name, dtype, shape, dtype.numpy, size))

@@ -125,7 +125,7 @@ def _flat(name: str, shape: tuple[int, ...], data: list[Any]) -> list[Any]:
                 "nest it as its shape says or send a flat list"
             )
         length = len(level[0])
-        if any(type(row) is not list or len(row) != length for row in level):
+        if {*map(type, level)} != {list} or {*map(len, level)} != {length}:
             raise InvalidInput(
                 f"the rows in the data of input {name!r} at depth {len(nesting)} are not all "
                 f"lists of {length}; nest it as its shape says or send a flat list"

@@ -19,6 +19,7 @@ import orjson
 from tidegate.errors import InferenceFailed, InvalidInput, Unsupported
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import bare_body, json_numbers
+from tidegate.protocols.open_inference.bounds import MOST_TENSORS, check_document
 from tidegate.protocols.open_inference.json_data import from_json, refuse_infinite, to_json
 from tidegate.protocols.open_inference.places import (
     Place,
@@ -249,6 +250,7 @@ def _read(head: bytes) -> _Plan:
 
 def _understand(head: bytes, texts: dict[str, bytes]) -> _Plan:
     """Return what the JSON of a request says; the ``texts`` of marks are taken out."""
+    check_document(head)
     try:
         document = orjson.loads(head)
     except orjson.JSONDecodeError as error:
@@ -282,6 +284,7 @@ def _plan(head: bytes) -> _Plan:
 def _inputs(found: object, texts: dict[str, bytes]) -> tuple[_Input, ...]:
     if not isinstance(found, list):
         raise InvalidInput(f"'inputs' is {shown(found)}; send a list of tensors")
+    _check_count("inputs", found)
     seen: set[str] = set()
     inputs = []
     for index, item in enumerate(found):
@@ -343,6 +346,7 @@ def _array(
     array = json_numbers.read(dtype, shape, text)
     if array is not None:
         return array
+    check_document(text)
     try:
         return from_json(name, dtype, shape, orjson.loads(text))
     except orjson.JSONDecodeError as error:
@@ -354,6 +358,7 @@ def _outputs(found: object) -> tuple[RequestedOutput, ...]:
         return ()
     if not isinstance(found, list):
         raise InvalidInput(f"'outputs' is {shown(found)}; send a list or leave it out")
+    _check_count("outputs", found)
     outputs: dict[str, RequestedOutput] = {}
     for index, item in enumerate(found):
         name = _name("outputs", index, item)
@@ -371,6 +376,13 @@ def _outputs(found: object) -> tuple[RequestedOutput, ...]:
                 )
         outputs[name] = RequestedOutput(name, parameters)
     return tuple(outputs.values())
+
+
+def _check_count(where: str, found: list[Any]) -> None:
+    if len(found) > MOST_TENSORS:
+        raise InvalidInput(
+            f"there are {len(found)} {where}; at most {MOST_TENSORS} are possible in a request"
+        )
 
 
 def _name(where: str, index: int, item: object) -> str:

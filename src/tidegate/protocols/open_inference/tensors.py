@@ -83,7 +83,7 @@ def checked_shape(name: str, dimensions: Sequence[int]) -> tuple[int, ...]:
             f"the shape of input {name!r} has {len(dimensions)} dimensions; "
             f"at most {MAX_RANK} are possible"
         )
-    shape = tuple(dimensions)
+    shape = tuple(dimensions[:])  # protobuf gives a list much sooner than numbers one by one
     if shape and min(shape) < 0:
         raise InvalidInput(
             f"the shape of input {name!r} is {list(shape)}; every dimension must be 0 or more"
