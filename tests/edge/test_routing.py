@@ -161,7 +161,7 @@ async def test_an_unlisted_unary_method_is_unimplemented(edge: Edge) -> None:
     await models(edge)
     code, words = await edge.failure(message("m"), method="/tensorflow.Predict/Nope")
     assert code == "UNIMPLEMENTED"
-    assert "/tensorflow.Predict/Nope" in words
+    assert words == "there is no method /tensorflow.Predict/Nope here"
 
 
 async def test_truncated_and_doubled_frames_are_invalid_arguments(edge: Edge) -> None:

@@ -368,7 +368,7 @@ FAILURES = (
     ),
     Failure(
         "unknown method", lambda node, client: client.unknown_method(), "404", "UNIMPLEMENTED",
-        r"a model has no 'nothing'|there is no POST /inference.*/ModelNothing here",
+        r"a model has no 'nothing'|there is no method /inference.*/ModelNothing here",
     ),
     Failure(
         "a broken model", _infer("text", 0), "503", "UNAVAILABLE",

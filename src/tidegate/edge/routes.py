@@ -59,12 +59,8 @@ def route_configuration(
     _forward_to_controller(host)
     _forward_to_model(host)
     _forward_named_otherwise(host, topology)
-    rest = host.routes.add(name="nothing")
-    rest.match.prefix = "/"
-    rest.direct_response.status = 404
-    rest.direct_response.body_format.text_format_source.inline_string = (
-        "there is no %REQ(:METHOD)% %REQ(:PATH):256% here"
-    )
+    _answer_nothing(host, "method %REQ(:PATH):256%").match.grpc.SetInParent()
+    _answer_nothing(host, "%REQ(:METHOD)% %REQ(:PATH):256%")
     return route_pb2.RouteConfiguration(
         name=ROUTES,
         virtual_hosts=[host],
@@ -92,6 +88,17 @@ def _answer(host: route_components_pb2.VirtualHost, path: str, status: int, body
         header=base_pb2.HeaderValue(key="content-type", value="application/json"),
         append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
     )
+
+
+def _answer_nothing(
+    host: route_components_pb2.VirtualHost, what: str
+) -> route_components_pb2.Route:
+    route = host.routes.add(name="nothing")
+    route.match.prefix = "/"
+    route.direct_response.status = 404
+    body = route.direct_response.body_format.text_format_source
+    body.inline_string = f"there is no {what} here"
+    return route
 
 
 def _forward_unread(host: route_components_pb2.VirtualHost, path: str, cluster: str) -> None:

@@ -232,7 +232,10 @@ def _unpickle(path: Path, code: FolderCode | None) -> Any:
                 return getattr(own, name)
             if code is not None and code.has(module):
                 module = f"{code.package}.{module}"
-            return super().find_class(module, name)
+            try:
+                return super().find_class(module, name)
+            except (AttributeError, ImportError) as error:
+                raise ImportError(_missing(module, name, error)) from error
 
     using = SimpleNamespace(Unpickler=Unpickler, load=pickle.load, __name__="pickle")
     try:
@@ -244,6 +247,12 @@ def _unpickle(path: Path, code: FolderCode | None) -> Any:
         ) from error
     except Exception as error:
         reraise(error, InvalidModel, f"PyTorch {torch.__version__} refuses {path.name}: ")
+
+
+def _missing(module: str, name: str, error: Exception) -> str:
+    if module == "__main__":
+        return f"{name} of the program that saved it"
+    return f"{module}.{name} ({error})"
 
 
 def _loading(path: Path, load: Callable[[], Any]) -> Any:
