@@ -9,7 +9,7 @@ import pytest
 
 import tidegate
 
-HEAVY = ("numpy", "httpx", "grpc", "asyncio", "pydantic", "orjson", "google.protobuf")
+HEAVY = ("numpy", "httpcore", "httpx", "grpc", "asyncio", "pydantic", "orjson", "google.protobuf")
 
 
 def test_importing_it_brings_nothing() -> None:
@@ -21,7 +21,7 @@ def test_importing_it_brings_nothing() -> None:
 def test_a_client_brings_its_transport_with_the_first_call() -> None:
     code = (
         "import sys, tidegate; tidegate.Client('grpc://127.0.0.1:1'); tidegate.AsyncClient(); "
-        "tidegate.serve('models'); print({'httpx', 'grpc'} & sys.modules.keys())"
+        "tidegate.serve('models'); print({'httpcore', 'httpx', 'grpc'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout.strip(), done.stderr) == ("set()", "")

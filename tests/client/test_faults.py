@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import math
 import shutil
 import socket
 import ssl
@@ -83,7 +84,16 @@ def drip(connection: socket.socket, request: bytes) -> None:
             connection.recv(65536)
 
 
-@pytest.mark.parametrize("script", [hang, drip])
+def drip_headers(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+    connection.settimeout(0.02)
+    while True:
+        connection.sendall(b"a")
+        with contextlib.suppress(TimeoutError):
+            connection.recv(65536)
+
+
+@pytest.mark.parametrize("script", [hang, drip, drip_headers])
 def test_an_answer_that_does_not_come_in_time(infer: Callable[..., Any], script: Script) -> None:
     with scripted(script) as port, pytest.raises(errors.DeadlineExceeded, match=r"in 0\.3 s"):
         infer(f"http://127.0.0.1:{port}", timeout=0.3)
@@ -380,6 +390,11 @@ def test_proxies_are_for_other_machines(
         assert seen == []
         infer("http://models.example")
         assert seen[0].startswith(b"POST http://models.example/v2/models/m/infer ")
+        assert b"\r\nhost: models.example\r\n" in seen[0]
+        monkeypatch.setenv("http_proxy", f"u%40x:p@127.0.0.1:{proxy}")
+        infer("http://models.example:81")
+        assert seen[1].startswith(b"POST http://models.example:81/v2/models/m/infer ")
+        assert b"\r\nProxy-Authorization: Basic dUB4OnA=\r\n" in seen[1]
 
 
 @pytest.mark.parametrize("timeout", ["5", 0, -1, float("nan"), [3]])
@@ -395,6 +410,41 @@ def test_a_closed_client_makes_no_calls() -> None:
     client.close()
     with pytest.raises(RuntimeError, match="is closed"):
         client.infer("m", X)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[tuple[int, threading.Event]]:
+    """A server that takes what comes and says nothing; the event is set when something has."""
+    came = threading.Event()
+
+    def take(connection: socket.socket, request: bytes) -> None:
+        came.set()
+        hang(connection, request)
+
+    with scripted(take) as port:
+        yield port, came
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_closing_a_client_cuts_its_calls(scheme: str) -> None:
+    with silent() as (port, came), futures.ThreadPoolExecutor(1) as thread:
+        client = Client(f"{scheme}://127.0.0.1:{port}", timeout=math.inf)
+        call = thread.submit(client.infer, "m", X)
+        assert came.wait(20)
+        client.close()
+        with pytest.raises(errors.ConnectionLost, match="this client was closed"):
+            call.result(20)
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+async def test_closing_an_async_client_cuts_its_calls(scheme: str) -> None:
+    with silent() as (port, came):
+        client = AsyncClient(f"{scheme}://127.0.0.1:{port}", timeout=math.inf)
+        call = asyncio.create_task(client.infer("m", X))
+        assert await asyncio.to_thread(came.wait, 20)
+        await client.close()
+        with pytest.raises(errors.ConnectionLost, match="this client was closed"):
+            await asyncio.wait_for(call, 20)
 
 
 def test_a_forked_process_has_connections_of_its_own() -> None:

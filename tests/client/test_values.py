@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import ml_dtypes
@@ -11,6 +12,7 @@ import pytest
 
 from tidegate import AsyncClient, Client, InferResult
 from tidegate.client.address import Address
+from tidegate.client.proxies import proxy_to
 from tidegate.client.values import needs_signature, tensor_of, tensors_of
 from tidegate.errors import ConfigurationError, InvalidInput
 from tidegate.types import DType, InferResponse, Signature, Tensor, TensorSpec
@@ -223,3 +225,43 @@ def test_how_they_show() -> None:
     assert repr(AsyncClient("grpc://h:1").model("m", 3)) == (
         "AsyncClient('grpc://h:1').model('m', version=3)"
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "proxy"),
+    [
+        ("http://a.example", {}, None),
+        ("http://a.example", {"http_proxy": "proxy:3128"}, b"proxy:3128"),
+        ("http://a.example", {"all_proxy": "http://[::1]:3128"}, b"::1:3128"),
+        ("http://a.example", {"https_proxy": "http://proxy"}, None),
+        ("https://a.example", {"https_proxy": "http://proxy"}, b"proxy:80"),
+        ("http://a.example", {"http_proxy": "proxy", "no_proxy": "b.example, a.example"}, None),
+        ("http://a.example", {"http_proxy": "proxy", "no_proxy": ".example"}, None),
+        ("http://a.example", {"http_proxy": "proxy", "no_proxy": "*"}, None),
+        ("http://10.1.2.3", {"http_proxy": "proxy", "no_proxy": "x,10.0.0.0/8"}, None),
+        ("http://11.1.2.3", {"http_proxy": "proxy", "no_proxy": "10.0.0.0/8"}, b"proxy:80"),
+        ("http://localhost", {"http_proxy": "proxy"}, None),
+        ("http://127.0.0.5", {"all_proxy": "proxy"}, None),
+    ],
+)
+def test_which_proxy(
+    url: str, environment: dict[str, str], proxy: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = proxy_to(Address.parse(url))
+    shown = None if found is None else found.url.host + b":%d" % (found.url.port or 0)
+    assert shown == proxy
+
+
+@pytest.mark.parametrize("value", ["ftp://secret@proxy", "http://", "http://secret:x@proxy:99999"])
+def test_a_proxy_that_is_none(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", value)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(ConfigurationError, match="no URL of a proxy") as caught:
+        proxy_to(Address.parse("http://a.example"))
+    assert "secret" not in str(caught.value)

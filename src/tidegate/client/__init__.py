@@ -1,6 +1,6 @@
 """Calling models from Python: any server of the Open Inference Protocol v2, by HTTP or gRPC.
 
-:class:`Client` blocks, :class:`AsyncClient` is awaited; both take the same steps. httpx and
+:class:`Client` blocks, :class:`AsyncClient` is awaited; both take the same steps. httpcore and
 grpcio are imported with the first call that needs them.
 """
 

@@ -55,6 +55,10 @@ class Connection:
             "it may have done what was asked: send it again if doing it twice is no harm"
         )
 
+    def closed(self) -> ConnectionLost:
+        """The client was closed while the call ran."""
+        return self.lost("this client was closed")
+
     def late(self, timeout: float) -> DeadlineExceeded:
         """The time of the call is over."""
         return DeadlineExceeded(

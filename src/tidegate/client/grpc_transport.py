@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import ssl
 from typing import Any
@@ -78,6 +79,7 @@ class AsyncGrpcTransport:
             else grpc.aio.insecure_channel(address.target, options)
         )
         self._methods: dict[str, Any] = {}
+        self._closed = False
 
     async def exchange(self, outgoing: Outgoing, timeout: float) -> Incoming:
         """Send ``outgoing`` and return the answer; see :class:`Transport`."""
@@ -92,10 +94,17 @@ class AsyncGrpcTransport:
             )
         except grpc.RpcError as error:
             return _failed(self._connection, error, timeout)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                # It is the channel that cancels; who waits for the call was not told to end.
+                raise self._connection.closed() from error
+            raise
         return Incoming(GrpcCode.OK, message)
 
     async def close(self) -> None:
         """Close the connections."""
+        self._closed = True
         await self._channel.close()
 
 
@@ -157,7 +166,7 @@ def _of_this_side(
         "Channel closed!",
         "Locally cancelled by application!",
     ):
-        return connection.lost("this client was closed")
+        return connection.closed()
     if code in (GrpcCode.UNAVAILABLE, GrpcCode.INTERNAL) and any(w in words for w in _BROKEN_OFF):
         return connection.lost(words)
     return None

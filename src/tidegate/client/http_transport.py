@@ -1,4 +1,4 @@
-"""HTTP/1.1 by httpx, blocking and for asyncio: connections are kept and used again."""
+"""HTTP/1.1 by httpcore, blocking and for asyncio: connections are kept and used again."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import math
 import ssl
 import time
 from typing import Any
+from urllib.parse import quote
 
-import httpx
+import httpcore
 
 from tidegate.client.calls import Incoming, Outgoing
 from tidegate.client.connection import Connection
+from tidegate.client.deadlines import DeadlineBackend
+from tidegate.client.proxies import proxy_to
 from tidegate.errors import (
     InvalidAnswer,
     InvalidInput,
@@ -23,7 +26,14 @@ from tidegate.protocols.compression import decompress
 from tidegate.protocols.grpc_frames import format_timeout
 
 # Idle connections are let go before servers on uvicorn (MLServer, KServe) close them, after 5 s.
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0)
+_KEPT, _KEPT_SECONDS = 64, 4.0
+_FAILURES = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+)
 
 
 class HttpTransport:
@@ -31,31 +41,31 @@ class HttpTransport:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._client = httpx.Client(**_settings(connection))
+        self._closed = False
+        self._pool = httpcore.ConnectionPool(
+            **_settings(connection), network_backend=DeadlineBackend()
+        )
 
     def exchange(self, outgoing: Outgoing, timeout: float) -> Incoming:
         """Send ``outgoing`` and return the answer; see :class:`Transport`."""
-        limit = None if math.isinf(timeout) else timeout
         end = time.monotonic() + timeout
-        request = _request(self._client, self._connection, outgoing, timeout, httpx.Timeout(limit))
+        request = _request(self._connection, outgoing, timeout)
+        limits = {"timeout": dict.fromkeys(("connect", "read", "write"), end)}
         try:
-            response = self._client.send(request, stream=True)
-            try:
+            with self._pool.stream(**request, extensions=limits) as response:
                 body = _Body(self._connection, response)
-                for chunk in response.iter_raw():
+                for chunk in response.iter_stream():
                     body.add(chunk)
-                    # httpx limits each wait; their sum is limited here.
-                    if time.monotonic() > end:
-                        raise self._connection.late(timeout)
-            finally:
-                response.close()
-        except httpx.TransportError as error:
+        except _FAILURES as error:
+            if self._closed:
+                raise self._connection.closed() from error
             raise _failure(self._connection, error, timeout) from error
         return body.whole()
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._closed = True
+        self._pool.close()
 
 
 class AsyncHttpTransport:
@@ -63,48 +73,47 @@ class AsyncHttpTransport:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._client = httpx.AsyncClient(**_settings(connection))
+        self._closed = False
+        self._pool = httpcore.AsyncConnectionPool(**_settings(connection))
 
     async def exchange(self, outgoing: Outgoing, timeout: float) -> Incoming:
         """Send ``outgoing`` and return the answer; see :class:`Transport`."""
-        request = _request(self._client, self._connection, outgoing, timeout, httpx.Timeout(None))
+        request = _request(self._connection, outgoing, timeout)
         try:
             async with asyncio.timeout(None if math.isinf(timeout) else timeout):
-                response = await self._client.send(request, stream=True)
-                try:
+                async with self._pool.stream(**request) as response:
                     body = _Body(self._connection, response)
-                    async for chunk in response.aiter_raw():
+                    async for chunk in response.aiter_stream():
                         body.add(chunk)
-                finally:
-                    await response.aclose()
         except TimeoutError as error:
             raise self._connection.late(timeout) from error
-        except httpx.TransportError as error:
+        except _FAILURES as error:
+            if self._closed:
+                raise self._connection.closed() from error
             raise _failure(self._connection, error, timeout) from error
         return body.whole()
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        self._closed = True
+        await self._pool.aclose()
 
 
 def _settings(connection: Connection) -> dict[str, Any]:
-    address = connection.address
-    verify: ssl.SSLContext | bool = False
-    if address.secure:
-        # Made only where it is needed: reading the usual authorities takes a while.
-        verify = _authorities(connection)
     return {
-        "verify": verify,
-        # Proxies from the environment; between here and here there is none.
-        "trust_env": not address.loopback,
-        "limits": _LIMITS,
-        "headers": {"accept-encoding": "identity", **connection.headers},
+        # Made only where it is needed: reading the usual authorities takes a while.
+        "ssl_context": _authorities(connection) if connection.address.secure else None,
+        "proxy": proxy_to(connection.address),
+        "max_connections": None,
+        "max_keepalive_connections": _KEPT,
+        "keepalive_expiry": _KEPT_SECONDS,
     }
 
 
 def _authorities(connection: Connection) -> ssl.SSLContext:
     if connection.ca_file is None:
+        import httpx  # for this alone: it knows where authorities are on every system
+
         return httpx.create_ssl_context()
     try:
         return ssl.create_default_context(cafile=connection.ca_file)
@@ -112,36 +121,47 @@ def _authorities(connection: Connection) -> ssl.SSLContext:
         raise connection.bad_authorities(error) from error
 
 
-def _request(
-    client: httpx.Client | httpx.AsyncClient,
-    connection: Connection,
-    outgoing: Outgoing,
-    timeout: float,
-    limits: httpx.Timeout,
-) -> httpx.Request:
+def _request(connection: Connection, outgoing: Outgoing, timeout: float) -> dict[str, Any]:
     address = connection.address
-    headers = dict(outgoing.headers)
+    host = address.host if address.host.isascii() else address.host.encode("idna").decode()
+    port = None if address.port == (443 if address.secure else 80) else address.port
+    headers = {
+        "host": (f"[{host}]" if ":" in host else host) + (f":{port}" if port else ""),
+        "user-agent": "tidegate",
+        "accept": "*/*",
+        "accept-encoding": "identity",
+    }
+    for given in (connection.headers, outgoing.headers):
+        headers.update((name.lower(), value) for name, value in given.items())
     if not math.isinf(timeout):
         # Tidegate takes the deadline of gRPC over HTTP, too; other servers ignore it.
         headers["grpc-timeout"] = format_timeout(timeout)
-    return client.build_request(
-        outgoing.method,
-        f"{address.scheme}://{address.target}{address.path}{outgoing.target}",
-        content=outgoing.body or None,
-        headers=headers,
-        timeout=limits,
-    )
+    return {
+        "method": outgoing.method,
+        "url": httpcore.URL(
+            scheme=address.scheme,
+            host=host,
+            port=port,
+            target=quote(address.path, safe="/%:@!$&'()*+,;=~") + outgoing.target,
+        ),
+        "headers": headers,
+        "content": None if outgoing.method == "GET" else outgoing.body,
+    }
 
 
 class _Body:
     """The answer's body as it comes, never more than the limit."""
 
-    def __init__(self, connection: Connection, response: httpx.Response) -> None:
+    def __init__(self, connection: Connection, response: httpcore.Response) -> None:
         self._connection = connection
-        self._response = response
+        self._status = response.status
+        self._headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in response.headers
+        }
         self._chunks: list[bytes] = []
         self._size = 0
-        announced = response.headers.get("content-length", "")
+        announced = self._headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > connection.max_answer_size:
             raise connection.too_large(announced)
 
@@ -152,9 +172,8 @@ class _Body:
         self._chunks.append(chunk)
 
     def whole(self) -> Incoming:
-        response = self._response
         body = b"".join(self._chunks)
-        encoding = response.headers.get("content-encoding", "identity")
+        encoding = self._headers.get("content-encoding", "identity")
         if encoding != "identity":
             try:
                 body = decompress(body, encoding, limit=self._connection.max_answer_size)
@@ -162,16 +181,16 @@ class _Body:
                 raise self._connection.too_large() from None
             except (InvalidInput, UnsupportedEncoding) as error:
                 raise InvalidAnswer(f"the answer cannot be unpacked: {error}") from error
-        return Incoming(response.status_code, body, headers=response.headers)
+        return Incoming(self._status, body, headers=self._headers)
 
 
-def _failure(connection: Connection, error: httpx.TransportError, timeout: float) -> TidegateError:
+def _failure(connection: Connection, error: Exception, timeout: float) -> TidegateError:
     reason = str(error) or type(error).__name__
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, httpcore.TimeoutException):
         return connection.late(timeout)
-    if isinstance(error, httpx.ConnectError | httpx.ProxyError):
+    if isinstance(error, httpcore.ConnectError | httpcore.ProxyError):
         return connection.unreachable(reason)
     broken_off = any(words in reason for words in ("disconnected", "incomplete", "peer closed"))
-    if isinstance(error, httpx.RemoteProtocolError) and not broken_off:
+    if isinstance(error, httpcore.RemoteProtocolError) and not broken_off:
         return connection.not_http(reason)
     return connection.lost(reason)
