@@ -295,3 +295,12 @@ def test_json_is_a_flag_wherever_it_is() -> None:
         "version",
     }  # fmt: skip
     assert all(isinstance(option, click.Option) and option.is_flag for option in found.values())
+
+
+def test_the_list_of_commands_says_what_each_does(capsys: Captured) -> None:
+    """Whole sentences, on a terminal of the usual width."""
+    assert run(["--help"]) == 0
+    listed = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert len(listed) == len(cli.commands)
+    assert all(line.endswith(".") and not line.endswith("..") for line in listed)
+    assert max(map(len, listed)) < 80

@@ -88,6 +88,8 @@ def test_the_settings_of_a_model(repository: Path, capsys: Captured) -> None:
 def test_what_is_wrong_is_told_as_elsewhere(
     repository: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert run(["config", str(repository / "mpl")]) == 78
+    assert "mpl is no folder; give the path of a repository" in capsys.readouterr().err
     assert run(["config", "--model", "mpl", str(repository)]) == 66
     assert "has no model 'mpl'; did you mean 'mlp'?" in capsys.readouterr().err
     assert run(["config", "--model", "mlp", str(repository), "--port=1"]) == 2

@@ -120,7 +120,7 @@ class Wanted:
     shapes: dict[str, tuple[int, ...]]
 
 
-@click.command(name="bench")
+@click.command(name="bench", short_help="Measure how fast a server answers calls of a model.")
 @click.argument("target", metavar="HOST:PORT")
 @click.option("-m", "--model", required=True, help="the model to call")
 @click.option("--version", default="", help="its version (default: the server's choice)")

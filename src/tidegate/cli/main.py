@@ -51,7 +51,7 @@ def cli(debug: bool) -> None:
         os.environ[_DEBUG] = "1"
 
 
-@cli.command()
+@cli.command(short_help="Serve the models in a folder until Ctrl-C or SIGTERM.")
 @click.argument("repository", type=click.Path(path_type=Path))
 @node_options()
 def serve(repository: Path, **options: object) -> int:
@@ -65,7 +65,7 @@ def serve(repository: Path, **options: object) -> int:
     return run(repository, options)
 
 
-@cli.command()
+@cli.command(short_help="Show what a model's file or folder, or a repository is.")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.option("--no-load", is_flag=True, help="do not load models to read their signatures")
@@ -105,7 +105,7 @@ def stop(port: str | None, run_dir: str | None, every: bool) -> int:
     return run(port, run_dir, every=every)
 
 
-@cli.command()
+@cli.command(short_help="Show the logs of a model's replicas, the edge, the controller.")
 @click.argument("of", metavar="MODEL|edge|controller", shell_complete=completion.logs)
 @click.option("--version", type=click.IntRange(1), metavar="V", help="this version alone")
 @click.option("--replica", type=click.IntRange(0), metavar="N", help="this replica alone, from 0")
@@ -170,7 +170,7 @@ def infer(**options: Any) -> int:
     return run(Asked(**options))
 
 
-@cli.command()
+@cli.command(short_help="Load a model on a running node, or read it again.")
 @click.argument("model", shell_complete=completion.models)
 @which_node
 @click.option("--json", "as_json", is_flag=True, help="print the model's state as JSON")
@@ -192,7 +192,7 @@ def unload(model: str, port: str | None, run_dir: str | None, as_json: bool) -> 
     return run("unload", model, port, run_dir, as_json=as_json)
 
 
-@cli.command(name="completion")
+@cli.command(name="completion", short_help="Print the script for completion in a shell.")
 @click.argument("shell", type=click.Choice(completion.SHELLS))
 def print_completion(shell: str) -> int:
     """Print the script with which SHELL completes commands, options and models.
@@ -202,7 +202,7 @@ def print_completion(shell: str) -> int:
     return completion.print_script(cli, shell)
 
 
-@cli.command()
+@cli.command(short_help="Check whether 'tidegate serve' would work on this machine.")
 @node_options(["host", "port", "admin_port", "envoy", "run_dir"])
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def doctor(as_json: bool, **options: object) -> int:
@@ -215,7 +215,7 @@ def doctor(as_json: bool, **options: object) -> int:
     return run(options, as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Show every setting of a node or a model, and its origin.")
 @click.argument("repository", type=click.Path(path_type=Path), default=".")
 @click.option("--model", metavar="NAME", help="the settings of this model of REPOSITORY")
 @click.option("--show-origin", is_flag=True, help="tell where each value came from")
@@ -236,7 +236,7 @@ def config(
     return run(repository, model, options, show_origin=show_origin, as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Print the versions of Tidegate, Python and the runtimes.")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def version(as_json: bool) -> int:
     """Print the versions of Tidegate, Python, Envoy and the runtimes."""

@@ -23,7 +23,7 @@ from tidegate.config.loading import (
 )
 from tidegate.config.model import ModelConfig, Section
 from tidegate.config.origins import DEFAULT, Origin, fields, value_of
-from tidegate.errors import ModelNotFound
+from tidegate.errors import ConfigurationError, ModelNotFound
 from tidegate.repository.layout import scan
 
 
@@ -38,9 +38,12 @@ def config(
     """Print the settings of a node that serves ``repository``, or of one of its models.
 
     Raises:
-        ConfigurationError: a source holds an unknown name or a wrong value.
+        ConfigurationError: there is no such folder, or a source holds an unknown name or a
+            wrong value.
         ModelNotFound: the repository has no such model.
     """
+    if not repository.is_dir():
+        raise ConfigurationError(f"{repository} is no folder; give the path of a repository")
     section: Section
     if model is None:
         section, origins = load_node_config(repository, os.environ, options)
