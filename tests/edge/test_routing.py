@@ -211,6 +211,9 @@ async def test_rest_goes_by_its_path(edge: Edge, path: str, replica: str, seen: 
         ("/v2/models/", 404, "there is no POST /v2/models/ here"),
         ("/v2/models", 404, "there is no POST /v2/models here"),
         ("/", 404, "there is no POST / here"),
+        ("/v2", 405, "/v2 takes GET, not POST"),
+        ("/v2/health/live", 405, "/v2/health/live takes GET, not POST"),
+        ("/v2/health/ready", 405, "/v2/health/ready takes GET, not POST"),
         ("/inference.GRPCInferenceService/ModelInfer", 404, "there is no"),
     ],
 )
@@ -222,6 +225,7 @@ async def test_rest_paths_that_lead_nowhere(
     assert answer.status == status
     assert answer.headers["content-type"] == "application/json"
     assert words in answer.json["error"]
+    assert answer.headers.get("allow") == ("GET" if status == 405 else None)
 
 
 async def test_the_server_answers_for_itself(edge: Edge) -> None:
@@ -244,7 +248,7 @@ async def test_the_server_answers_for_itself(edge: Edge) -> None:
     assert (ready.status, ready.json) == (503, {"ready": False})
     assert ready.headers["content-type"] == "application/json"
     assert about.body == edge.metadata
-    assert (await edge.rest("POST", "/v2/health/ready")).status == 404
+    assert (await edge.rest("POST", "/v2/health/ready")).status == 405
 
 
 async def test_calls_about_the_server_go_to_the_controller(edge: Edge) -> None:

@@ -209,6 +209,9 @@ async def test_what_is_wrong_over_rest(folder: Path) -> None:
         await told(404, "version 3", "POST", "/v2/models/m/versions/3/infer", BODY)
         await told(405, "takes POST, not GET", "GET", infer)
         await told(405, "takes GET, not POST", "POST", "/v2/models/m/ready")
+        for path in ("/v2/models/m", "/v2/models/m/ready", "/v2/models/m/config"):
+            probed = await client.rest("HEAD", path)
+            assert (probed.status, probed.body) == (200, b"")
         await told(405, "takes GET, not DELETE", "DELETE", "/v2/models/m")
         await told(404, "'explain'", "POST", "/v2/models/m/explain", BODY)
         await told(404, "no path /v1", "GET", "/v1/models/m")

@@ -88,6 +88,15 @@ def _answer(host: route_components_pb2.VirtualHost, path: str, status: int, body
         header=base_pb2.HeaderValue(key="content-type", value="application/json"),
         append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
     )
+    other = host.routes.add(name=path)
+    other.match.path = path
+    other.direct_response.status = 405
+    words = f"{path} takes GET, not %REQ(:METHOD)%"
+    if path in OWN_PATHS:
+        other.direct_response.body_format.json_format["error"] = words
+    else:
+        other.direct_response.body_format.text_format_source.inline_string = words
+    other.response_headers_to_add.add(header=base_pb2.HeaderValue(key="allow", value="GET"))
 
 
 def _answer_nothing(
