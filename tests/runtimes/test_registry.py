@@ -42,6 +42,7 @@ def test_what_is_available() -> None:
         assert "cpu" in registry.devices(each.runtime.name)
     assert found["onnx"].runtime.formats == ("onnx",)
     assert found["caffe"].runtime.formats == ("caffe",)
+    assert found["openvino"].runtime.formats == ("onnx", "openvino")
     assert found["torch"].runtime.formats == (
         "torchscript",
         "pt2",
@@ -67,7 +68,7 @@ def test_loading(tmp_path: Path) -> None:
 
 
 def test_an_unknown_runtime() -> None:
-    with pytest.raises(RuntimeMissing, match="no runtime 'abacus'; known are onnx, torch"):
+    with pytest.raises(RuntimeMissing, match="no runtime 'abacus'; known are onnx, torch,"):
         registry.load("abacus", Path("m.pt"), RuntimeOptions())
 
 

@@ -226,6 +226,19 @@ class Onnx(Section):
     )
 
 
+class OpenVino(Section):
+    """What only models on OpenVINO have."""
+
+    hint: Literal["latency", "throughput"] = Field(
+        "latency",
+        description="latency: a batch runs on all threads at once; throughput: OpenVINO divides "
+        "the threads into streams, and a batch among them (needs `batching.enabled: true`)",
+    )
+    streams: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="how many streams (default: as `hint` says)"
+    )
+
+
 class ModelConfig(Section):
     """``model.yaml``."""
 
@@ -263,3 +276,4 @@ class ModelConfig(Section):
     limits: Limits = Limits()
     torch: Torch = Torch()
     onnx: Onnx = Onnx()
+    openvino: OpenVino = OpenVino()

@@ -57,7 +57,7 @@ _TENSORFLOW = "convert the model with tf2onnx"
 FORMATS = {
     found.name: found
     for found in (
-        Format("onnx", "an ONNX model", ("onnx",)),
+        Format("onnx", "an ONNX model", ("onnx", "openvino")),
         Format("torchscript", "a TorchScript archive", ("torch",)),
         Format("pt2", "a torch.export archive", ("torch",)),
         Format("state-dict", "a file of PyTorch weights (a state_dict)", ("torch",)),
@@ -69,8 +69,8 @@ FORMATS = {
         Format("keras", "a Keras model", advice=_TENSORFLOW),
         Format("hdf5", "an HDF5 file (as Keras writes)", advice=_TENSORFLOW),
         Format("tflite", "a TensorFlow Lite model", advice=_TENSORFLOW),
-        Format("openvino", "an OpenVINO model"),
         Format("caffe", "a Caffe model", ("caffe",)),
+        Format("openvino", "an OpenVINO model", ("openvino",)),
         Format("tensorrt", "a TensorRT plan", advice="serve the ONNX model it was made from"),
     )
 }
@@ -78,6 +78,7 @@ REQUIREMENTS = {
     "onnx": Requirement("onnxruntime", "onnx"),
     "torch": Requirement("torch", "torch"),
     "caffe": Requirement("cv2", "caffe"),
+    "openvino": Requirement("openvino", "openvino"),
 }
 """By runtime: those that this version of Tidegate has."""
 

@@ -23,7 +23,7 @@ from tidegate.errors import (
 )
 from tidegate.runtimes.declared import refined
 from tidegate.runtimes.interface import OneSignature, RuntimeOptions
-from tidegate.runtimes.onnx_file import cast_outputs, without_rank
+from tidegate.runtimes.onnx_file import cast_outputs, shapes
 from tidegate.types import Array, Dimension, DType, Signature, TensorSpec
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -237,7 +237,7 @@ def _specs(path: Path, arguments: Sequence[Any], role: str) -> tuple[TensorSpec,
 
 
 def _shape(path: Path, argument: Any) -> tuple[Dimension, ...] | None:
-    if not argument.shape and argument.name in without_rank(path):
+    if not argument.shape and shapes(path).get(argument.name, ()) is None:
         return None
     return tuple(d if d or d == 0 else None for d in argument.shape)
 

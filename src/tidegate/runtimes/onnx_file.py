@@ -10,30 +10,32 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tidegate.repository.wire import Field, fields_of
+from tidegate.types import Dimension
 
 _GRAPH, _INPUT, _OUTPUT = 7, 11, 12
 _NAME, _TYPE, _TENSOR_TYPE, _SHAPE = 1, 2, 1, 2
+_DIMENSION, _LENGTH, _SYMBOL = 1, 1, 2
 _FLOAT, _INT = 1, 2
 """``TensorProto.FLOAT`` and ``AttributeProto.INT``."""
 
 
-def without_rank(path: Path) -> frozenset[str]:
-    """Return the inputs and outputs of a model for which the file gives no shape at all.
+def shapes(path: Path) -> dict[str, tuple[Dimension, ...] | None]:
+    """Return the shapes of a model's inputs and outputs, with the names of dynamic dimensions.
 
-    onnxruntime shows them as it shows scalars.
+    ``None`` is for those for which the file gives no shape at all: onnxruntime shows them as it
+    shows scalars.
 
     Raises:
         ValueError: it is not a protobuf message.
     """
-    found: set[str] = set()
+    found: dict[str, tuple[Dimension, ...] | None] = {}
     with path.open("rb") as file:
         for graph in _inside(file, 0, path.stat().st_size, _GRAPH):
             for value in _inside(file, graph.start, graph.stop, _INPUT, _OUTPUT):
-                if not _has_shape(file, value):
-                    found.update(
-                        _text(file, name) for name in _inside(file, value.start, value.stop, _NAME)
-                    )
-    return frozenset(found)
+                shape = _shape(file, value)
+                for name in _inside(file, value.start, value.stop, _NAME):
+                    found[_text(file, name)] = shape
+    return found
 
 
 def cast_outputs(names: Iterable[str]) -> dict[str, bytes]:
@@ -56,13 +58,22 @@ def cast_outputs(names: Iterable[str]) -> dict[str, bytes]:
     return fragments
 
 
-def _has_shape(file: BinaryIO, value: Field) -> bool:
-    return any(
-        True
-        for kind in _inside(file, value.start, value.stop, _TYPE)
-        for tensor in _inside(file, kind.start, kind.stop, _TENSOR_TYPE)
-        for _ in _inside(file, tensor.start, tensor.stop, _SHAPE)
-    )
+def _shape(file: BinaryIO, value: Field) -> tuple[Dimension, ...] | None:
+    for kind in _inside(file, value.start, value.stop, _TYPE):
+        for tensor in _inside(file, kind.start, kind.stop, _TENSOR_TYPE):
+            for shape in _inside(file, tensor.start, tensor.stop, _SHAPE):
+                dimensions = list(_inside(file, shape.start, shape.stop, _DIMENSION))
+                return tuple(_dimension(file, each) for each in dimensions)
+    return None
+
+
+def _dimension(file: BinaryIO, dimension: Field) -> Dimension:
+    for field in fields_of(file, dimension.start, dimension.stop):
+        if (field.number, field.kind) == (_LENGTH, 0):
+            return field.value
+        if (field.number, field.kind) == (_SYMBOL, 2):
+            return _text(file, field) or None
+    return None
 
 
 def _inside(file: BinaryIO, start: int, stop: int, *numbers: int) -> Iterator[Field]:

@@ -70,6 +70,7 @@ RUNTIMES = {
                 "opencv-contrib-python",
             ),
         ),
+        Runtime("openvino", "tidegate.runtimes.openvino", ("openvino",)),
     )
 }
 
