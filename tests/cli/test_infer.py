@@ -253,6 +253,17 @@ def test_a_person_sees_a_table(scale: str) -> None:
     assert b"[[ 3.  6.  9. 12.]]" in shown
 
 
+def test_a_person_sees_which_answer_is_whose(scale: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(ROW)
+    done = tidegate("infer", scale, "--format=table", "a.json", "b.json", cwd=tmp_path)
+    assert done.returncode == 1
+    first, *_, last, why = done.stdout.decode().splitlines()
+    assert (first, last) == ("a.json", "b.json")
+    assert why == "  error: the file 'b.json' cannot be read: No such file or directory"
+    done = tidegate("infer", scale, "--format=table", "-", stdin=b"[[1]]\n")
+    assert done.stdout.startswith(b"line 1\n  error: ")
+
+
 def test_json_for_a_program(scale: str) -> None:
     status, shown = in_terminal("infer", scale, "--json", "--data", ROW)
     assert status == 0

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tidegate.errors import InferenceFailed, TidegateError
 from tidegate.protocols.open_inference.rest import encode_infer
@@ -35,9 +36,17 @@ def encoded(response: InferResponse, form: str) -> bytes | Table:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def failure(error: TidegateError, source: Mapping[str, Any]) -> bytes:
-    """Return the line of JSON that says why there is no answer, and to what."""
+def heading(source: Mapping[str, Any]) -> Text:
+    """Return what an answer is to, for a person: ``a.npy`` or ``line 3``."""
+    named = (str(_told(v)) if key == "input" else f"{key} {v}" for key, v in source.items())
+    return Text(", ".join(named), style="bold")
+
+
+def failure(error: TidegateError, source: Mapping[str, Any], form: str) -> bytes | Text:
+    """Return why there is no answer: a line of JSON that says to what, or words for a person."""
     message = str(error).encode("utf-8", "replace").decode()
+    if form == "table":
+        return Text.assemble("  ", ("error:", "bold red"), " ", message)
     told = {key: _told(value) for key, value in source.items()}
     return orjson.dumps({**told, "error": message, "kind": type(error).__name__})
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal
 import click
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from tidegate.cli import answers
 from tidegate.cli.exits import PARTLY
@@ -70,8 +71,8 @@ class Asked:
 def infer(asked: Asked) -> int:
     """Ask a model and print each answer as soon as it is there; return the exit status.
 
-    A single request that fails is an error like any other. Of several, each failure is a JSON
-    object of its own among the answers, and the status is 1 at the end.
+    A single request that fails is an error like any other. Of several, each failure stands
+    among the answers, as a JSON object or in words, and the status is 1 at the end.
 
     Raises:
         TidegateError: the model cannot be asked at all, or the only request could not be
@@ -210,23 +211,26 @@ def _answer_all(target: Target, found: Iterable[Input], form: Format, width: int
     failed = 0
     with _Progress() as progress, in_order(ask, found, width, target.close) as asked:
         for each, result in asked:
+            answer: bytes | Table | Text
             try:
                 answer = result()
             except TidegateError as error:
                 failed += 1
-                answer = answers.failure(error, each.source)
+                answer = answers.failure(error, each.source, form)
+            if form == "table":
+                _print(answers.heading(each.source))
             _print(answer)
             progress.count(failed)
     return PARTLY if failed else 0
 
 
-def _print(answer: bytes | Table) -> None:
+def _print(answer: bytes | Table | Text) -> None:
     if isinstance(answer, bytes):
         out = sys.stdout.buffer
         out.write(answer + b"\n")
         out.flush()
         return
-    new_console().print(answer)
+    new_console().print(answer, soft_wrap=isinstance(answer, Text))
 
 
 class _Progress:
