@@ -424,6 +424,8 @@ def _models() -> list[Row]:
         broken("text with a model's name", "prose", r"prose\.onnx is not a model: it seems to be "
                "text"),
         broken("a graph that refers to nothing", "dangling", r"'dangling' is not ready"),
+        broken("a pipe with a model's name", "pipe", r"'pipe' is not ready: .*is a pipe"),
+        broken("a pipe for a model.yaml", "piped", r"'piped' is not ready: .*is not a file"),
         broken("a link out of the repository", "linked", "is not served here", _ABSENT),
         broken("a folder that is a link out", "away", "is not served here", _ABSENT),
         broken("a malformed model.yaml", "mistaken", r"'mistaken' is not ready: .*model\.yaml"),

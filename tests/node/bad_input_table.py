@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import sys
 import tempfile
@@ -47,12 +48,15 @@ def fill(root: Path, outside: Path) -> None:
     (root / "empty.onnx").touch()
     (root / "prose.onnx").write_text("these are no weights\n")
     (root / "dangling.onnx").write_bytes(whole.replace(b"Identity", b"Ydentity"))
+    os.mkfifo(root / "pipe.onnx")
     secret = models.identity(outside / "1" / "model.onnx")
     (root / "linked.onnx").symlink_to(secret)
     (root / "away").symlink_to(outside)
     for name, text in (("mistaken", "batching: [1, 2"), ("deep", "a: " + "[" * 100_000)):
         models.identity(root / name / "1" / "model.onnx")
         (root / name / "model.yaml").write_text(text)
+    models.identity(root / "piped" / "1" / "model.onnx")
+    os.mkfifo(root / "piped" / "model.yaml")
 
 
 def fill_sole(root: Path, outside: Path) -> None:

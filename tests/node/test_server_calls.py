@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import socket
@@ -320,6 +321,24 @@ async def test_connections_to_the_admin_port_do_not_hold_up_the_end(tmp_path: Pa
             assert await node.stop() == 0
             assert [answer.status for answer in watched] in ([], [2])
         assert "Error" not in node.output
+
+
+async def test_a_head_without_an_end_is_not_kept(node: ServedNode) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.admin_port)
+    try:
+        async with asyncio.timeout(10):
+            writer.write(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200")
+            writer.write(b"GET /live HTTP/1.1\r\nhost: localhost\r\nx-long: ")
+            # Who goes on writing may be told so by a reset.
+            with contextlib.suppress(ConnectionError):
+                while not reader.at_eof():
+                    writer.write(b"a" * 2**16)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+    finally:
+        writer.transport.abort()
+    assert (await admin(node, "/live", None))[0] == 200
 
 
 async def test_a_page_of_another_site_cannot_use_the_admin_port(node: ServedNode) -> None:

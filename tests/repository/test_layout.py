@@ -243,6 +243,19 @@ def test_links(root: Path, onnx: bytes, tmp_path: Path) -> None:
     }
 
 
+def test_pipes_are_not_waited_for(root: Path, onnx: bytes) -> None:
+    put(root / "m" / "1" / "model.onnx", onnx)
+    for pipe in ("m/model.yaml", "bare.onnx", "noext"):
+        os.mkfifo(root / pipe)
+    (root / "folder" / "1").mkdir(parents=True)
+    os.mkfifo(root / "folder" / "1" / "model.onnx")
+    found = scan(root).models
+    assert {name: not entry.problems for name, entry in found.items()} == dict.fromkeys(
+        ("bare", "folder", "m"), False
+    )
+    assert "is a pipe" in str(found["bare"].problems[0])
+
+
 def test_a_root_that_is_itself_a_link(root: Path, onnx: bytes, tmp_path: Path) -> None:
     put(root / "m/1/model.onnx", onnx)
     (tmp_path / "link").symlink_to(root)

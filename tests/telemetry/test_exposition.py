@@ -88,3 +88,8 @@ def test_names_are_unique_and_follow_the_conventions() -> None:
         assert re.fullmatch("tidegate_[a-z]+(_[a-z]+)*", metric.name)
         assert metric.name.endswith("_total") == (metric.kind == "counter")
         assert metric.help
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=1e999", ";;=,", "\xff"])
+def test_who_accepts_nonsense_gets_text(accept: str) -> None:
+    assert Page().render(accept)[1].startswith("text/plain")

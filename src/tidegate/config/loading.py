@@ -152,6 +152,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _read(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            # Opening a pipe waits for who writes into it.
+            raise ConfigurationError(f"{path} is not a file; put the settings into one")
         if path.stat().st_size > _LARGEST_FILE:
             raise ConfigurationError(f"{path}: larger than 1 MiB, which no settings file is")
         return path.read_text(encoding="utf-8")

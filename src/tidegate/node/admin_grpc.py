@@ -24,6 +24,12 @@ from tidegate.replica.streams import Outgoing, StreamHandler
 
 _MARK = PREFACE[:3]
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_LONGEST_HEAD = 2**16
+"""Bytes; as the edge has it."""
+_HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+    b"content-length: 0\r\n\r\n"
+)
 _STOP_GRACE = 1.0
 """Seconds; as that of the admin port's other calls."""
 
@@ -135,10 +141,13 @@ def http_or_grpc(socket: Path) -> type[asyncio.Protocol]:
     class Either(HttpToolsProtocol):
         begun: bytes | None = b""
         """The first bytes, until they tell which HTTP it is."""
+        head = 0
+        """Bytes that have come since a head, or a body, ended."""
+        ended = in_body = False
 
         def data_received(self, data: bytes) -> None:
             if self.begun is None:
-                super().data_received(data)
+                self.feed(data)
                 return
             self.begun += data
             if len(self.begun) < len(_MARK):
@@ -152,7 +161,24 @@ def http_or_grpc(socket: Path) -> type[asyncio.Protocol]:
                 self.tasks.add(task)
                 task.add_done_callback(self.tasks.discard)
             else:
-                super().data_received(begun)
+                self.feed(begun)
+
+        def feed(self, data: bytes) -> None:
+            """Take HTTP/1.1; the parser itself would keep a head of any length."""
+            self.ended = False
+            super().data_received(data)
+            self.head = 0 if self.ended else self.head + len(data)
+            if self.head > _LONGEST_HEAD and not self.in_body:
+                self.transport.write(_HEAD_TOO_LARGE)
+                self.transport.close()
+
+        def on_headers_complete(self) -> None:
+            self.ended = self.in_body = True
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            self.ended, self.in_body = True, False
+            super().on_message_complete()
 
     return Either
 

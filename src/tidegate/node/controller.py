@@ -86,6 +86,7 @@ class Controller:
         self.statistics = Statistics(self.fleet, self._clock)
         self.unserved: Counter[tuple[str, str]] = Counter()
         """Calls of models without replicas, by model and protocol."""
+        self._looking = asyncio.Lock()
         self._changed = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         """Those who wait for the edge to be told."""
@@ -206,7 +207,7 @@ class Controller:
             s = "" if count == 1 else "s"
             self.announce(f"adopted the running edge and {count} replica{s}")
             self._settled = True
-        self._look()
+        await self._look()
         # Silent until here: an early, incomplete answer would take traffic from what runs.
         await self.control.publish(self._topology(), self._settings)
         await self.edge.start()
@@ -292,7 +293,7 @@ class Controller:
         async for _ in watching.changes(self.repository):
             while True:
                 try:
-                    again = self._look()
+                    again = await self._look()
                 except ConfigurationError as error:
                     self.announce(f"{error}; what is served stays")
                     break
@@ -304,14 +305,18 @@ class Controller:
                     break
                 await asyncio.sleep(again)
 
-    def take(self, model: str, *, unloaded: bool) -> None:
+    async def take(self, model: str, *, unloaded: bool) -> None:
         """Look at a model now, complete or not, and serve it or not from now on.
 
         Raises:
             ModelNotFound: it is not in the repository.
             ConfigurationError: the repository cannot be read.
         """
-        found = scan(self.repository)
+        async with self._looking:
+            found = await asyncio.to_thread(scan, self.repository)
+            self._take(found, model, unloaded=unloaded)
+
+    def _take(self, found: Repository, model: str, *, unloaded: bool) -> None:
         entry = found.models.get(model)
         if entry is None and model not in self.fleet.models:
             raise ModelNotFound(f"there is no model {model!r} in the repository")
@@ -326,7 +331,7 @@ class Controller:
                     self.fleet.forget(generation)
                     self.replicas.retire(generation)
         self._save()
-        self._look()
+        self._see(found)
         self._follow()
 
     async def applied(self) -> None:
@@ -339,8 +344,13 @@ class Controller:
         """Tell the edge anew, whether something has changed or not."""
         self._changed.set()
 
-    def _look(self) -> float | None:
-        found = scan(self.repository)
+    async def _look(self) -> float | None:
+        """Look at the repository; return in how many seconds to look again, if at all."""
+        # A slow disk holds up nothing else, and what was seen earlier is not taken for later.
+        async with self._looking:
+            return self._see(await asyncio.to_thread(scan, self.repository))
+
+    def _see(self, found: Repository) -> float | None:
         settled, again = self._settling.look(found, self._clock.now(), time.time())
         if settled.problems != self.found.problems or settled.models != self.found.models:
             self._tell_problems(settled)

@@ -153,7 +153,7 @@ class Keeper:
         async with around.loads:
             if self._ending:
                 return False
-            refusal = self._does_not_fit()
+            refusal = await asyncio.to_thread(self._does_not_fit)
             if refusal is not None:
                 return self._failed(refusal)
             self._replica.state = ReplicaState.STARTING

@@ -35,7 +35,7 @@ class ModelHolder(Protocol):
     def fleet(self) -> Fleet:
         """The models and what runs of them."""
 
-    def take(self, model: str, *, unloaded: bool) -> None:
+    async def take(self, model: str, *, unloaded: bool) -> None:
         """Look at a model now, and serve it or not from now on."""
 
     def apply_soon(self) -> None:
@@ -90,7 +90,7 @@ class ModelControl:
             LoadFailed: a version cannot be loaded; what was served before still is.
         """
         holder = self._holder
-        holder.take(model, unloaded=False)
+        await holder.take(model, unloaded=False)
         while not self._settled(model):
             await holder.applied()
         await self._told()
@@ -103,7 +103,7 @@ class ModelControl:
         Raises:
             ModelNotFound: it is not in the repository.
         """
-        self._holder.take(model, unloaded=True)
+        await self._holder.take(model, unloaded=True)
         await self._told()
 
     async def _told(self) -> None:

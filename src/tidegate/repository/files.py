@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -90,7 +91,8 @@ class Files:
                 if path.is_dir():
                     continue
                 digest.update(f"{status.st_size} {status.st_mtime_ns}\0".encode())
-                if path.suffix == ".yaml" and status.st_size <= 2**20:
+                regular = stat.S_ISREG(status.st_mode)
+                if regular and path.suffix == ".yaml" and status.st_size <= 2**20:
                     digest.update(path.read_bytes())
             except OSError as error:
                 digest.update(f"{error.errno}\0".encode())

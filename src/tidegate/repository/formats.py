@@ -122,6 +122,11 @@ def detect(path: Path) -> Format:
         if any((path / mark).is_file() for mark in FOLDER_MARKS):
             return FORMATS["savedmodel"]
         raise InvalidModel(f"the folder {path.name} is not a model: it has no saved_model.pb")
+    if not path.is_file() and path.exists():
+        # Opening a pipe waits for who writes into it.
+        raise InvalidModel(
+            "is a pipe, a socket or a device, and not a file; copy the model's file here"
+        )
     with path.open("rb") as file:
         head = file.read(_HEAD)
     for recognise in (_by_magic, _by_zip, _by_wire, _by_text):

@@ -54,7 +54,10 @@ class Page(Collector):
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return the page and its content type, as the header ``Accept`` asks for."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is none
+            encode, content_type = choose_encoder("")
         return encode(self), content_type
 
 
