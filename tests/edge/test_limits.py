@@ -21,6 +21,7 @@ from tests.edge.harness import (
     failure,
     free_port,
     message,
+    rest,
     running_edge,
     until,
 )
@@ -137,6 +138,20 @@ async def test_many_large_messages_do_not_exhaust_the_machine(run_dir: Path) -> 
                     await failure(edge.call())
                     continue
                 break
+
+
+async def test_what_is_refused_for_want_of_memory_says_so(run_dir: Path) -> None:
+    async with running_edge(run_dir, heap_size=2 * MIB) as edge:
+        await edge.serve(m="a")
+
+        async def refused() -> bool:
+            return (await rest(edge.port, "POST", REST, b"{}")).status == 503
+
+        await until(refused)
+        answer = await rest(edge.port, "POST", REST, b"{}")
+        assert answer.json["error"] == "the edge is short of memory; try again"
+        code, words = await failure(edge.call())
+        assert (code.name, words) == ("UNAVAILABLE", answer.json["error"])
 
 
 async def test_a_silent_sender_is_cut_and_a_long_inference_is_not(run_dir: Path) -> None:

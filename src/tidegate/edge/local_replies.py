@@ -27,6 +27,7 @@ from tidegate.edge.names import REFUSED_HEADER
 from tidegate.protocols.statuses import GrpcCode, status_of
 
 _BODY = "%LOCAL_REPLY_BODY%"
+_NO_MEMORY = "the edge is short of memory; try again"
 _MALFORMED = (
     "the request's head is malformed (%RESPONSE_CODE_DETAILS%): send a host, and a path without "
     "escaped slashes and control characters"
@@ -70,7 +71,7 @@ def _rows(max_message_size: int) -> Iterator[_Row]:
     yield _row(
         errors.ModelNotReady(f"{TARGET} answered what is not HTTP"), "UPE", replace_status=True
     )
-    yield _row(errors.ModelNotReady("the edge is short of memory; try again"), "OM")
+    yield _row(errors.ModelNotReady(_NO_MEMORY), "OM")
     # What the status says, when nothing is flagged.
     yield _row(
         errors.MessageTooLarge(f"the message is larger than the limit of {max_message_size} bytes")
@@ -89,9 +90,10 @@ def _rows(max_message_size: int) -> Iterator[_Row]:
             "(grpc-timeout: %REQ(grpc-timeout)%)"
         )
     )
-    for kind in (errors.Unsupported, errors.ModelNotReady):
-        status = status_of(kind())
-        yield _Row(status.grpc, status=status.http)
+    unsupported = status_of(errors.Unsupported())
+    yield _Row(unsupported.grpc, status=unsupported.http)
+    # Requests that are refused for want of memory have no flag.
+    yield _row(errors.ModelNotReady(_NO_MEMORY))
     yield _Row(GrpcCode.UNAVAILABLE, status=502)
 
 
