@@ -13,11 +13,14 @@ from tidegate.clock import MonotonicClock
 from tidegate.protocols.dialect import Dialect
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.model_config import ModelConfiguration
-from tidegate.replica.batch import BatchRunner
 from tidegate.replica.binding import Bound, binding
 from tidegate.replica.engine import Answer, Engine
-from tidegate.replica.flight import FlightRecorder
+from tidegate.replica.flight import FlightRecorder, SharedRecorder
+from tidegate.replica.hook_threads import HookThreads
+from tidegate.replica.hooked import Around, HookedService
+from tidegate.replica.hooks import Functions
 from tidegate.replica.http import Server
+from tidegate.replica.loading import with_hooks
 from tidegate.replica.service import Served, Service
 from tidegate.replica.spec import Ready
 from tidegate.replica.tracing import Tracer
@@ -50,16 +53,22 @@ async def serving(
     timeout: float | None = None,
     tracer: Tracer | None = None,
     dialects: Sequence[Dialect] = (),
+    functions: Functions | None = None,
+    threads: int = 2,
     **limits: Any,
 ) -> AsyncIterator[Replica]:
     clock, latency = MonotonicClock(), LatencyModel()
-    batcher: Batcher[Bound, Answer] = Batcher(BatcherLimits(**limits), latency)
-    engine = Engine(
-        BatchRunner(model, clock.now), batcher, latency, clock, FlightRecorder(folder / "flight")
-    )
+    bounds = BatcherLimits(**limits)
+    loaded = with_hooks(model, functions)
+    pool = HookThreads(threads)
+    behind = bounds if functions is None else pool.behind(bounds)
+    batcher: Batcher[Bound, Answer] = Batcher(behind, latency)
+    model = loaded.model
+    recorder = SharedRecorder(FlightRecorder(folder / "flight"))
+    engine = Engine(loaded.runner(clock.now), batcher, latency, clock, recorder)
     served = Served(
         configuration=ModelConfiguration(
-            metadata=ModelMetadata("m", ("2",), model.platform, model.signature, model.signatures),
+            metadata=ModelMetadata("m", ("2",), model.platform, loaded.public, model.signatures),
             backend="fake",
             device=model.device,
             replicas=1,
@@ -76,10 +85,19 @@ async def serving(
     ready = Ready(
         pid=1, platform="p", device="cpu", batching=batched, max_batch_size=8, seconds=0.5
     )
-    service = Service(served, engine, clock, ready, tracer=tracer, dialects=dialects)
+    hooks = loaded.hooks(served.binder)
+    if hooks is None:
+        service = Service(served, engine, clock, ready, tracer=tracer, dialects=dialects)
+    else:
+        around = Around(hooks, pool, recorder, bounds.max_queue_size, bounds.max_queue_bytes)
+        service = HookedService(
+            served, engine, around, clock, ready, tracer=tracer, dialects=dialects
+        )
+        pool.start()
     handler = service.handle if tracer is None else service.handle_traced
     async with engine, Server(folder / "s", handler, MESSAGE_LIMIT + 5):
         yield Replica(folder / "s", engine, service)
+    pool.stop()
 
 
 def infer_request(

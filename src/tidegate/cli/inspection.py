@@ -16,6 +16,7 @@ from tidegate.cli.options import size_text
 from tidegate.cli.terminal import new_console, waiting
 from tidegate.errors import ConfigurationError, ModelError
 from tidegate.protocols.statuses import status_of
+from tidegate.replica.loading import load as load_model
 from tidegate.repository.layout import (
     ModelEntry,
     Problem,
@@ -24,7 +25,6 @@ from tidegate.repository.layout import (
     read_model,
     scan,
 )
-from tidegate.runtimes import registry
 from tidegate.runtimes.interface import RuntimeOptions
 from tidegate.types import Signature, TensorSpec
 
@@ -78,16 +78,15 @@ def _inspect(entry: ModelEntry, load: bool) -> _Inspected:
     version = entry.versions[served[-1]]
     try:
         options = RuntimeOptions(device="cpu", folder=version.folder, config=entry.config)
-        model = registry.load(version.runtime, version.path, options)
+        loaded = load_model(version.runtime, version.path, options)
     except (ModelError, ConfigurationError) as error:
         path, folder = version.path, version.folder
         # In a repository of folders most files have the same name.
         place = path.name if folder is None else str(path.relative_to(folder.parent))
         problem = Problem(place, str(error), "invalid", "")
         return _Inspected(replace(entry, problems=(*entry.problems, problem)), served, None)
-    signature = model.signature
-    model.close()
-    return _Inspected(entry, served, signature)
+    loaded.model.close()
+    return _Inspected(entry, served, loaded.public)
 
 
 def _print(path: Path, inspected: list[_Inspected], problems: list[Problem]) -> None:

@@ -44,9 +44,8 @@ class LocalModel:
     def __init__(self, entry: ModelEntry, version: int, device: str | None) -> None:
         check_serving_parts()
         from tidegate.node.machine import usable_cores
-        from tidegate.replica.batch import BatchRunner
         from tidegate.replica.binding import binding
-        from tidegate.runtimes import registry
+        from tidegate.replica.loading import load
         from tidegate.runtimes.interface import RuntimeOptions
 
         found = entry.versions[version]
@@ -57,18 +56,27 @@ class LocalModel:
         options = RuntimeOptions(config.device, max(1, threads), found.folder, config)
         self.model = entry.name
         self._version = str(version)
-        self._model = registry.load(found.runtime, found.path, options)
-        self.signature = self._model.signature
+        loaded = load(found.runtime, found.path, options)
+        self._model = loaded.model
+        self.signature = loaded.public
         self._binder = binding(
             self._model.signatures, dict.fromkeys(self._model.signatures, False)
         )
-        self._runner = BatchRunner(self._model, time.monotonic)
+        self._hooks = loaded.hooks(self._binder)
+        self._runner = loaded.runner(time.monotonic)
 
     def infer(self, request: InferRequest) -> InferResponse:
-        """Check the request against the signature and run the model."""
-        (outcome,) = self._runner.run([self._binder.bind(request)]).outcomes
+        """Check the request against the signature and run the model, hooks included."""
+        hooks = self._hooks
+        prepared = None if hooks is None else hooks.prepare(request)
+        bound = self._binder.bind(request) if prepared is None else prepared.bound
+        (outcome,) = self._runner.run([bound]).outcomes
         if isinstance(outcome, BaseException):
             raise outcome
+        if hooks is not None and prepared is not None:
+            response = hooks.finish(request, prepared, outcome)
+            response.model, response.version = self.model, self._version
+            return response
         tensors = tuple(Tensor.of(name, array) for name, array in outcome.items())
         return InferResponse(self.model, self._version, request.id, tensors)
 

@@ -239,6 +239,36 @@ class OpenVino(Section):
     )
 
 
+PublicSide = Annotated[
+    Literal["image", "text", "bytes", "json"] | tuple[DeclaredTensor, ...] | None,
+    BeforeValidator(_named),
+]
+
+
+class HookSettings(Section):
+    """What is said of a model's hooks; each counts more than what ``hooks.py`` says itself."""
+
+    input: PublicSide = Field(
+        None,
+        description="what clients send: image, text, bytes, json, or tensors as under "
+        "`signature.inputs` (default: `INPUT` in hooks.py, or anything)",
+    )
+    output: PublicSide = Field(
+        None,
+        description="what they get, likewise (default: `OUTPUT` in hooks.py, or anything)",
+    )
+    group_by: tuple[str, ...] = Field(
+        (),
+        description="parameters that `run_model` is told of; only requests that agree in them "
+        "run together (default: `GROUP_BY` in hooks.py)",
+    )
+    threads: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None,
+        description="requests that are preprocessed and postprocessed at once in a replica "
+        "(default: 4, or twice the threads of the model if that is more)",
+    )
+
+
 class ModelConfig(Section):
     """``model.yaml``."""
 
@@ -277,3 +307,4 @@ class ModelConfig(Section):
     torch: Torch = Torch()
     onnx: Onnx = Onnx()
     openvino: OpenVino = OpenVino()
+    hooks: HookSettings = HookSettings()

@@ -92,6 +92,21 @@ class Counters:
             self._durations.observe_since(arrivals, oldest, newest, total, ended)
             self._queued.observe_since(arrivals, oldest, newest, total, began)
 
+    def hooked(self, total: float, waited: float, before: float, after: float) -> None:
+        """Count an answer of a model with hooks, whose run :meth:`delivered` has counted.
+
+        Args:
+            total: Seconds from its arrival to its end.
+            waited: Those in which it waited: for a thread, in the queue, for a thread again.
+            before: Those of preprocessing, which count as preparing inputs.
+            after: Those of postprocessing and encoding, which count as making outputs.
+        """
+        self._last_run = self._clock.now()
+        self._joining += before
+        self._output += after
+        self._durations.observe(total)
+        self._queued.observe(waited)
+
     def _size(self, rows: int) -> _Size:
         if len(self._sizes) >= _MOST_SIZES:
             return self._sizes.get(rows, _Size())

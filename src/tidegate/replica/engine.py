@@ -107,14 +107,20 @@ class Engine:
         """Requests that wait."""
         return self._batcher.depth
 
-    def submit(self, slot: RequestSlot) -> None:
-        """Queue a slot that arrives now; its outcome comes by its own callback.
+    def watch(self, slot: RequestSlot) -> None:
+        """Fail a slot that is not queued yet when its deadline passes."""
+        self._batcher.watch(slot)
+        if slot.deadline < self._expiry_at:
+            self._watch_deadlines()
+
+    def submit(self, slot: RequestSlot, now: float | None = None) -> None:
+        """Queue a slot that arrives ``now`` (``None``: when it says); its callback tells the rest.
 
         Raises:
             QueueFull: too much work waits.
             DeadlineExceeded: its deadline cannot be met.
         """
-        self._batcher.add(slot, slot.arrived)
+        self._batcher.add(slot, slot.arrived if now is None else now)
         if slot.deadline < self._expiry_at:
             self._watch_deadlines()
         if self._idle and not self._pumping:
@@ -222,7 +228,7 @@ class Engine:
         for slot, outcome in zip(slots, ran.outcomes):
             if isinstance(outcome, BaseException):
                 if isinstance(outcome, InferenceFailed):
-                    self._trace(outcome, slot)
+                    self.log_failure(outcome, slot)
                 slot.fail(outcome)
             else:
                 slot.resolve(outcome)
@@ -236,7 +242,8 @@ class Engine:
         if self.observe is not None:
             self.observe(slots, ran, delivering, ended)
 
-    def _trace(self, error: InferenceFailed, slot: RequestSlot) -> None:
+    def log_failure(self, error: InferenceFailed, slot: RequestSlot) -> None:
+        """Write the traceback of a request that failed into the log, now and then."""
         now = self._clock.now()
         if now - self._traced_at >= _BETWEEN_TRACEBACKS:
             self._traced_at = now

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,11 @@ class FlightRecorder:
 
     def started(self, slots: Sequence[RequestSlot]) -> None:
         """Note that these requests are about to run."""
-        entries = b"\n".join([slot.tag for slot in slots if slot.tag is not None])[:_SIZE]
+        self.write([slot.tag for slot in slots if slot.tag is not None])
+
+    def write(self, tags: Sequence[bytes]) -> None:
+        """Note that the requests of these entries run, and no others."""
+        entries = b"\n".join(tags)[:_SIZE]
         end = _LENGTH + len(entries)
         self._map[_LENGTH:end] = entries
         self._map[:_LENGTH] = len(entries).to_bytes(_LENGTH, "little")
@@ -50,6 +55,45 @@ class FlightRecorder:
     def ended(self) -> None:
         """Note that nothing runs."""
         self._map[:_LENGTH] = b"\0\0\0\0"
+
+
+class SharedRecorder:
+    """A recorder of what the model runs and what hooks run at the same time, in any thread."""
+
+    def __init__(self, recorder: FlightRecorder) -> None:
+        self._recorder = recorder
+        self._lock = threading.Lock()
+        self._batch: list[bytes] = []
+        self._hooks: list[bytes] = []
+
+    def started(self, slots: Sequence[RequestSlot]) -> None:
+        """Note that these requests are about to run."""
+        with self._lock:
+            self._batch = [slot.tag for slot in slots if slot.tag is not None]
+            self._write()
+
+    def ended(self) -> None:
+        """Note that the model runs nothing."""
+        with self._lock:
+            self._batch = []
+            self._write()
+
+    def entered(self, entry: bytes | None) -> None:
+        """Note that a hook is about to run for a request."""
+        if entry is not None:
+            with self._lock:
+                self._hooks.append(entry)
+                self._write()
+
+    def left(self, entry: bytes | None) -> None:
+        """Note that the hook has ended."""
+        if entry is not None:
+            with self._lock:
+                self._hooks.remove(entry)
+                self._write()
+
+    def _write(self) -> None:
+        self._recorder.write([*self._hooks, *self._batch])
 
 
 def tag(request_id: bytes, digest: bytes | None) -> bytes:

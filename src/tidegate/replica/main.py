@@ -26,27 +26,30 @@ from tidegate.errors import InsufficientMemory, TidegateError
 from tidegate.protocols.grpc_frames import PREFIX_SIZE
 from tidegate.protocols.open_inference.model_config import ModelConfiguration
 from tidegate.replica import lifeline
-from tidegate.replica.batch import BatchRunner
 from tidegate.replica.binding import Bound, binding
 from tidegate.replica.engine import Answer, Engine
 from tidegate.replica.exchange import OpenConnections
-from tidegate.replica.flight import Casualties, FlightRecorder
+from tidegate.replica.flight import Casualties, FlightRecorder, SharedRecorder
 from tidegate.replica.header_blocks import TRACE_FIELDS
+from tidegate.replica.hook_threads import HookThreads
+from tidegate.replica.hooked import Around, HookedService
 from tidegate.replica.http import Server
 from tidegate.replica.inference import about_slot
+from tidegate.replica.loading import Loaded, load
 from tidegate.replica.notices import Notices
 from tidegate.replica.regions import Regions
 from tidegate.replica.service import Served, Service
 from tidegate.replica.spec import THREAD_STACK, Failed, Ready, ReplicaSpec
 from tidegate.replica.warmup import batched_signatures, warm_up
 from tidegate.runtimes import registry
+from tidegate.runtimes.folder_code import code_in
 from tidegate.runtimes.interface import Model, RuntimeOptions
 from tidegate.runtimes.samples import samples_of
 from tidegate.scheduling.batcher import Batcher, BatcherLimits
 from tidegate.scheduling.latency import LatencyModel
 from tidegate.telemetry import logs
 from tidegate.telemetry.rotation import OwnOutput
-from tidegate.types import ModelMetadata
+from tidegate.types import DEFAULT_SIGNATURE, ModelMetadata
 
 if TYPE_CHECKING:  # it needs an extra
     from tidegate.replica.tracing import Tracer
@@ -54,6 +57,7 @@ if TYPE_CHECKING:  # it needs an extra
 log = logging.getLogger("tidegate.replica")
 
 _QUEUED_MESSAGES = 16
+_HOOK_THREADS = 4
 _COLLECT_AFTER = 20_000
 _ORPHANS_GRACE = 10.0
 _HEADROOM = 16 * 2**20
@@ -78,8 +82,10 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lifeline.watch(spec.lifeline, _orphaned)
     try:
-        model = _load(spec)
-        batched = batched_signatures(model, spec.config.batching, samples_of(_options(spec)))
+        loaded = _load(spec)
+        batched = batched_signatures(
+            loaded.model, spec.config.batching, samples_of(_options(spec))
+        )
         _check_room(spec, "Python, the runtime and the model", loaded=True)
     except (TidegateError, MemoryError) as error:
         _limit_memory(None)
@@ -92,13 +98,13 @@ def main(arguments: Sequence[str]) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
-    uvloop.run(_serve(spec, model, batched, options.status_fd, started))
+    uvloop.run(_serve(spec, loaded, batched, options.status_fd, started))
     # Threads of the framework must not hold up an end that has been drained.
     logging.shutdown()
     os._exit(0)
 
 
-def _load(spec: ReplicaSpec) -> Model:
+def _load(spec: ReplicaSpec) -> Loaded:
     log.info("loading %s version %d from %s", spec.model, spec.version, spec.path)
     options = _options(spec)
     # A framework that runs out of memory while it is imported aborts, or seems to be broken:
@@ -106,10 +112,13 @@ def _load(spec: ReplicaSpec) -> Model:
     registry.devices(spec.runtime)
     _check_room(spec, "Python and the runtime alone", loaded=False)
     _limit_memory(spec.config.resources.memory)
-    model = registry.load(spec.runtime, spec.path, options)
+    loaded = load(spec.runtime, spec.path, options)
+    if spec.folder is not None:
+        # This process has one model alone: its code may be imported by name everywhere.
+        code_in(spec.path, spec.folder).expose()
     if spec.config.warmup.enabled:
-        warm_up(model, samples_of(options))
-    return model
+        warm_up(loaded.model, samples_of(options))
+    return loaded
 
 
 def _options(spec: ReplicaSpec) -> RuntimeOptions:
@@ -174,11 +183,12 @@ def _report(descriptor: int | None, event: BaseModel) -> None:
 
 async def _serve(
     spec: ReplicaSpec,
-    model: Model,
+    loaded: Loaded,
     batched: Mapping[str, bool],
     status_fd: int | None,
     started: float,
 ) -> None:
+    model = loaded.model
     clock = MonotonicClock()
     latency = LatencyModel()
     by_default = batched[next(iter(model.signatures))]
@@ -189,21 +199,24 @@ async def _serve(
         max_queue_bytes=_QUEUED_MESSAGES * spec.max_message_size,
         max_queue_delay=batching.max_queue_delay if any(batched.values()) else 0.0,
     )
-    batcher: Batcher[Bound, Answer] = Batcher(limits, latency)
-    runner = BatchRunner(model, clock.now)
+    threads = HookThreads(_hook_threads(spec))
+    behind = limits if loaded.functions is None else threads.behind(limits)
+    batcher: Batcher[Bound, Answer] = Batcher(behind, latency)
     connections = OpenConnections()
+    recorder = FlightRecorder(spec.flight)
+    shared = SharedRecorder(recorder)
     engine = Engine(
-        runner,
+        loaded.runner(clock.now),
         batcher,
         latency,
         clock,
-        FlightRecorder(spec.flight),
+        recorder if loaded.functions is None else shared,
         delivered=connections.flush,
         about=about_slot,
         always_hand_over=spec.config.limits.timeout is not None,
     )
     served = Served(
-        configuration=_configuration(spec, model, limits if by_default else None),
+        configuration=_configuration(spec, loaded, limits if by_default else None),
         version=str(spec.version),
         binder=binding(model.signatures, batched),
         max_message_size=spec.max_message_size,
@@ -220,7 +233,13 @@ async def _serve(
         seconds=clock.now() - started,
     )
     tracer = _tracer(spec, clock)
-    service = Service(served, engine, clock, ready, Casualties(spec.flight), tracer)
+    hooks = loaded.hooks(served.binder)
+    about = (clock, ready, Casualties(spec.flight), tracer)
+    if hooks is None:
+        service = Service(served, engine, *about)
+    else:
+        around = Around(hooks, threads, shared, limits.max_queue_size, limits.max_queue_bytes)
+        service = HookedService(served, engine, around, *about)
     connections.refuse = service.refuse
     if tracer is None:
         connections.unread = TRACE_FIELDS
@@ -238,6 +257,8 @@ async def _serve(
         connections=connections,
     )
     async with engine, http as server:
+        if hooks is not None:
+            threads.start()
         log.info("ready: batches of up to %d rows on %s", limits.max_batch_size, model.device)
         _report(status_fd, ready)
         await stop.wait()
@@ -269,17 +290,21 @@ def _tracer(spec: ReplicaSpec, clock: Clock) -> Tracer | None:
 
 
 def _configuration(
-    spec: ReplicaSpec, model: Model, batching: BatcherLimits | None
+    spec: ReplicaSpec, loaded: Loaded, batching: BatcherLimits | None
 ) -> ModelConfiguration:
     """Return what a client may know of the model and of how it is served."""
+    model, public = loaded.model, loaded.public
+    if public != model.signature:
+        # Rows of a batch are no concern of those who send one image.
+        batching = None
     versions = spec.config.versions
     return ModelConfiguration(
         metadata=ModelMetadata(
             spec.model,
             (str(spec.version),),
             model.platform,
-            model.signature,
-            model.signatures,
+            public,
+            model.signatures if public == model.signature else {DEFAULT_SIGNATURE: public},
         ),
         backend=spec.runtime,
         device=model.device,
@@ -290,6 +315,10 @@ def _configuration(
         timeout=spec.config.limits.timeout,
         versions=None if versions.all else versions.only or versions.latest or 1,
     )
+
+
+def _hook_threads(spec: ReplicaSpec) -> int:
+    return spec.config.hooks.threads or max(_HOOK_THREADS, 2 * spec.threads)
 
 
 def _most_rows(model: Model, batching: Batching, batched: Mapping[str, bool]) -> int:

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -25,6 +26,9 @@ from tidegate.replica.batch import Ran
 from tidegate.replica.exchange import Exchange
 from tidegate.replica.header_blocks import text_of
 from tidegate.replica.otlp import OtlpExporter
+
+if TYPE_CHECKING:
+    from tidegate.replica.hooked import HookTimes
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SAMPLED = 0x01
@@ -77,8 +81,21 @@ class Tracer:
             attributes["tidegate.request_id"] = text_of(exchange.request_id)
         return Trace(parent, name, attributes, began)
 
-    def succeeded(self, found: Trace, ran: Ran, delivering: float, ended: float) -> None:
-        """Emit the span of a request that was answered, with the others of its batch."""
+    def succeeded(
+        self,
+        found: Trace,
+        ran: Ran,
+        delivering: float,
+        ended: float,
+        times: HookTimes | None = None,
+    ) -> None:
+        """Emit the span of a request that was answered, with the others of its batch.
+
+        ``times`` are those of its hooks, where the model has any.
+        """
+        if times is not None:
+            found.attributes["tidegate.hooks.preprocess_us"] = round(times.before * 1e6)
+            found.attributes["tidegate.hooks.postprocess_us"] = round(times.after * 1e6)
         events = [("dequeued", ran.began)]
         # Of a batch that was run again in parts it is not known which run was this one's.
         if len(ran.runs) == 1:

@@ -106,6 +106,11 @@ class Batcher(Generic[Work, Result]):
         self._depth += 1
         self._bytes += slot.size
 
+    def watch(self, slot: Slot[Work, Result]) -> None:
+        """Have a pending slot expire at its deadline, though it does not wait here yet."""
+        if slot.deadline != NO_DEADLINE:
+            self._deadlines.push(slot, 0, slot.deadline)
+
     def _check_deadline(self, slot: Slot[Work, Result], now: float) -> None:
         left = slot.deadline - now
         if left <= 0:
