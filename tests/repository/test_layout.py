@@ -187,8 +187,8 @@ def test_content_counts_more_than_the_name(root: Path, onnx: bytes) -> None:
 
 
 def test_a_format_without_a_runtime_is_skipped_and_says_so(root: Path) -> None:
-    put(root / "keras.h5", b"\x89HDF\r\n\x1a\n" + b"\0" * 64)
-    entry = look(root).models["keras"]
+    put(root / "lite.tflite", b"\x1c\0\0\0TFL3" + b"\0" * 64)
+    entry = look(root).models["lite"]
     problem = only_problem(entry)
     assert problem.kind == "skipped"
     assert "not served by this version of Tidegate" in problem.reason

@@ -269,6 +269,27 @@ class HookSettings(Section):
     )
 
 
+class Tensorflow(Section):
+    """What only TensorFlow models have."""
+
+    libraries: tuple[Annotated[str, AfterValidator(_inside)], ...] = Field(
+        (),
+        description="libraries of operators to load before the model, as `[ops/my_ops.so]`: files "
+        "in the model's folder, whose code runs with all that the server may do",
+    )
+    signature: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="the signature of a request that names none (default: `serving_default`, or "
+        "the first by name)",
+    )
+    tags: tuple[str, ...] = Field(
+        ("serve",), description="the tags of the graph to load from a SavedModel"
+    )
+    inter_op_threads: Annotated[int, Field(ge=1, le=1024)] = Field(
+        1, description="operators that may run at the same time, for graphs with wide branches"
+    )
+
+
 class ModelConfig(Section):
     """``model.yaml``."""
 
@@ -308,3 +329,4 @@ class ModelConfig(Section):
     onnx: Onnx = Onnx()
     openvino: OpenVino = OpenVino()
     hooks: HookSettings = HookSettings()
+    tensorflow: Tensorflow = Tensorflow()

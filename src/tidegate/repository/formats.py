@@ -53,7 +53,6 @@ class Requirement:
         return f"pip install 'tidegate[{self.extra}]'"
 
 
-_TENSORFLOW = "convert the model with tf2onnx"
 FORMATS = {
     found.name: found
     for found in (
@@ -64,11 +63,20 @@ FORMATS = {
         Format("torch-pickle", "a PyTorch pickle of more than weights", ("torch",)),
         Format("safetensors", "a safetensors file (weights without a model)", ("torch",)),
         Format("pickle", "a Python pickle (as joblib writes)"),
-        Format("savedmodel", "a TensorFlow SavedModel", advice=_TENSORFLOW),
-        Format("frozen-graph", "a frozen TensorFlow graph", advice=_TENSORFLOW),
-        Format("keras", "a Keras model", advice=_TENSORFLOW),
-        Format("hdf5", "an HDF5 file (as Keras writes)", advice=_TENSORFLOW),
-        Format("tflite", "a TensorFlow Lite model", advice=_TENSORFLOW),
+        Format("savedmodel", "a TensorFlow SavedModel", ("tensorflow",)),
+        Format("frozen-graph", "a frozen TensorFlow graph", ("tensorflow",)),
+        Format("keras", "a Keras model", ("tensorflow",)),
+        Format("hdf5", "an HDF5 file (as Keras writes)", ("tensorflow",)),
+        Format(
+            "checkpoint",
+            "a TensorFlow checkpoint (weights without a model)",
+            advice="where it was made, restore it and write the whole model: in Keras with "
+            "model.export(path), otherwise with tf.saved_model.save(model, path), and a graph of "
+            "TensorFlow 1 with tf.compat.v1.saved_model.Builder",
+        ),
+        Format(
+            "tflite", "a TensorFlow Lite model", advice="serve the SavedModel it was made from"
+        ),
         Format("caffe", "a Caffe model", ("caffe",)),
         Format("openvino", "an OpenVINO model", ("openvino",)),
         Format("tensorrt", "a TensorRT plan", advice="serve the ONNX model it was made from"),
@@ -79,6 +87,7 @@ REQUIREMENTS = {
     "torch": Requirement("torch", "torch"),
     "caffe": Requirement("cv2", "caffe"),
     "openvino": Requirement("openvino", "openvino"),
+    "tensorflow": Requirement("tensorflow", "tensorflow"),
 }
 """By runtime: those that this version of Tidegate has."""
 
@@ -102,7 +111,12 @@ DAMAGED_ZIP = (
 )
 """What zipfile raises for an archive that is damaged, encrypted or packed in an unknown way."""
 _HEAD = 4096
+_TABLE_FOOTER = 48
+_TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
+"""How the footer of a sorted table ends: ``kTableMagicNumber`` of LevelDB's ``table/format.h``."""
 _ONNX_FIELDS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26})
+_GRAPH_FIELDS = {1: 2, 2: 2, 3: 0, 4: 2}.items()
+_GRAPH_SUFFIXES = (".pb", ".graphdef")
 _LARGEST_IR_VERSION = 1000
 
 
@@ -129,7 +143,7 @@ def detect(path: Path) -> Format:
         )
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    for recognise in (_by_magic, _by_zip, _by_wire, _by_text):
+    for recognise in (_by_magic, _by_zip, _by_table, _by_wire, _by_text):
         name = recognise(path, head)
         if name is not None:
             return FORMATS[name]
@@ -215,6 +229,16 @@ def _by_members(members: set[str]) -> str | None:
     return "state-dict" if "data.pkl" in members else None
 
 
+def _by_table(path: Path, head: bytes) -> str | None:
+    """Look for the end of a sorted table, which the index of a checkpoint is."""
+    size = path.stat().st_size
+    if size < _TABLE_FOOTER:
+        return None
+    with path.open("rb") as file:
+        file.seek(size - len(_TABLE_MAGIC))
+        return "checkpoint" if file.read() == _TABLE_MAGIC else None
+
+
 def _by_wire(path: Path, head: bytes) -> str | None:
     """Walk the top-level fields of a protobuf message."""
     if not head or _is_text(head):
@@ -233,6 +257,8 @@ def _by_wire(path: Path, head: bytes) -> str | None:
     except ValueError:
         return None
     found = _message(kinds, ir_version, cut)
+    if found != "onnx" and path.suffix in _GRAPH_SUFFIXES and kinds.items() <= _GRAPH_FIELDS:
+        found = "frozen-graph" if kinds else None  # old ones do not say their version
     if cut and found is not None:
         raise InvalidModel(
             f"{path.name} is {FORMATS[found].title} that is cut short at "

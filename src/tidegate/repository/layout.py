@@ -302,6 +302,7 @@ def _fill(model: _Model, folder: Path) -> None:
             )
     if numbered:
         model.shared = [c for c in children if c.suffix in _SHARED and c.is_file()]
+        model.shared += [folder / name for name in model.config.tensorflow.libraries]
         for child in sorted(numbered, key=lambda c: int(c.name)):
             _read_version(model, int(child.name), child)
         for stray in _named_like_models(children):

@@ -71,6 +71,11 @@ RUNTIMES = {
             ),
         ),
         Runtime("openvino", "tidegate.runtimes.openvino", ("openvino",)),
+        Runtime(
+            "tensorflow",
+            "tidegate.runtimes.tensorflow",
+            ("tensorflow-cpu", "tensorflow", "tensorflow-rocm"),
+        ),
     )
 }
 
