@@ -9,9 +9,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
+from sklearn.datasets import load_iris
+from sklearn.ensemble import RandomForestClassifier
 
 from tidegate import serve
+from tidegate.repository.layout import read_model
+from tidegate.runtimes import registry
+from tidegate.runtimes.interface import RuntimeOptions
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "examples" / "models"
@@ -42,6 +48,17 @@ def test_calling_models_from_python() -> None:
             run(code, names)
         assert names["answer"]["digit"].shape == (3,)
         names["client"].close()
+
+
+def test_a_model_in_python(tmp_path: Path) -> None:
+    measures, kinds = load_iris(return_X_y=True)
+    forest = RandomForestClassifier(5).fit(measures, kinds)
+    joblib.dump(forest, tmp_path / "forest.joblib")
+    (tmp_path / "model.py").write_text(blocks("python-models.md")[0])
+    (version,) = read_model(tmp_path).versions.values()
+    model = registry.load(version.runtime, version.path, RuntimeOptions(folder=tmp_path))
+    answer = model.run({"measures": measures.astype(np.float32)}, ["probabilities"])
+    assert answer["probabilities"].shape == (150, 3)
 
 
 def test_serving_from_a_notebook() -> None:

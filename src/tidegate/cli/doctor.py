@@ -89,9 +89,13 @@ def _envoy(override: Path | None) -> Iterator[Finding]:
 
 def _runtimes() -> Iterator[Finding]:
     found = registry.available()
+    frameworks = [each for each in found if each.runtime.distributions]
     for each in found:
         runtime = each.runtime
         what = f"runtime {runtime.name}"
+        if not runtime.distributions:
+            yield ok(what, f"Python {each.version}, with whatever model.py imports")
+            continue
         if not each.installed:
             yield warn(what, "not installed", f"to serve its models: {runtime.command}")
             continue
@@ -101,9 +105,11 @@ def _runtimes() -> Iterator[Finding]:
             yield fail(what, str(error), "")
         else:
             yield ok(what, f"{runtime.distributions[0]} {each.version or ''} on {devices}")
-    if not any(each.installed for each in found):
-        commands = " or ".join(each.runtime.command for each in found)
-        yield fail("runtimes", "none is installed, so no model can be served", commands)
+    if not any(each.installed for each in frameworks):
+        commands = " or ".join(each.runtime.command for each in frameworks)
+        yield fail(
+            "runtimes", "none is installed, so only models in Python can be served", commands
+        )
 
 
 def _cuda_runtimes() -> list[str]:

@@ -290,6 +290,16 @@ class Tensorflow(Section):
     )
 
 
+class Python(Section):
+    """What only models in Python have."""
+
+    model: str | None = Field(
+        None,
+        description="the class in model.py (default: `Model`, or the only one that has `run`)",
+    )
+    arguments: dict[str, Any] = Field({}, description="keyword arguments to make it with")
+
+
 class ModelConfig(Section):
     """``model.yaml``."""
 
@@ -330,3 +340,4 @@ class ModelConfig(Section):
     openvino: OpenVino = OpenVino()
     hooks: HookSettings = HookSettings()
     tensorflow: Tensorflow = Tensorflow()
+    python: Python = Python()

@@ -107,6 +107,11 @@ class Engine:
         """Requests that wait."""
         return self._batcher.depth
 
+    @property
+    def busy(self) -> bool:
+        """Whether the model runs a batch in the executor thread."""
+        return not self._idle
+
     def watch(self, slot: RequestSlot) -> None:
         """Fail a slot that is not queued yet when its deadline passes."""
         self._batcher.watch(slot)

@@ -268,6 +268,10 @@ async def _serve(
         spec.last_words.write_text(service.stats().model_dump_json())
     if tracer is not None:
         await asyncio.to_thread(tracer.close)
+    if engine.busy:
+        log.warning("a run has not come to its end: the model is not told of the end")
+    else:
+        model.close()
     log.info("ended")
 
 

@@ -93,7 +93,8 @@ def _rows_are_independent(model: Model, samples: Samples) -> bool:
         return False
     names = [spec.name for spec in model.signature.outputs]
     try:
-        together = _run(model, joined, names)
+        # Copies: code in a model's folder may change what it is given.
+        together = _run(model, [a.copy() for a in joined], names)
         alone = [_run(model, [a[row : row + 1] for a in joined], names) for row in range(_ROWS)]
     except TidegateError as error:
         log.info("batching is off: a trial run failed: %s", error)

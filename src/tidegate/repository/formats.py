@@ -79,6 +79,7 @@ FORMATS = {
         ),
         Format("caffe", "a Caffe model", ("caffe",)),
         Format("openvino", "an OpenVINO model", ("openvino",)),
+        Format("python", "a model in Python", ("python",)),
         Format("tensorrt", "a TensorRT plan", advice="serve the ONNX model it was made from"),
     )
 }
@@ -88,6 +89,8 @@ REQUIREMENTS = {
     "caffe": Requirement("cv2", "caffe"),
     "openvino": Requirement("openvino", "openvino"),
     "tensorflow": Requirement("tensorflow", "tensorflow"),
+    # It needs nothing beyond what every replica does.
+    "python": Requirement("tidegate", "serving"),
 }
 """By runtime: those that this version of Tidegate has."""
 

@@ -4,6 +4,7 @@
 
     NAME/1/model.onnx, NAME/2/model.onnx, NAME/model.yaml    numbered versions
     NAME/model.onnx, NAME/model.yaml                         version 1 alone
+    NAME/model.py                                            version 1 alone, a class in Python
     NAME.onnx                                                version 1 alone
 
 Hidden files, partial files and ``__pycache__`` do not count. What is wrong with one model
@@ -26,11 +27,11 @@ from tidegate.repository import formats
 from tidegate.repository.caffe_files import find_prototxt
 from tidegate.repository.files import Files
 from tidegate.repository.pickles import danger
+from tidegate.repository.python_models import CODE, is_python_model, is_shared
 from tidegate.repository.serving_runtime import Refusal, choose
 
 _NAME = re.compile(NAME_PATTERN)
 _VERSION = re.compile(VERSION_PATTERN)
-_SHARED = frozenset({".py", ".npz", ".npy", ".json", ".prototxt"})
 _LIKE_VERSION = re.compile(r"[vV]?[0-9][0-9._-]*|(version|ver|rev)[0-9._-]*", re.IGNORECASE)
 
 
@@ -106,8 +107,8 @@ class _Model:
     config: ModelConfig = field(default_factory=ModelConfig)
     settings: Path | None = None
     folder: Path | None = None
-    shared: list[Path] = field(default_factory=list)
-    """Code and samples that are there for all versions."""
+    beside: list[Path] = field(default_factory=list)
+    """What lies beside the folders of versions."""
     versions: dict[int, VersionEntry] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
@@ -181,7 +182,7 @@ def read_model(path: Path, installed: formats.Installed = formats.installed) -> 
 def is_model_folder(path: Path) -> bool:
     """Whether the folder is one model rather than a repository of them."""
     return any(
-        child.name in (MODEL_FILE, *formats.FOLDER_MARKS)
+        child.name in (MODEL_FILE, CODE, *formats.FOLDER_MARKS)
         or (child.is_dir() and _VERSION.fullmatch(child.name))
         or (child.stem == "model" and child.suffix in formats.EXTENSIONS)
         for child in path.iterdir()
@@ -301,11 +302,13 @@ def _fill(model: _Model, folder: Path) -> None:
                 f"rename it, perhaps to {_number(child.name)}",
             )
     if numbered:
-        model.shared = [c for c in children if c.suffix in _SHARED and c.is_file()]
-        model.shared += [folder / name for name in model.config.tensorflow.libraries]
+        names = {c.name for c in numbered} | {MODEL_FILE}
+        below = files.below(folder)
+        model.beside = [p for p in below if p.relative_to(folder).parts[0] not in names]
         for child in sorted(numbered, key=lambda c: int(c.name)):
             _read_version(model, int(child.name), child)
-        for stray in _named_like_models(children):
+        python = any(entry.format == "python" for entry in model.versions.values())
+        for stray in () if python else _named_like_models(children):
             reason = "is beside version folders, which are served instead"
             model.invalid(stray, reason, "move it into a version folder of its own")
     elif not model.problems:
@@ -336,19 +339,35 @@ def _read_version(model: _Model, version: int, folder: Path) -> None:
         _unreadable(model, folder, error)
         return
     children = [c for c in own if c.parent == folder and c != model.settings]
-    own += model.shared
-    for path in own:
+    if not _lead_nowhere_else(model, own):
+        return
+    try:
+        python = is_python_model(model.config, folder, model.folder, children)
+    except InvalidModel as error:
+        model.invalid(folder, str(error))
+        return
+    shared = [p for p in model.beside if python or is_shared(p, p.parent == model.folder)]
+    if model.folder is not None:
+        shared += [model.folder / name for name in model.config.tensorflow.libraries]
+    if not _lead_nowhere_else(model, shared):
+        return
+    own += shared
+    try:
+        chosen = folder if python else _choose(folder, sorted(children))
+    except InvalidModel as error:
+        model.invalid(folder, str(error), "put one model file into it, as model.onnx")
+        return
+    _add_version(model, version, chosen, own, formats.FORMATS["python"] if python else None)
+
+
+def _lead_nowhere_else(model: _Model, paths: Iterable[Path]) -> bool:
+    for path in paths:
         try:
             model.files.check(path)
         except InvalidModel as error:
             model.invalid(path, str(error))
-            return
-    try:
-        chosen = _choose(folder, sorted(children))
-    except InvalidModel as error:
-        model.invalid(folder, str(error), "put one model file into it, as model.onnx")
-        return
-    _add_version(model, version, chosen, own)
+            return False
+    return True
 
 
 def _choose(folder: Path, children: list[Path]) -> Path:
@@ -387,9 +406,15 @@ def _named_like_models(children: Iterable[Path]) -> list[Path]:
     return [c for c in children if c.suffix in formats.EXTENSIONS and not c.is_dir()]
 
 
-def _add_version(model: _Model, version: int, path: Path, own: list[Path]) -> None:
+def _add_version(
+    model: _Model,
+    version: int,
+    path: Path,
+    own: list[Path],
+    known: formats.Format | None = None,
+) -> None:
     try:
-        found = formats.detect(path)
+        found = known or formats.detect(path)
         if found.name == "caffe":
             find_prototxt(path, model.folder)
         settings = [] if model.settings is None else [model.settings]
@@ -403,7 +428,8 @@ def _add_version(model: _Model, version: int, path: Path, own: list[Path]) -> No
     if found.name == "torch-pickle" and model.config.trust != "pickle":
         model.invalid(path, *danger(path))
         return
-    runtime = choose(path.name, found, model.config, model.installed)
+    name = CODE if found.name == "python" else path.name
+    runtime = choose(name, found, model.config, model.installed)
     if isinstance(runtime, Refusal):
         relative = model.files.relative(path)
         model.problems.append(Problem(relative, runtime.reason, runtime.kind, runtime.hint))

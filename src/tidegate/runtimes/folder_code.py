@@ -66,7 +66,7 @@ class FolderCode:
         try:
             return importlib.import_module(f"{self.package}.{name}")
         except (Exception, SystemExit) as error:
-            place = self._place(error)
+            place = self.place_of(error)
             raise InvalidModel(
                 f"{place or name + '.py'} raised {type(error).__name__}: {error}"
             ) from error
@@ -98,7 +98,7 @@ class FolderCode:
             return builtins.__import__(name, inside, None, fromlist or (), 1)
         return builtins.__import__(name, globals, locals, fromlist or (), level)
 
-    def _place(self, error: BaseException) -> str | None:
+    def place_of(self, error: BaseException) -> str | None:
         """Return the file of the folder, and the line, that an error came from."""
         if isinstance(error, SyntaxError) and error.filename is not None:
             return self._named(error.filename, error.lineno)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ class Runtime:
     module: str
     """The module of ours that has ``load`` and ``devices``."""
     distributions: tuple[str, ...]
-    """The packages of the framework, any one of which will do."""
+    """The packages of the framework, any one of which will do; none: it needs no framework."""
     stacks: int = 0
     """How many stacks of 4 MiB it makes for each thread beyond the first, in all."""
 
@@ -51,7 +52,7 @@ class Availability:
     runtime: Runtime
     installed: bool
     version: str | None
-    """The framework's; ``None`` when it is not installed, or not by a package."""
+    """The framework's, or Python's; ``None`` when it is not installed, or not by a package."""
 
 
 RUNTIMES = {
@@ -76,6 +77,7 @@ RUNTIMES = {
             "tidegate.runtimes.tensorflow",
             ("tensorflow-cpu", "tensorflow", "tensorflow-rocm"),
         ),
+        Runtime("python", "tidegate.runtimes.python", ()),
     )
 }
 
@@ -135,6 +137,8 @@ def _import(name: str) -> Any:
 
 
 def _version(runtime: Runtime) -> str | None:
+    if not runtime.distributions:
+        return platform.python_version()
     for distribution in runtime.distributions:
         try:
             return importlib.metadata.version(distribution)

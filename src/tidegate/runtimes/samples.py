@@ -41,7 +41,7 @@ class Samples:
             ConfigurationError: the sample does not fit the signature.
         """
         if self.given is not None:
-            return tuple(_rows(self._given(spec), spec, rows) for spec in specs)
+            return tuple(_rows(self._given(spec), spec, rows).copy() for spec in specs)
         random = np.random.default_rng(_SEED)
         arrays = []
         for spec in specs:

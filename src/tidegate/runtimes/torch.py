@@ -15,9 +15,10 @@ import torch
 from tidegate.errors import ConfigurationError, InferenceFailed, InvalidModel, TidegateError
 from tidegate.repository import formats
 from tidegate.runtimes.interface import OneSignature, RuntimeOptions
+from tidegate.runtimes.learning import Output, find_signature
 from tidegate.runtimes.samples import samples_of
 from tidegate.runtimes.torch_program import Call, Program, open_program
-from tidegate.runtimes.torch_signature import Output, find_signature, of_export
+from tidegate.runtimes.torch_signature import of_export, refuse_bytes
 from tidegate.runtimes.torch_tensors import (
     DTYPES,
     named_leaves,
@@ -215,6 +216,7 @@ def _with_signature(
         return TorchModel(runner, program.platform, device, signature, most_rows)
 
     def run(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> list[Output]:
+        refuse_bytes(specs)
         call = program.parameters.order(program.call, [spec.name for spec in specs])
         runner = _Runner(call, device, options)
         return [
@@ -223,7 +225,8 @@ def _with_signature(
         ]
 
     samples = samples_of(options)
-    signature = find_signature(path.name, program.parameters, declared, samples, run)
+    signature = find_signature(path.name, program.parameters.names, declared, samples, run)
+    refuse_bytes(signature.inputs)
     names = [spec.name for spec in signature.inputs]
     runner = _Runner(program.parameters.order(program.call, names), device, options)
     return TorchModel(runner, program.platform, device, signature, None)
