@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -273,6 +274,18 @@ def test_onnxruntime_does_not_fill_the_log(tmp_path: Path) -> None:
         [sys.executable, "-c", QUIET, noisy, failing], capture_output=True, text=True, timeout=60
     )
     assert (done.stdout, done.stderr) == ("failed\n", "")
+
+
+def test_it_tells_nobody(tmp_path: Path) -> None:
+    """onnxruntime would leave a database of events for its maker."""
+    path = models.identity(tmp_path / "m.onnx")
+    home = tmp_path / "home"
+    home.mkdir()
+    code = QUIET.partition("try:")[0]
+    told = {"HOME": str(home), "XDG_CACHE_HOME": str(home), "PATH": ""}
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"} | told
+    subprocess.run([sys.executable, "-c", code, path], check=True, timeout=60, env=environment)
+    assert list(home.iterdir()) == []
 
 
 def test_an_idle_model_uses_no_cpu(tmp_path: Path) -> None:

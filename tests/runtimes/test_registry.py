@@ -36,13 +36,15 @@ def test_importing_brings_no_framework(module: str) -> None:
 
 def test_what_is_available() -> None:
     found = {each.runtime.name: each for each in registry.available()}
+    # It needs a build of onnxruntime that nothing but a GPU can run.
+    assert not found.pop("tensorrt").installed
     for each in found.values():
         assert each.installed
         assert each.version is not None
         assert "cpu" in registry.devices(each.runtime.name)
     assert found["onnx"].runtime.formats == ("onnx",)
     assert found["caffe"].runtime.formats == ("caffe",)
-    assert found["openvino"].runtime.formats == ("onnx", "openvino")
+    assert found["openvino"].runtime.formats == ("onnx", "savedmodel", "openvino")
     assert found["torch"].runtime.formats == (
         "torchscript",
         "pt2",
@@ -73,7 +75,8 @@ def test_an_unknown_runtime() -> None:
 
 
 def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "tidegate.runtimes.onnx", raising=False)
+    for module in ("onnx", "onnxruntime_quiet"):
+        monkeypatch.delitem(sys.modules, f"tidegate.runtimes.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(registry, "installed", lambda name: False)
     with pytest.raises(RuntimeMissing, match=r"pip install 'tidegate\[onnx\]'"):
@@ -81,7 +84,8 @@ def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_runtime_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "tidegate.runtimes.onnx", raising=False)
+    for module in ("onnx", "onnxruntime_quiet"):
+        monkeypatch.delitem(sys.modules, f"tidegate.runtimes.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(registry, "installed", lambda name: True)
     with pytest.raises(RuntimeMissing, match="is installed but cannot be imported"):

@@ -300,6 +300,28 @@ class Python(Section):
     arguments: dict[str, Any] = Field({}, description="keyword arguments to make it with")
 
 
+def _ascending(value: tuple[int, int]) -> tuple[int, int]:
+    if value[0] > value[1]:
+        raise ValueError(f"the smallest length, {value[0]}, comes before the largest, {value[1]}")
+    return value
+
+
+_Range = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ascending)]
+
+
+class TensorRt(Section):
+    """What only models on TensorRT have."""
+
+    dimensions: dict[str, _Range] = Field(
+        {},
+        description="smallest and largest lengths of dynamic dimensions, by name, as "
+        "`{length: [1, 512]}` (default for the first dimension: 1 to `batching.max_batch_size`)",
+    )
+    workspace: Annotated[Size, Field(gt=0)] | None = Field(
+        None, description="the most GPU memory for intermediate results, as 2GiB (default: all)"
+    )
+
+
 class ModelConfig(Section):
     """``model.yaml``."""
 
@@ -341,3 +363,4 @@ class ModelConfig(Section):
     hooks: HookSettings = HookSettings()
     tensorflow: Tensorflow = Tensorflow()
     python: Python = Python()
+    tensorrt: TensorRt = TensorRt()

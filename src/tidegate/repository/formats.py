@@ -47,23 +47,30 @@ class Requirement:
     extra: str
     """Tidegate's extra that brings it."""
 
+    file: str = ""
+    """A file in the module that is there only in the build that is needed."""
+    rival: str = ""
+    """Another build of the module, which must make room for that."""
+
     @property
     def command(self) -> str:
         """The command that installs it."""
-        return f"pip install 'tidegate[{self.extra}]'"
+        install = f"pip install 'tidegate[{self.extra}]'"
+        return f"pip uninstall {self.rival}; {install}" if self.rival else install
 
 
+_PLAN = "serve the ONNX model it was made from, with runtime: tensorrt"
 FORMATS = {
     found.name: found
     for found in (
-        Format("onnx", "an ONNX model", ("onnx", "openvino")),
+        Format("onnx", "an ONNX model", ("onnx", "openvino", "tensorrt")),
         Format("torchscript", "a TorchScript archive", ("torch",)),
         Format("pt2", "a torch.export archive", ("torch",)),
         Format("state-dict", "a file of PyTorch weights (a state_dict)", ("torch",)),
         Format("torch-pickle", "a PyTorch pickle of more than weights", ("torch",)),
         Format("safetensors", "a safetensors file (weights without a model)", ("torch",)),
         Format("pickle", "a Python pickle (as joblib writes)"),
-        Format("savedmodel", "a TensorFlow SavedModel", ("tensorflow",)),
+        Format("savedmodel", "a TensorFlow SavedModel", ("tensorflow", "openvino")),
         Format("frozen-graph", "a frozen TensorFlow graph", ("tensorflow",)),
         Format("keras", "a Keras model", ("tensorflow",)),
         Format("hdf5", "an HDF5 file (as Keras writes)", ("tensorflow",)),
@@ -80,7 +87,7 @@ FORMATS = {
         Format("caffe", "a Caffe model", ("caffe",)),
         Format("openvino", "an OpenVINO model", ("openvino",)),
         Format("python", "a model in Python", ("python",)),
-        Format("tensorrt", "a TensorRT plan", advice="serve the ONNX model it was made from"),
+        Format("tensorrt", "a TensorRT plan", advice=_PLAN),
     )
 }
 REQUIREMENTS = {
@@ -91,6 +98,12 @@ REQUIREMENTS = {
     "tensorflow": Requirement("tensorflow", "tensorflow"),
     # It needs nothing beyond what every replica does.
     "python": Requirement("tidegate", "serving"),
+    "tensorrt": Requirement(
+        "onnxruntime",
+        "tensorrt",
+        file="capi/libonnxruntime_providers_tensorrt.so",
+        rival="onnxruntime",
+    ),
 }
 """By runtime: those that this version of Tidegate has."""
 
@@ -125,7 +138,12 @@ _LARGEST_IR_VERSION = 1000
 
 def installed(runtime: str) -> bool:
     """Whether ``runtime``'s framework can be imported here; it is not imported."""
-    return importlib.util.find_spec(REQUIREMENTS[runtime].module) is not None
+    needed = REQUIREMENTS[runtime]
+    found = importlib.util.find_spec(needed.module)
+    if found is None or not needed.file:
+        return found is not None
+    folders = found.submodule_search_locations or ()
+    return any((Path(folder) / needed.file).is_file() for folder in folders)
 
 
 def detect(path: Path) -> Format:

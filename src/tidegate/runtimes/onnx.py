@@ -5,14 +5,15 @@ API: https://onnxruntime.ai/docs/api/python/api_summary.html.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import ml_dtypes
 import numpy as np
-import onnxruntime
 
 from tidegate.errors import (
     ConfigurationError,
@@ -24,9 +25,12 @@ from tidegate.errors import (
 from tidegate.runtimes.declared import refined
 from tidegate.runtimes.interface import OneSignature, RuntimeOptions
 from tidegate.runtimes.onnx_file import cast_outputs, shapes
+from tidegate.runtimes.onnxruntime_quiet import onnxruntime
 from tidegate.types import Array, Dimension, DType, Signature, TensorSpec
 
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+OpenSession = Callable[[str | bytes], tuple[Any, str]]
+"""Makes a session of a path or a file's bytes, and says on which device it runs."""
 _EXACT = {"fp32": {"use_tf32": "0"}}
 """Left to itself, CUDA multiplies FP32 matrices in TF32, whose mantissa has 10 bits."""
 _DTYPES = {
@@ -136,52 +140,84 @@ def load(path: Path, options: RuntimeOptions) -> OnnxModel:
     """
     if options.config.precision in ("bf16", "fp16"):
         raise ConfigurationError(_PRECISION.format(precision=options.config.precision))
-    session, device = _open(path, str(path), options)
-    signature = Signature(
-        _specs(path, session.get_inputs(), "input"), _specs(path, session.get_outputs(), "output")
-    )
-    signature = refined(signature, options.config.signature)
+    return OnnxModel(*opened(path, options, lambda model: _open(path, model, options)))
+
+
+def opened(
+    path: Path, options: RuntimeOptions, open_session: OpenSession
+) -> tuple[Any, Signature, str, Mapping[str, str]]:
+    """Open a file as ``open_session`` does, and return what makes a model of it.
+
+    Raises:
+        InvalidModel: it has inputs or outputs that are no tensors of a known type.
+        ConfigurationError: ``signature`` in model.yaml contradicts the model.
+    """
+    session, device = open_session(str(path))
+    signature = signature_of(path, session, options)
     fragments = cast_outputs(s.name for s in signature.outputs if s.dtype is DType.BF16)
     if fragments:
         # onnxruntime hands out no BF16 that numpy could take: let it cast to FP32 itself.
         del session
         content = path.read_bytes() + b"".join(fragments.values())
-        session, device = _open(path, content, options)
+        session, device = open_session(content)
     twins = {twin.rpartition("/")[0]: twin for twin in fragments}
-    return OnnxModel(session, signature, device, twins)
+    return session, signature, device, twins
+
+
+def signature_of(path: Path, session: Any, options: RuntimeOptions) -> Signature:
+    """Return the tensors of the model in a session.
+
+    Raises:
+        InvalidModel: it has inputs or outputs that are no tensors of a known type.
+        ConfigurationError: ``signature`` in model.yaml contradicts the model.
+    """
+    signature = Signature(
+        _specs(path, session.get_inputs(), "input"), _specs(path, session.get_outputs(), "output")
+    )
+    return refined(signature, options.config.signature)
 
 
 def devices() -> tuple[str, ...]:
     """Return the kinds of device that this onnxruntime was built for."""
-    cuda = _CUDA in onnxruntime.get_available_providers()
+    cuda = CUDA in onnxruntime.get_available_providers()
     return ("cpu", "cuda") if cuda else ("cpu",)
 
 
 def _open(path: Path, model: str | bytes, options: RuntimeOptions) -> tuple[Any, str]:
     """Return a session and the device it runs on."""
     kind, _, number = options.device.partition(":")
+    if kind != "cpu":
+        load_cuda_libraries()
     if kind == "cuda" and "cuda" not in devices():
         found = f"but {onnxruntime.__version__} as installed has none"
         raise ConfigurationError(_WANTS_CUDA.format(device=options.device, found=found))
     if kind == "cpu" or "cuda" not in devices():
-        return _session(path, model, options, [_CPU]), "cpu"
-    cuda = (_CUDA, {"device_id": number or "0", **_EXACT.get(options.config.precision or "", {})})
+        return create_session(path, model, options, [CPU]), "cpu"
+    cuda = (CUDA, {"device_id": number or "0", **_EXACT.get(options.config.precision or "", {})})
     try:
-        session = _session(path, model, options, [cuda, _CPU])
+        session = create_session(path, model, options, [cuda, CPU])
     except InvalidModel as error:
         if kind == "cuda":
             raise
         try:
-            return _session(path, model, options, [_CPU]), "cpu"
+            return create_session(path, model, options, [CPU]), "cpu"
         except InvalidModel:
             raise error from None
-    if _CUDA in session.get_providers():
+    if CUDA in session.get_providers():
         return session, f"cuda:{number or 0}"
     if kind == "cuda":
         # onnxruntime falls back to the CPU when it cannot load the CUDA libraries.
         found = "which is installed but found no GPU or no CUDA libraries"
         raise ConfigurationError(_WANTS_CUDA.format(device=options.device, found=found))
     return session, "cpu"
+
+
+def load_cuda_libraries() -> None:
+    """Load the CUDA libraries that pip installed; otherwise only those of the system are found."""
+    if "cuda" in devices() and hasattr(onnxruntime, "preload_dlls"):
+        # It prints what it does not find.
+        with contextlib.redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
 
 
 def session_options(options: RuntimeOptions) -> Any:
@@ -202,7 +238,15 @@ def session_options(options: RuntimeOptions) -> Any:
     return settings
 
 
-def _session(path: Path, model: str | bytes, options: RuntimeOptions, providers: list[Any]) -> Any:
+def create_session(
+    path: Path, model: str | bytes, options: RuntimeOptions, providers: list[Any]
+) -> Any:
+    """Return a session of ``model``: the path, or the bytes in its stead.
+
+    Raises:
+        InvalidModel: onnxruntime refuses it.
+        InsufficientMemory: it does not fit.
+    """
     settings = session_options(options)
     if isinstance(model, bytes):
         settings.add_session_config_entry(

@@ -12,7 +12,8 @@ from typing import BinaryIO
 from tidegate.repository.wire import Field, fields_of
 from tidegate.types import Dimension
 
-_GRAPH, _INPUT, _OUTPUT = 7, 11, 12
+_GRAPH, _INITIALIZER, _INPUT, _OUTPUT = 7, 5, 11, 12
+_EXTERNAL, _KEY, _VALUE = 13, 1, 2
 _NAME, _TYPE, _TENSOR_TYPE, _SHAPE = 1, 2, 1, 2
 _DIMENSION, _LENGTH, _SYMBOL = 1, 1, 2
 _FLOAT, _INT = 1, 2
@@ -36,6 +37,23 @@ def shapes(path: Path) -> dict[str, tuple[Dimension, ...] | None]:
                 for name in _inside(file, value.start, value.stop, _NAME):
                     found[_text(file, name)] = shape
     return found
+
+
+def external_files(path: Path) -> list[Path]:
+    """Return the files beside a model that hold its weights, in the order of their names.
+
+    Raises:
+        ValueError: it is not a protobuf message.
+    """
+    found: set[str] = set()
+    with path.open("rb") as file:
+        for graph in _inside(file, 0, path.stat().st_size, _GRAPH):
+            for weight in _inside(file, graph.start, graph.stop, _INITIALIZER):
+                for entry in _inside(file, weight.start, weight.stop, _EXTERNAL):
+                    pair = list(_inside(file, entry.start, entry.stop, _KEY, _VALUE))
+                    if [_text(file, each) for each in pair[:1]] == ["location"]:
+                        found.update(_text(file, each) for each in pair[1:])
+    return [path.parent / name for name in sorted(found)]
 
 
 def cast_outputs(names: Iterable[str]) -> dict[str, bytes]:

@@ -78,6 +78,7 @@ RUNTIMES = {
             ("tensorflow-cpu", "tensorflow", "tensorflow-rocm"),
         ),
         Runtime("python", "tidegate.runtimes.python", ()),
+        Runtime("tensorrt", "tidegate.runtimes.tensorrt", ("onnxruntime-gpu",)),
     )
 }
 
