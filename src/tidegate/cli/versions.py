@@ -22,7 +22,7 @@ def print_versions(*, as_json: bool) -> int:
     }
     for each in registry.available():
         # The runtime python has no package of its own.
-        found.update({name: each.version for name in each.runtime.distributions[:1]})
+        found.update(dict.fromkeys(each.runtime.distributions[:1], each.version))
     if as_json:
         click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2))
         return 0
