@@ -26,35 +26,6 @@ WEIGHTS = np.random.default_rng(7).normal(size=(4, 3)).astype(np.float32)
 X = np.arange(8, dtype=np.float32).reshape(2, 4) / 8
 IMAGES = np.random.default_rng(3).random((2, 8, 8, 1), dtype=np.float32)
 
-OPERATOR = """
-#include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/shape_inference.h"
-
-REGISTER_OP("TidegateTriple")
-    .Input("x: float")
-    .Output("y: float")
-    .SetShapeFn([](tensorflow::shape_inference::InferenceContext* c) {
-      c->set_output(0, c->input(0));
-      return absl::OkStatus();
-    });
-
-class TripleOp : public tensorflow::OpKernel {
- public:
-  explicit TripleOp(tensorflow::OpKernelConstruction* c) : OpKernel(c) {}
-  void Compute(tensorflow::OpKernelContext* c) override {
-    const tensorflow::Tensor& x = c->input(0);
-    tensorflow::Tensor* y = nullptr;
-    OP_REQUIRES_OK(c, c->allocate_output(0, x.shape(), &y));
-    auto in = x.flat<float>();
-    auto out = y->flat<float>();
-    for (int i = 0; i < in.size(); i++) out(i) = 3 * in(i);
-  }
-};
-REGISTER_KERNEL_BUILDER(Name("TidegateTriple").Device(tensorflow::DEVICE_CPU), TripleOp);
-"""
-"""An operator that TensorFlow has not: ``y = 3 x``."""
-
 
 def saved(folder: Path) -> Path:
     """``serving_default``: ``scores = x @ WEIGHTS``; ``text``: upper case and length of strings.

@@ -12,7 +12,7 @@ import pytest
 from tests import tensorflow_models as made
 from tests.tensorflow_models import IMAGES, X, keras, tf
 from tidegate.config.loading import load_model_config
-from tidegate.config.model import Batching
+from tidegate.config.model import Batching, ModelConfig
 from tidegate.errors import (
     ConfigurationError,
     InferenceFailed,
@@ -359,3 +359,30 @@ def test_the_precision_that_a_cpu_has_not(saved: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"precision: fp16 is not .* on cpu: use bf16"):
         opened(saved, "precision: fp16\ndevice: cpu")
     (saved / "model.yaml").unlink()
+
+
+def test_libraries_that_cannot_be_loaded(saved: Path, tmp_path: Path) -> None:
+    model = tmp_path / "m"
+    shutil.copytree(saved, model)
+    text = "tensorflow: {libraries: [ops/own.so]}"
+    with pytest.raises(ConfigurationError, match=r"'ops/own\.so', which is not in the model's"):
+        opened(model, text)
+    (model / "ops").mkdir()
+    (model / "ops/own.so").write_bytes(b"no library")
+    with pytest.raises(InvalidModel, match=r"refuses the library ops/own\.so: .*tf\.sysconfig"):
+        opened(model, text)
+    (tmp_path / "other.so").write_bytes(b"")
+    (model / "ops/own.so").unlink()
+    (model / "ops/own.so").symlink_to(tmp_path / "other.so")
+    with pytest.raises(ConfigurationError, match="a link that leads out of the model's folder"):
+        opened(model, text)
+    with pytest.raises(ConfigurationError, match=r"'\.\./other\.so' must lie in the model's"):
+        opened(model, "tensorflow: {libraries: [../other.so]}")
+    bare = RuntimeOptions(config=load_model_config_text(tmp_path, text))
+    with pytest.raises(ConfigurationError, match="a model in a folder of its own"):
+        load(saved, bare)
+
+
+def load_model_config_text(folder: Path, text: str) -> ModelConfig:
+    made.settings(folder, text)
+    return load_model_config(folder / "model.yaml")

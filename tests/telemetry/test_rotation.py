@@ -138,3 +138,19 @@ assert threading.active_count() == 1
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_native_code_cannot_be_told_to_leave_out(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    code = """
+    import re, threading
+    from tidegate.telemetry.rotation import errors_without
+    looker = threading.Thread(target=own.check)
+    with errors_without(re.compile(rb"^noise.*\\n", re.M)):
+        looker.start()
+        os.write(2, b"noise one\\nwords\\nnoise two\\n")
+    looker.join()
+    os.write(2, b"end\\n")
+    """
+    assert writer(log, code).wait(60) == 0
+    assert log.read_bytes() == b"words\nend\n"

@@ -76,6 +76,8 @@ RUNTIMES = {
             "tensorflow",
             "tidegate.runtimes.tensorflow",
             ("tensorflow-cpu", "tensorflow", "tensorflow-rocm"),
+            # One of 8 MiB, and what each thread has for memory of its own.
+            stacks=3,
         ),
         Runtime("python", "tidegate.runtimes.python", ()),
         Runtime("tensorrt", "tidegate.runtimes.tensorrt", ("onnxruntime-gpu",)),

@@ -9,45 +9,22 @@ import contextlib
 import logging
 import os
 import re
-import sys
-import tempfile
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from tidegate.errors import ConfigurationError, InsufficientMemory
 from tidegate.runtimes.interface import RuntimeOptions
+from tidegate.telemetry.rotation import errors_without
 from tidegate.types import DType
 
 __all__ = ["DTYPES", "devices", "prepare", "reraise", "said", "tf"]
 
+# No setting keeps its native code from saying this.
 _SAID_AT_IMPORT = re.compile(rb"^(WARNING: All log messages before absl|I0000 ).*\n?", re.M)
-_STDERR = 2
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what TensorFlow's native code says while it is imported, which no setting does.
-
-    Anything but its information is written afterwards.
-    """
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as kept:
-        before = os.dup(_STDERR)
-        os.dup2(kept.fileno(), _STDERR)
-        try:
-            yield
-        finally:
-            os.dup2(before, _STDERR)
-            os.close(before)
-            kept.seek(0)
-            rest = _SAID_AT_IMPORT.sub(b"", kept.read())
-            if rest:
-                os.write(_STDERR, rest)
 
 
 # Its errors are raised as well; logged, each bad request would fill the log.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with _quiet():
+with errors_without(_SAID_AT_IMPORT):
     import tensorflow as tf
 for _name in ("tensorflow", "absl"):
     logging.getLogger(_name).setLevel(logging.ERROR)

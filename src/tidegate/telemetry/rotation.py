@@ -9,15 +9,43 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import stat
+import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _EVERY = 0.5
 """Seconds between two looks."""
 _STACK = 2**18
 _OUTPUT, _ERRORS = 1, 2
+_descriptors = threading.Lock()
+"""Held by who changes where this process's output goes."""
+
+
+@contextlib.contextmanager
+def errors_without(pattern: re.Pattern[bytes]) -> Iterator[None]:
+    """Leave out what matches ``pattern`` of what the process writes to its standard errors.
+
+    It is written when the context ends, for native code that can be told in no other way.
+    """
+    sys.stderr.flush()
+    with _descriptors, tempfile.TemporaryFile() as kept:
+        before = os.dup(_ERRORS)
+        os.dup2(kept.fileno(), _ERRORS)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, _ERRORS)
+            os.close(before)
+            kept.seek(0)
+            rest = pattern.sub(b"", kept.read())
+            if rest:
+                os.write(_ERRORS, rest)
 
 
 def shift(path: Path, files: int) -> None:
@@ -72,6 +100,10 @@ class OwnOutput:
 
     def check(self) -> None:
         """Rotate it if it is too large; follow another process that has done so."""
+        with _descriptors:
+            self._check()
+
+    def _check(self) -> None:
         found = os.fstat(_ERRORS)
         if found.st_size <= self._size and self._is_output():
             return
