@@ -26,6 +26,9 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
+KINDS = ("image", "text", "bytes", "json")
+"""What a request may be in the place of tensors; for protocols of tensors it is named so."""
+
 DEFAULT_SIGNATURE = "serving_default"
 """What the signature of a model that has only one is called, as TensorFlow Serving calls it."""
 

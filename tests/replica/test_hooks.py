@@ -288,6 +288,20 @@ def test_declared_tensors_are_checked() -> None:
         run(functions, InferRequest("m", payload="text"))
 
 
+def test_declared_as_the_models_own() -> None:
+    functions = Functions(
+        lambda request: request.tensors,
+        lambda request, outputs: outputs,
+        incoming=side("model"),
+        outgoing=side("model"),
+    )
+    assert loaded(functions).public == ONE
+    a = InferRequest("m", inputs=(Tensor.of("a", ROW),))
+    assert run(functions, a).outputs[0].data.tolist() == [[2, 2]]
+    with pytest.raises(InvalidInput, match="'a' is missing"):
+        run(functions, InferRequest("m"))
+
+
 def test_undeclared_is_as_it_came() -> None:
     requests: list[Request] = []
     functions = Functions(noting(requests))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,26 +15,54 @@ from rich.text import Text
 
 from tidegate.errors import InferenceFailed, TidegateError
 from tidegate.protocols.open_inference.rest import encode_infer
+from tidegate.protocols.payloads import PAYLOAD
 from tidegate.types import Array, DType, InferRequest, InferResponse, Tensor
 
 _SHOWN_ELEMENTS = 40
 
 
-def encoded(response: InferResponse, form: str) -> bytes | Table:
+def encoded(response: InferResponse, form: str) -> bytes | Table | Text:
     """Return ``response`` as one line of JSON or as a table.
 
     Raises:
         InferenceFailed: an output has an infinite element, which JSON has no number for.
         InvalidInput: the same, or a text that is not UTF-8, in the protocol's own JSON.
     """
-    if form == "table":
-        return _table(response)
     if form == "v2":
         parts, _ = encode_infer(response, InferRequest(response.model))
         return b"".join(parts)
     document: dict[str, Any] = {"id": response.id} if response.id else {}
+    payload = _payload(response)
+    if form == "table":
+        return _table(response) if payload is None else _said(payload)
+    if payload is not None:
+        document["payload"] = payload
+        return orjson.dumps(document)
     document["outputs"] = {tensor.name: _nested(tensor) for tensor in response.outputs}
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _payload(response: InferResponse) -> Any:
+    """Return what a model with hooks answered in the place of tensors; ``None``: nothing.
+
+    A server of tensors sends it as one, with JSON as its text.
+    """
+    if response.payload is not None and not response.outputs:
+        found = response.payload
+        return _texts(found) if isinstance(found, bytes) else found
+    if [(t.name, t.dtype, t.shape) for t in response.outputs] != [(PAYLOAD, DType.BYTES, (1,))]:
+        return None
+    text = response.outputs[0].data[0]
+    if text[:1] in (b"{", b"["):
+        with contextlib.suppress(orjson.JSONDecodeError):
+            return orjson.loads(text)
+    return _texts(text)
+
+
+def _said(payload: Any) -> Text:
+    if not isinstance(payload, str):
+        payload = orjson.dumps(payload, option=orjson.OPT_INDENT_2).decode()
+    return Text(payload)
 
 
 def heading(source: Mapping[str, Any]) -> Text:

@@ -203,7 +203,7 @@ def _refuse_long(longest: int) -> InferRequest:
 
 
 def _answer_all(target: Target, found: Iterable[Input], form: Format, width: int) -> int:
-    def ask(each: Input) -> bytes | Table:
+    def ask(each: Input) -> bytes | Table | Text:
         return answers.encoded(target.infer(each.request()), form)
 
     if isinstance(target, LocalModel):

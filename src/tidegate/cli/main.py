@@ -192,6 +192,23 @@ def unload(model: str, port: str | None, run_dir: str | None, as_json: bool) -> 
     return run("unload", model, port, run_dir, as_json=as_json)
 
 
+@cli.group(short_help="Write a file to begin with, as a model's hooks.py.")
+def init() -> None:
+    """Write a file to begin with."""
+
+
+@init.command(name="hooks", short_help="Write a commented hooks.py into a model's folder.")
+@click.argument("path", type=click.Path(path_type=Path), default=".")
+def init_hooks(path: Path) -> int:
+    """Write a commented hooks.py into the model's folder PATH: code that runs around the model.
+
+    Without PATH, into this folder.
+    """
+    from tidegate.cli.templates import write_hooks
+
+    return write_hooks(path)
+
+
 @cli.command(name="completion", short_help="Print the script for completion in a shell.")
 @click.argument("shell", type=click.Choice(completion.SHELLS))
 def print_completion(shell: str) -> int:

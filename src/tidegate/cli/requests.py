@@ -21,7 +21,16 @@ from tidegate.errors import InvalidInput, MessageTooLarge
 from tidegate.protocols.open_inference.json_data import from_json
 from tidegate.protocols.open_inference.rest import decode_infer
 from tidegate.protocols.open_inference.tensors import checked_shape, from_raw, object_array, shown
-from tidegate.types import Array, DType, InferRequest, Signature, Tensor, TensorSpec, element_count
+from tidegate.types import (
+    KINDS,
+    Array,
+    DType,
+    InferRequest,
+    Signature,
+    Tensor,
+    TensorSpec,
+    element_count,
+)
 
 _LARGEST_FILE = 2**31 - 2**20
 """Bytes: more than any message may have."""
@@ -85,6 +94,9 @@ class Reader:
         if _is_protocol(document):
             del document
             return decode_infer(self.model, "", text)
+        value = self._value(document)
+        if value is not None:
+            return self._request((value,))
         if isinstance(document, list):
             document = {self._only("a list").name: document}
         if not isinstance(document, dict):
@@ -105,6 +117,9 @@ class Reader:
         data = _read(name)
         if self.raw:
             return self._request((_of_raw(self._only("raw bytes"), data),))
+        kind = self._kind()
+        if kind is not None and not data.startswith((_NUMPY, _ZIP)):
+            return self._request((_element(kind, data),))
         if data.startswith(_NUMPY):
             spec = self._only("a single array")
             return self._request(
@@ -116,6 +131,27 @@ class Reader:
             return self.json(data)
         spec = self._only("an image")
         return self._request((image_tensor(name, data, spec, self.scale),))
+
+    def _kind(self) -> str | None:
+        """Return what hooks take in the place of tensors, as an image; ``bytes`` if anything."""
+        inputs = self.signature.inputs
+        if not inputs:
+            return "bytes"
+        (spec, *more) = inputs
+        if more or spec.dtype is not DType.BYTES or spec.shape != (1,) or spec.name not in KINDS:
+            return None
+        return spec.name
+
+    def _value(self, document: Any) -> Tensor | None:
+        """Return JSON that is itself what hooks take, and does not name an input."""
+        kind = self._kind()
+        if kind is None or (isinstance(document, dict) and document.keys() == {kind}):
+            return None
+        if kind == "text":
+            return _element(kind, document.encode()) if isinstance(document, str) else None
+        if kind == "json" or not self.signature.inputs:
+            return _element("json", orjson.dumps(document))
+        return None
 
     def _only(self, what: str) -> TensorSpec:
         if len(self.signature.inputs) != 1:
@@ -129,6 +165,10 @@ class Reader:
 
     def _request(self, tensors: tuple[Tensor, ...]) -> InferRequest:
         return InferRequest(self.model, inputs=tensors)
+
+
+def _element(name: str, data: bytes) -> Tensor:
+    return Tensor(name, DType.BYTES, object_array([data], (1,)))
 
 
 def _is_protocol(document: object) -> bool:

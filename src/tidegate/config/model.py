@@ -240,7 +240,7 @@ class OpenVino(Section):
 
 
 PublicSide = Annotated[
-    Literal["image", "text", "bytes", "json"] | tuple[DeclaredTensor, ...] | None,
+    Literal["image", "text", "bytes", "json", "model"] | tuple[DeclaredTensor, ...] | None,
     BeforeValidator(_named),
 ]
 
@@ -250,8 +250,9 @@ class HookSettings(Section):
 
     input: PublicSide = Field(
         None,
-        description="what clients send: image, text, bytes, json, or tensors as under "
-        "`signature.inputs` (default: `INPUT` in hooks.py, or anything)",
+        description="what clients send: image, text, bytes, json, model (as the model's own "
+        "inputs), or tensors as under `signature.inputs` (default: `INPUT` in hooks.py, or "
+        "anything)",
     )
     output: PublicSide = Field(
         None,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pydantic
 
 from tidegate.config.model import DeclaredTensor, HookSettings
 from tidegate.errors import InvalidModel
 from tidegate.replica.hooks import Functions
-from tidegate.replica.public import KINDS, Declared, Side
+from tidegate.replica.public import OWN, Declared, Kind, Side
 from tidegate.runtimes.folder_code import FolderCode
+from tidegate.types import KINDS
 
 FILE = "hooks.py"
 _MODULE = "hooks"
@@ -87,12 +88,11 @@ def _declared(module: ModuleType, name: str) -> Declared:
     if found is None:
         return None
     if isinstance(found, str):
-        for kind in KINDS:
-            if found == kind:
-                return kind
+        if found == OWN or found in KINDS:
+            return cast("Kind", found)
         raise InvalidModel(
-            f"{name} in {FILE} is {found!r}; it is one of {', '.join(map(repr, KINDS))}, or a "
-            "list of tensors"
+            f"{name} in {FILE} is {found!r}; it is one of {', '.join(map(repr, KINDS))}, "
+            f"{OWN!r}, or a list of tensors"
         )
     try:
         return [DeclaredTensor.model_validate(each) for each in found]

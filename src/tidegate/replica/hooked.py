@@ -22,7 +22,7 @@ from tidegate.replica.binding import Bound
 from tidegate.replica.dialects import Spoken
 from tidegate.replica.engine import Answer, Engine, RequestSlot
 from tidegate.replica.exchange import Exchange
-from tidegate.replica.flight import SharedRecorder
+from tidegate.replica.flight import SharedRecorder, short
 from tidegate.replica.hook_threads import HookThreads
 from tidegate.replica.hooks import Hooks, Prepared
 from tidegate.replica.inference import InferenceSlot, about
@@ -158,7 +158,7 @@ class HookedService(Service):
             size=len(exchange.body),
             priority=priority,
             deadline=self._deadline(head.timeout, timeout, now),
-            tag=self._entry(exchange, request, head.retried),
+            tag=self._tag(exchange, request),
         )
         slot.exchange, slot.request, slot.service, slot.spoken = exchange, request, self, spoken
         slot.alone = head.retried and self._deadly(exchange)
@@ -176,6 +176,12 @@ class HookedService(Service):
         else:
             self._queue(slot, self._hooks.prepare(request), now)
         exchange.on_gone = slot.abandon
+
+    def _tag(self, exchange: Exchange, request: InferRequest) -> bytes | None:
+        retried = exchange.head.retried
+        if retried or self._quarantined or exchange.request_id is None:
+            return self._entry(exchange, request, retried)
+        return short(exchange.request_id)
 
     def _admit(self, slot: HookedSlot) -> None:
         waiting = self._threads.depth + self._engine.depth

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tidegate.replica.batch import BatchRunner
@@ -68,6 +68,11 @@ def with_hooks(model: Model, functions: Functions | None) -> Loaded:
         parameters = Parameters()
         given = None if after else functions.outgoing.specs
         model = HookedModel(model, functions.run_model, parameters, given)
+    functions = replace(
+        functions,
+        incoming=functions.incoming.filled(model.signature.inputs),
+        outgoing=functions.outgoing.filled(model.signature.outputs),
+    )
     public = public_signature(
         model.signature,
         functions.incoming if before else None,

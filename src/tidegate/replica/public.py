@@ -12,7 +12,7 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, cast
 
 import orjson
 
@@ -20,12 +20,13 @@ from tidegate.config.model import DeclaredTensor
 from tidegate.errors import ConfigurationError, InvalidInput
 from tidegate.protocols.payloads import PAYLOAD
 from tidegate.replica.binding import Binder
-from tidegate.types import Array, DType, InferRequest, Json, Signature, Tensor, TensorSpec
+from tidegate.types import KINDS, Array, DType, InferRequest, Json, Signature, Tensor, TensorSpec
 
 Kind: TypeAlias = Literal["image", "text", "bytes", "json"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 _NAMES = {"image": "an image", "text": "a text", "bytes": "bytes", "json": "a JSON document"}
-Declared: TypeAlias = "Kind | Sequence[DeclaredTensor] | None"
+OWN = "model"
+"""Says that a side is as the model's own."""
+Declared: TypeAlias = "Kind | Literal['model'] | Sequence[DeclaredTensor] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Side:
 
     kind: Kind | None = None
     specs: tuple[TensorSpec, ...] | None = None
+    own: bool = False
+    """It is as the model's own, which is not known yet."""
 
     @classmethod
     def of(cls, declared: Declared, where: str) -> Side:
@@ -47,6 +50,8 @@ class Side:
         """
         if declared is None:
             return cls()
+        if declared == "model":
+            return cls(own=True)
         if isinstance(declared, str):
             return cls(kind=declared)
         specs = []
@@ -62,6 +67,10 @@ class Side:
     def known(self) -> bool:
         """Whether somebody has declared it."""
         return self.kind is not None or self.specs is not None
+
+    def filled(self, own: tuple[TensorSpec, ...]) -> Side:
+        """Return it with the tensors of the model."""
+        return Side(specs=own) if self.own else self
 
     def described(self, name: str) -> tuple[TensorSpec, ...]:
         """Return it as tensors; a value is called ``name``, and what is not known is none."""

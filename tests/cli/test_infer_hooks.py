@@ -1,0 +1,75 @@
+"""``tidegate infer`` of models with hooks: what they take is given as it is."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests import models
+from tidegate.cli.main import run
+
+_HOOKS = """
+import numpy as np
+
+INPUT = {kind!r}
+
+def preprocess(request):
+    return np.ones((1, 4), np.float32)
+
+def postprocess(request, outputs):
+    {answer}
+"""
+
+
+def folder(path: Path, kind: str | None, answer: str) -> str:
+    models.identity(path / "model.onnx")
+    (path / "hooks.py").write_text(_HOOKS.format(kind=kind, answer=answer))
+    return str(path)
+
+
+def asked(capfd: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert run(["infer", *arguments, "--format", "json"]) == 0
+    return json.loads(capfd.readouterr().out)
+
+
+@pytest.mark.parametrize("kind", ["image", None])
+def test_an_image(tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str | None) -> None:
+    answer = "return {'size': request.image().size, 'y': outputs['y']}"
+    model = folder(tmp_path / "m", kind, answer)
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 5)).save(buffer, "PNG")
+    (tmp_path / "x.png").write_bytes(buffer.getvalue())
+    found = asked(capfd, model, str(tmp_path / "x.png"))
+    assert found == {"payload": {"size": [3, 5], "y": [[1, 1, 1, 1]]}}
+    assert run(["infer", model, str(tmp_path / "x.png"), "--format", "table"]) == 0
+    assert '"size": [' in capfd.readouterr().out
+    assert run(["infer", model, str(tmp_path / "x.png"), "--format", "v2"]) == 0
+    (output,) = json.loads(capfd.readouterr().out)["outputs"]
+    assert (output["name"], output["shape"]) == ("payload", [1])
+
+
+@pytest.mark.parametrize("kind", ["json", None])
+def test_json(tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str | None) -> None:
+    model = folder(tmp_path / "m", kind, "return [request.json]")
+    assert asked(capfd, model, "--data", '{"a": [1]}') == {"payload": [{"a": [1]}]}
+    assert asked(capfd, model, "--data", '"word"') == {"payload": ["word"]}
+
+
+def test_a_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = folder(tmp_path / "m", "text", "return request.text.upper()")
+    (tmp_path / "x.txt").write_text("{a} grün")
+    assert asked(capfd, model, str(tmp_path / "x.txt")) == {"payload": "{A} GRÜN"}
+    assert asked(capfd, model, "--data", '"word"') == {"payload": "WORD"}
+    assert asked(capfd, model, "--data", '{"text": ["word"]}') == {"payload": "WORD"}
+    assert run(["infer", model, "--data", "[1]"]) != 0
+
+
+def test_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = folder(tmp_path / "m", "bytes", "return request.data[::-1]")
+    (tmp_path / "x").write_bytes(b"ab\xff")
+    assert asked(capfd, model, str(tmp_path / "x")) == {"payload": {"b64": "/2Jh"}}
