@@ -13,6 +13,7 @@ CASES = {
     "neighbours": "a small model beside a saturated large one",
     "latency": "latency over the offered rate, and the plot of it",
     "many": "twenty small models: time to ready, memory, idle CPU",
+    "frameworks": "ResNet-50 on TensorFlow, ONNX Runtime and OpenVINO",
     "figures": "puts what the cases measured into the documentation",
 }
 

