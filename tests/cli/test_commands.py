@@ -77,6 +77,23 @@ def test_inspect_one_file(repository: Path, capsys: Captured) -> None:
     assert (echo["name"], echo["inputs"]) == ("echo", None)
 
 
+@pytest.mark.filterwarnings("ignore")  # of the packages that Keras imports
+def test_inspect_tensorflow(tmp_path: Path, capsys: Captured) -> None:
+    from tests import tensorflow_models
+
+    folder = tensorflow_models.saved(tmp_path / "m")
+    assert run(["inspect", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "savedmodel on the runtime tensorflow" in shown
+    assert "signature text" in shown
+    assert run(["inspect", str(folder), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["models"]
+    assert found["versions"][0]["bytes"] > (folder / "saved_model.pb").stat().st_size
+    assert found["inputs"] == [{"name": "x", "datatype": "FP32", "shape": ["batch", 4]}]
+    assert list(found["other_signatures"]) == ["fails", "lengths", "text"]
+    assert found["other_signatures"]["text"]["outputs"][1]["datatype"] == "BYTES"
+
+
 def test_inspect_pytorch(tmp_path: Path, capsys: Captured) -> None:
     torch_models.state_dict(tmp_path / "weights")
     torch_models.script(tmp_path / "script.pt")

@@ -11,6 +11,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+import pytest
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 
@@ -48,6 +49,22 @@ def test_calling_models_from_python() -> None:
             run(code, names)
         assert names["answer"]["digit"].shape == (3,)
         names["client"].close()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the packages that Keras imports
+def test_tensorflow_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.tensorflow_models import tf  # quietly
+
+    assert tf is not None
+    monkeypatch.chdir(tmp_path)
+    save, call = blocks("tensorflow.md")
+    run(save, {})
+    with serve(tmp_path / "models") as server:
+        names: dict[str, Any] = {}
+        run(call.replace("http://127.0.0.1:8000", server.url), names)
+        assert names["answer"]["characters"].tolist() == [4]
+        answer = server.model("mood").infer({"text": ["Good, good", "BAD day"]})
+        assert answer["score"].tolist() == [1.0, -1.0]
 
 
 def test_a_model_in_python(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tidegate.repository.formats import detect
 from tidegate.repository.layout import read_model
 from tidegate.runtimes.interface import RuntimeOptions
 from tidegate.runtimes.tensorflow import TensorflowModel, load
+from tidegate.runtimes.tensorflow_framework import _cpu_features
 from tidegate.types import Array, DType, Signature, TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the packages that Keras and h5py import
@@ -386,3 +387,22 @@ def test_libraries_that_cannot_be_loaded(saved: Path, tmp_path: Path) -> None:
 def load_model_config_text(folder: Path, text: str) -> ModelConfig:
     made.settings(folder, text)
     return load_model_config(folder / "model.yaml")
+
+
+def test_bf16_is_close_and_inputs_and_outputs_stay_fp32(tmp_path: Path) -> None:
+    weights = np.random.default_rng(1).normal(size=(256, 256)).astype(np.float32)
+    folder = made.save_function(
+        tmp_path / "m",
+        lambda x: {"y": tf.nn.relu(x @ weights) @ weights},
+        x=([None, 256], tf.float32),
+    )
+    x = np.random.default_rng(2).normal(size=(64, 256)).astype(np.float32)
+    exact = run(opened(folder, "precision: fp32"), x)["y"]
+    if not _cpu_features() & {"avx512f", "avx_ne_convert"}:
+        with pytest.raises(ConfigurationError, match="needs a CPU with AVX-512"):
+            opened(folder, "precision: bf16\ndevice: cpu")
+        return
+    coarse = run(opened(folder, "precision: bf16\ndevice: cpu"), x)["y"]
+    assert coarse.dtype == np.float32
+    assert 0 < np.abs(coarse - exact).max() < 0.03 * np.abs(exact).max()
+    assert (run(opened(folder), x)["y"] == exact).all()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class _Inspected:
     entry: ModelEntry
     served: tuple[int, ...]
     signature: Signature | None
+    others: Mapping[str, Signature] = field(default_factory=dict)
+    """Signatures beside the default one, by name."""
 
 
 def inspect(path: Path, *, as_json: bool, load: bool) -> int:
@@ -85,8 +87,9 @@ def _inspect(entry: ModelEntry, load: bool) -> _Inspected:
         place = path.name if folder is None else str(path.relative_to(folder.parent))
         problem = Problem(place, str(error), "invalid", "")
         return _Inspected(replace(entry, problems=(*entry.problems, problem)), served, None)
+    others = dict(list(loaded.model.signatures.items())[1:])
     loaded.model.close()
-    return _Inspected(entry, served, loaded.public)
+    return _Inspected(entry, served, loaded.public, others)
 
 
 def _print(path: Path, inspected: list[_Inspected], problems: list[Problem]) -> None:
@@ -107,7 +110,9 @@ def _print(path: Path, inspected: list[_Inspected], problems: list[Problem]) -> 
         )
         console.print(f"  versions  {versions}", highlight=False)
         if each.signature is not None:
-            console.print(_table(each.signature, each.served[-1]))
+            console.print(_table(each.signature, f"version {each.served[-1]}"))
+        for name, signature in each.others.items():
+            console.print(_table(signature, f"signature {name}"))
         console.print()
     for problem in problems:
         style = "red" if problem.kind == "invalid" else "yellow"
@@ -120,9 +125,9 @@ def _print(path: Path, inspected: list[_Inspected], problems: list[Problem]) -> 
         console.print(f"no models in {escape(str(path))}", highlight=False, soft_wrap=True)
 
 
-def _table(signature: Signature, version: int) -> Table:
+def _table(signature: Signature, title: str) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim")
-    for column in (f"version {version}", "name", "type", "shape"):
+    for column in (escape(title), "name", "type", "shape"):
         table.add_column(column, no_wrap=column != "shape", overflow="fold")
     for role, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:
@@ -154,6 +159,13 @@ def _as_json(each: _Inspected) -> dict[str, Any]:
         "default_version": each.served[-1] if each.served else None,
         "inputs": None if signature is None else _specs_as_json(signature.inputs),
         "outputs": None if signature is None else _specs_as_json(signature.outputs),
+        "other_signatures": {
+            name: {
+                "inputs": _specs_as_json(found.inputs),
+                "outputs": _specs_as_json(found.outputs),
+            }
+            for name, found in each.others.items()
+        },
         "config": entry.config.model_dump(mode="json"),
         "problems": [_problem_as_json(p) for p in entry.problems],
     }

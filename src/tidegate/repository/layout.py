@@ -252,7 +252,9 @@ def _read_file(name: str, path: Path, files: Files, installed: formats.Installed
     model = _Model(files, installed, name)
     # Weights that lie beside a model are named after it: NAME.onnx.data, NAME.bin.
     own = [path]
-    if not path.is_dir():
+    if path.is_dir():
+        own += files.below(path)
+    else:
         own += [
             other
             for other in files.siblings(path)

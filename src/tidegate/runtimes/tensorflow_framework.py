@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import re
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tidegate.errors import ConfigurationError, InsufficientMemory
@@ -113,6 +114,8 @@ _REWRITERS = {
     ("cuda", "fp16"): "auto_mixed_precision",
 }
 """What makes matrix products and convolutions of FP32 run in another type."""
+_BF16 = {"avx512f", "avx_ne_convert"}
+"""Features with one of which TensorFlow's library for CPUs has BF16."""
 
 
 def _set_precision(precision: str | None, device: str) -> None:
@@ -124,11 +127,26 @@ def _set_precision(precision: str | None, device: str) -> None:
             f"precision: {precision} is not what TensorFlow can compute in on {device}: use "
             f"{possible} or fp32, or convert the model"
         )
+    if (kind, precision) == ("cpu", "bf16") and not _BF16 & _cpu_features():
+        raise ConfigurationError(
+            "precision: bf16 needs a CPU with AVX-512 or AVX-NE-CONVERT, which this one has not: "
+            "use fp32, or leave the key out"
+        )
     tf.config.optimizer.set_experimental_options(
         {name: name == rewriter for name in _REWRITERS.values()}
     )
     # TF32, which a GPU uses for FP32 unless it is told otherwise, has ten bits.
     tf.config.experimental.enable_tensor_float_32_execution(precision != "fp32")
+
+
+def _cpu_features() -> frozenset[str]:
+    """Return what Linux says of the CPU; nothing elsewhere."""
+    try:
+        content = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    flags = re.search(r"^flags\s*: (.*)$", content, re.M)
+    return frozenset() if flags is None else frozenset(flags[1].split())
 
 
 def reraise(error: Exception, kind: type[Exception], prefix: str = "") -> NoReturn:
