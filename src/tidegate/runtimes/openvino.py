@@ -5,7 +5,6 @@ API: https://docs.openvino.ai/2026/api/ie_python_api/api.html.
 
 from __future__ import annotations
 
-import glob
 import re
 import resource
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from tidegate.errors import (
 from tidegate.repository import formats
 from tidegate.runtimes.declared import refined
 from tidegate.runtimes.interface import OneSignature, RuntimeOptions
-from tidegate.runtimes.onnx_file import shapes
+from tidegate.runtimes.onnx_file import external_files, shapes
 from tidegate.runtimes.openvino_quiet import openvino
 from tidegate.types import Array, Dimension, DType, Signature, TensorSpec
 
@@ -238,7 +237,7 @@ def signature_of(path: Path, compiled: Any) -> Signature:
         InvalidModel: a tensor has a type that cannot be served.
     """
     named: Mapping[str, tuple[Dimension, ...] | None] = {}
-    if path.is_file() and formats.detect(path).name == "onnx":
+    if _is_onnx(path):
         named = shapes(path)
     used: set[str] = set()
     inputs = [_spec(path, port, "input", named, used) for port in compiled.inputs]
@@ -263,6 +262,18 @@ def reraise(error: Exception, kind: type[Exception], prefix: str = "") -> NoRetu
     raise kind(prefix + words) from error
 
 
+def _files(path: Path) -> list[Path]:
+    """Return the files of a model: a SavedModel's folder, IR's weights, those of ONNX."""
+    if path.is_dir():
+        return list(path.rglob("*"))
+    beside = external_files(path) if _is_onnx(path) else [path.with_suffix(".bin")]
+    return [path, *beside]
+
+
+def _is_onnx(path: Path) -> bool:
+    return path.is_file() and formats.detect(path).name == "onnx"
+
+
 def _is_about_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
@@ -278,9 +289,7 @@ def _check_room(path: Path) -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
     if limit == resource.RLIM_INFINITY:
         return
-    # IR has its weights beside it; a SavedModel is a folder.
-    files = path.rglob("*") if path.is_dir() else path.parent.glob(f"{glob.escape(path.stem)}.*")
-    size = sum(file.stat().st_size for file in files)
+    size = sum(file.stat().st_size for file in _files(path) if file.is_file())
     # Once as they are read, once in the order that suits the CPU.
     needed = _COMPILING + 2 * size
     # Only Linux tells, and only Linux minds the limit.
