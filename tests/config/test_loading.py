@@ -118,6 +118,9 @@ limits: {timeout: 1m}
         ("precison: bf16", "precison: unknown key; did you mean 'precision'?"),
         ("torch: {chanels_last: true}", "torch.chanels_last: unknown key; did you mean"),
         ("precision: int8", "precision must be 'fp32', 'bf16' or 'fp16', not"),
+        ("environment: python:venv/bin/python", "environment: 'python:venv/bin/python' is no env"),
+        ("environment: /opt/m/bin/python", "is no environment: write python: and the absolute"),
+        ("environment: docker:x", "environment: 'docker:x' is no environment"),
         ("resources: {threads: 0}", "resources.threads must be greater than or equal to 1"),
     ],
 )

@@ -372,6 +372,9 @@ def test_a_runtime_that_is_not_installed_names_its_command(root: Path) -> None:
         problem
     )
     assert "pip install 'tidegate[torch]'" in problem.hint
+    # What another interpreter has, is seen when it is started.
+    put(root / "m/model.yaml", "environment: python:/opt/m/bin/python\n")
+    assert not scan(root, lambda runtime: False).models["m"].problems
 
 
 def test_a_pickle_of_more_than_weights_needs_trust(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,15 +13,19 @@ import orjson
 from rich.markup import escape
 from rich.table import Table
 
+from tidegate.cli.elsewhere import signatures_by
 from tidegate.cli.options import size_text
 from tidegate.cli.terminal import new_console, waiting
+from tidegate.config.model import ModelConfig
 from tidegate.errors import ConfigurationError, ModelError
+from tidegate.node.environments import is_own
 from tidegate.protocols.statuses import status_of
 from tidegate.replica.loading import load as load_model
 from tidegate.repository.layout import (
     ModelEntry,
     Problem,
     Repository,
+    VersionEntry,
     is_model_folder,
     read_model,
     scan,
@@ -79,17 +84,27 @@ def _inspect(entry: ModelEntry, load: bool) -> _Inspected:
         return _Inspected(entry, served, None)
     version = entry.versions[served[-1]]
     try:
-        options = RuntimeOptions(device="cpu", folder=version.folder, config=entry.config)
-        loaded = load_model(version.runtime, version.path, options)
+        return _Inspected(entry, served, *_signatures(version, entry.config))
     except (ModelError, ConfigurationError) as error:
         path, folder = version.path, version.folder
         # In a repository of folders most files have the same name.
         place = path.name if folder is None else str(path.relative_to(folder.parent))
         problem = Problem(place, str(error), "invalid", "")
         return _Inspected(replace(entry, problems=(*entry.problems, problem)), served, None)
+
+
+def _signatures(
+    version: VersionEntry, config: ModelConfig
+) -> tuple[Signature, Mapping[str, Signature]]:
+    """Return the public signature, and by name those beside it."""
+    interpreter = config.interpreter
+    if interpreter is not None and not is_own(interpreter, sys.executable):
+        return signatures_by(interpreter, version, config)
+    options = RuntimeOptions(device="cpu", folder=version.folder, config=config)
+    loaded = load_model(version.runtime, version.path, options)
     others = dict(list(loaded.model.signatures.items())[1:])
     loaded.model.close()
-    return _Inspected(entry, served, loaded.public, others)
+    return loaded.public, others
 
 
 def _print(path: Path, inspected: list[_Inspected], problems: list[Problem]) -> None:
@@ -109,6 +124,9 @@ def _print(path: Path, inspected: list[_Inspected], problems: list[Problem]) -> 
             highlight=False,
         )
         console.print(f"  versions  {versions}", highlight=False)
+        if entry.config.interpreter is not None:
+            text = f"  runs in   {escape(str(entry.config.interpreter))}"
+            console.print(text, highlight=False, soft_wrap=True)
         if each.signature is not None:
             console.print(_table(each.signature, f"version {each.served[-1]}"))
         for name, signature in each.others.items():

@@ -76,6 +76,9 @@ def _print(console: Console, state: dict[str, Any]) -> None:
     if state.get("models"):
         console.print(_table(state["models"]))
     for model in state.get("models", []):
+        for environment in _environments(model):
+            text = f"[dim]{escape(model['name'])}  {escape(environment)}[/dim]"
+            console.print(text, highlight=False, soft_wrap=True)
         for reason in _reasons(model):
             text = f"[yellow]{escape(model['name'])}[/yellow]  {escape(reason)}"
             console.print(text, highlight=False, soft_wrap=True)
@@ -106,6 +109,18 @@ def _table(models: list[dict[str, Any]]) -> Table:
                 str(sum(replica["restarts"] for replica in replicas)),
             )
     return table
+
+
+def _environments(model: dict[str, Any]) -> list[str]:
+    """Return the interpreters of its versions that are not the node's own."""
+    found: dict[str, None] = {}
+    for version in model["versions"]:
+        environment = version.get("environment")
+        if environment is not None:
+            pythons = {r["python"] for r in version["replicas"] if r.get("python")}
+            said = f" ({', '.join(sorted(pythons))})" if pythons else ""
+            found[f"runs in {environment}{said}"] = None
+    return list(found)
 
 
 def _reasons(model: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Protocol
@@ -43,6 +44,7 @@ class LocalModel:
 
     def __init__(self, entry: ModelEntry, version: int, device: str | None) -> None:
         check_serving_parts()
+        from tidegate.node.environments import is_own
         from tidegate.node.machine import usable_cores
         from tidegate.replica.binding import binding
         from tidegate.replica.loading import load
@@ -52,6 +54,11 @@ class LocalModel:
         config = entry.config
         if device is not None:
             config = config.model_copy(update={"device": device})
+        if config.interpreter is not None and not is_own(config.interpreter, sys.executable):
+            raise ConfigurationError(
+                f"{entry.name} runs in another Python, which this one cannot load: ask it with "
+                f"'{config.interpreter} -m tidegate infer', or serve it"
+            )
         threads = config.resources.threads or round(config.resources.cpu or usable_cores())
         options = RuntimeOptions(config.device, max(1, threads), found.folder, config)
         self.model = entry.name

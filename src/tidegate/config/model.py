@@ -6,7 +6,7 @@ model runs in.
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -323,6 +323,19 @@ class TensorRt(Section):
     )
 
 
+_PYTHON = "python:"
+
+
+def _environment(value: str) -> str:
+    kind, _, path = value.partition(":")
+    if kind != "python" or not PurePosixPath(path).is_absolute():
+        raise ValueError(
+            f"{value!r} is no environment: write python: and the absolute path of an interpreter, "
+            "as python:/opt/flowers/bin/python"
+        )
+    return value
+
+
 class ModelConfig(Section):
     """``model.yaml``."""
 
@@ -332,6 +345,11 @@ class ModelConfig(Section):
     )
     replicas: Annotated[int, Field(ge=1, le=256)] = Field(
         1, description="processes that serve each version"
+    )
+    environment: Annotated[str, AfterValidator(_environment)] | None = Field(
+        None,
+        description="the interpreter that replicas run with, as `python:/opt/flowers/bin/python` "
+        "(default: the node's own)",
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = Field(
         "auto", description="auto, cpu, cuda or cuda:N (auto: a GPU when the runtime finds one)"
@@ -365,3 +383,8 @@ class ModelConfig(Section):
     tensorflow: Tensorflow = Tensorflow()
     python: Python = Python()
     tensorrt: TensorRt = TensorRt()
+
+    @property
+    def interpreter(self) -> Path | None:
+        """The interpreter that ``environment`` names."""
+        return None if self.environment is None else Path(self.environment.removeprefix(_PYTHON))

@@ -72,6 +72,7 @@ def _version(generation: Generation) -> dict[str, Any]:
         "state": state,
         "reason": generation.failure,
         "runtime": generation.entry.runtime,
+        "environment": generation.config.environment,
         "path": str(generation.entry.path),
         "replicas": [_replica(r) for r in generation.replicas.values()],
     }
@@ -89,6 +90,7 @@ def _replica(replica: Replica) -> dict[str, Any]:
         "restarts": replica.restarts,
         "memory_bytes": memory,
         "device": replica.ready.device if replica.ready is not None else None,
+        "python": replica.ready.python if replica.ready is not None else None,
         "max_batch_size": replica.ready.max_batch_size if replica.ready is not None else None,
     }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tidegate.clock import Clock
 from tidegate.config.node import NodeConfig
+from tidegate.errors import ConfigurationError
 from tidegate.node.back_off import BackOff
 from tidegate.node.fleet import Generation, Replica, ReplicaState
 from tidegate.node.launcher import Launcher, ReplicaProcess, log_tail
@@ -158,9 +159,14 @@ class Keeper:
                 return self._failed(refusal)
             self._replica.state = ReplicaState.STARTING
             spec = self._spec()
-            around.announce(f"{self._named()} loading ({spec.runtime})")
+            elsewhere = spec.config.interpreter
+            where = "" if elsewhere is None else f" by {elsewhere}"
+            around.announce(f"{self._named()} loading ({spec.runtime}{where})")
             file = spec.socket.with_suffix(".json")
-            self._process = await around.launcher.launch(spec, file, self._log())
+            try:
+                self._process = await around.launcher.launch(spec, file, self._log())
+            except ConfigurationError as error:
+                return self._failed(str(error))
             self._replica.spec, self._replica.pid = spec, self._process.pid
             try:
                 event = await self._process.started(around.config.start_timeout)

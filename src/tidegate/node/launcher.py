@@ -1,6 +1,7 @@
 """The launching seam: how a replica's process comes to be, here as a plain process.
 
-Another interpreter or a container are other launchers; nothing else of the node knows.
+It is run by the node's own interpreter, or by the one that its model names. A container is another
+launcher; nothing else of the node knows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from tidegate.edge.exit import ExitWatch
+from tidegate.node import environments
 from tidegate.node.run_directory import write_whole
 from tidegate.replica.spec import THREAD_STACK, Failed, Ready, ReplicaSpec
 
@@ -48,7 +50,11 @@ class Launcher(Protocol):
     """Starts replicas, and finds those that an earlier controller started."""
 
     async def launch(self, spec: ReplicaSpec, spec_file: Path, log: Path) -> ReplicaProcess:
-        """Start a replica of ``spec``."""
+        """Start a replica of ``spec``.
+
+        Raises:
+            ConfigurationError: what ``model.yaml`` says of its environment cannot be.
+        """
 
     def find(self, directory: Path) -> list[tuple[ReplicaSpec, ReplicaProcess]]:
         """Find the running replicas whose spec files lie in ``directory``."""
@@ -103,17 +109,25 @@ class LocalProcess:
 
 
 class ProcessLauncher:
-    """Starts replicas with the interpreter that runs this."""
+    """Starts replicas with the interpreter that runs this, or the one of their models."""
 
     async def launch(self, spec: ReplicaSpec, spec_file: Path, log: Path) -> LocalProcess:
-        """Start ``python -m tidegate.replica MODEL VERSION``, in a session of its own."""
+        """Start ``python -m tidegate.replica MODEL VERSION``, in a session of its own.
+
+        Raises:
+            ConfigurationError: the model's interpreter cannot run it.
+        """
+        interpreter = spec.config.interpreter
+        if interpreter is not None:
+            await environments.check(interpreter, spec.runtime)
         return self._spawn(spec, spec_file, log)
 
     def _spawn(self, spec: ReplicaSpec, spec_file: Path, log: Path) -> LocalProcess:
         write_whole(spec_file, spec.model_dump_json(indent=1).encode())
         reading, writing = os.pipe()
+        interpreter = str(spec.config.interpreter or sys.executable)
         command = [
-            sys.executable, "-m", "tidegate.replica", spec.model, str(spec.version),
+            interpreter, "-m", "tidegate.replica", spec.model, str(spec.version),
             "--spec", str(spec_file), "--status-fd", str(writing),
         ]  # fmt: skip
         try:
@@ -163,7 +177,8 @@ def _spec_file(line: list[str]) -> Path | None:
 
 def environment_of(spec: ReplicaSpec) -> dict[str, str]:
     """Return the variables that a replica of ``spec`` is started with."""
-    environment = dict(os.environ)
+    other = spec.config.interpreter is not None
+    environment = environments.variables(os.environ) if other else dict(os.environ)
     environment["PYTHONUNBUFFERED"] = "1"
     # Frameworks read these at import; a thread per core in every replica helps nobody.
     environment.setdefault("OMP_NUM_THREADS", str(spec.threads))

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import logging
 import os
+import platform
 import resource
 import signal
 import sys
@@ -230,6 +231,7 @@ async def _serve(
         device=model.device,
         batching=by_default,
         max_batch_size=limits.max_batch_size,
+        python=platform.python_version(),
         seconds=clock.now() - started,
     )
     tracer = _tracer(spec, clock)

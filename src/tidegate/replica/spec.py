@@ -70,6 +70,8 @@ class Ready(BaseModel):
     device: str
     batching: bool
     max_batch_size: int
+    python: str = ""
+    """The version of the interpreter."""
     seconds: float
     """From the start of the process."""
 

@@ -431,7 +431,7 @@ def _add_version(
         model.invalid(path, *danger(path))
         return
     name = CODE if found.name == "python" else path.name
-    runtime = choose(name, found, model.config, model.installed)
+    runtime = choose(name, found, model.config, _installed(model))
     if isinstance(runtime, Refusal):
         relative = model.files.relative(path)
         model.problems.append(Problem(relative, runtime.reason, runtime.kind, runtime.hint))
@@ -445,6 +445,11 @@ def _add_version(
         model.files.size(own),
         model.folder,
     )
+
+
+def _installed(model: _Model) -> formats.Installed:
+    """Whether a runtime is there; what another interpreter has, is seen when it is started."""
+    return model.installed if model.config.environment is None else lambda runtime: True
 
 
 def _unreadable(model: _Model, path: Path, error: OSError) -> None:
