@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fuzz import connections, routing, seeds
+from tests.fuzz import connections, routing, seeds, tensorflow_serving
 from tidegate.config.loading import load_model_config, load_node_config
 from tidegate.errors import ConfigurationError, InvalidAnswer, InvalidModel, RequestError
 from tidegate.node.run_directory import RunDirectory
@@ -156,6 +156,10 @@ DECODERS = (
     Decoder("gRPC ModelInfer", seeds.infer_messages, grpc.decode_infer, _REQUEST),
     Decoder("gRPC other messages", seeds.other_messages,
             lambda d: _METHODS[(d or b"\0")[0] % len(_METHODS)](d[1:]), _REQUEST),
+    Decoder("TensorFlow Serving gRPC", tensorflow_serving.good_messages,
+            tensorflow_serving.read_message, _REQUEST),
+    Decoder("TensorFlow Serving REST", tensorflow_serving.good_bodies,
+            tensorflow_serving.read_body, _REQUEST),
     Decoder("gRPC frames", seeds.frames, _read_frame, _REQUEST),
     Decoder("compression", seeds.compressed, _decompress, _REQUEST),
     Decoder("HTTP/2", connections.http2_conversations, connections.http2),

@@ -118,6 +118,8 @@ async def test_reflection_in_turns(channel: grpc.Channel, version: str) -> None:
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
+        "tensorflow.serving.PredictionService",
+        "tensorflow.serving.ModelService",
     }
     for symbol in (
         SERVICE,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tidegate.errors import InvalidInput
 from tidegate.protocols.open_inference import bounds, grpc, messages, rest
-from tidegate.protocols.open_inference.typed_contents import write_length
+from tidegate.protocols.varints import write_length
 
 COUNT = 2**20 + 1
 TENSOR = b'{"name":"x","datatype":"FP32","shape":[1,4],"data":[1,2,3,4]}'

@@ -6,6 +6,7 @@ model runs in.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -62,12 +63,32 @@ class Resources(Section):
     )
 
 
+def _label(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value):
+        raise ValueError(
+            f"{value!r} cannot be a label: use letters, digits, '.', '_' and '-', at most 128 of "
+            "them, a letter or digit first"
+        )
+    return value
+
+
+Label = Annotated[str, AfterValidator(_label)]
+
+
 class Versions(Section):
-    """Which versions are served; the highest of them is the default one."""
+    """Which versions are served; the highest of them is the default one.
+
+    Those that have labels are served beside the others.
+    """
 
     latest: PositiveInt | None = Field(1, description="the newest N versions")
     only: tuple[PositiveInt, ...] | None = Field(None, description="exactly these versions")
     all: bool = Field(False, description="every version there is")
+    labels: dict[Label, PositiveInt] = Field(
+        {},
+        description="names by which clients can call versions, as `{stable: 2, canary: 3}`; these "
+        "versions are served beside the others",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -87,9 +108,8 @@ class Versions(Section):
         ordered = sorted(present)
         if self.all:
             return tuple(ordered)
-        if self.only is not None:
-            return tuple(v for v in ordered if v in self.only)
-        return tuple(ordered[-(self.latest or 1) :])
+        only = ordered[-(self.latest or 1) :] if self.only is None else self.only
+        return tuple(v for v in ordered if v in only or v in self.labels.values())
 
 
 class Limits(Section):

@@ -119,6 +119,7 @@ def application(controller: Controller) -> Starlette:
             Route("/status", status),
             Route("/live", live),
             Route("/metrics", metrics),
+            Route("/v1/{path:path}", call, methods=["GET"]),
             Route("/v2/{path:path}", call, methods=["GET", "POST"]),
         ]
     )

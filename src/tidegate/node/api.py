@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -107,7 +108,7 @@ class ControllerApi:
             return True
         if not cluster.startswith(MODEL_PREFIX):
             return False
-        model = cluster.removeprefix(MODEL_PREFIX).partition(":")[0]
+        model = re.split("[:@]", cluster.removeprefix(MODEL_PREFIX))[0]
         self._unserved[model, GRPC if exchange.grpc else REST] += 1
         if exchange.grpc and exchange.path == open_inference.MODEL_READY:
             exchange.reply_grpc((metadata_codec.encode_model_ready(False),))
@@ -128,6 +129,9 @@ class ControllerApi:
         exchange.reply([body])
 
     def _why(self, key: str) -> Exception:
+        model, _, label = key.partition("@")
+        if label:
+            return self._why_label(model, label)
         model, _, version = key.partition(":")
         named = f"version {version} of model {model!r}" if version else f"model {model!r}"
         reason = self._fleet.reason(model, version)
@@ -136,6 +140,13 @@ class ControllerApi:
                 f"{named} is not served here: see 'tidegate status' on the server"
             )
         return ModelNotReady(f"{named} is not ready: {reason}")
+
+    def _why_label(self, model: str, label: str) -> Exception:
+        entry = self._fleet.models.get(model)
+        version = None if entry is None else entry.config.versions.labels.get(label)
+        if version is None:
+            return ModelNotFound(f"no version of model {model!r} has the label {label!r} here")
+        return self._why(f"{model}:{version}")
 
     def _why_nobody(self, cluster: str) -> Exception:
         models = sorted(self._fleet.models)

@@ -46,6 +46,7 @@ from tidegate.node.settings_calls import LogCalls, TraceCalls
 from tidegate.node.shared_memory_calls import SharedMemoryCalls
 from tidegate.node.statistics import Statistics
 from tidegate.node.statistics_calls import StatisticsCalls
+from tidegate.node.tensorflow_serving_calls import TensorFlowServingCalls
 from tidegate.protocols.grpc_frames import PREFIX_SIZE
 from tidegate.protocols.open_inference.documents import LARGEST
 from tidegate.replica import lifeline
@@ -124,6 +125,8 @@ class Controller:
         )
         self.health = HealthCalls(lambda: self.ready, self.fleet.health)
         self.shared_memory = SharedMemoryCalls(config.shared_memory_prefix, directory.regions)
+        control = ModelControl(self, public=config.public_control)
+        tensorflow_serving = TensorFlowServingCalls(self.fleet, control, self.repository)
         self.calls = ServerCalls(
             (
                 self.health.extension(),
@@ -131,7 +134,8 @@ class Controller:
                 server_extension(lambda: self.ready, self._extension_names),
                 Description(self.fleet, lambda: self.calls.endpoints).extension(),
                 StatisticsCalls(self.fleet, self.statistics).extension(),
-                ModelControl(self, public=config.public_control).extension(),
+                control.extension(),
+                tensorflow_serving.extension(),
                 self.shared_memory.extension(),
                 TraceCalls(lambda: self.fleet.models).extension(),
                 LogCalls(self._log_from).extension(),

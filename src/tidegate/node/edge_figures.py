@@ -6,6 +6,7 @@ and https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from tidegate.edge.names import MODEL_PREFIX
@@ -89,7 +90,7 @@ class EdgeFigures:
 def _models(clusters: Iterable[str]) -> dict[str, str]:
     """Return models by what Envoy calls their clusters: it writes ``_`` for ``:``."""
     keys = sorted(clusters, key=lambda key: ":" not in key)
-    return {key.replace(":", "_"): key.partition(":")[0] for key in keys}
+    return {key.replace(":", "_"): re.split("[:@]", key)[0] for key in keys}
 
 
 def _key(name: str, models: Mapping[str, str]) -> _Key | None:

@@ -20,7 +20,7 @@ A generation is *live* once it gets traffic. The rules:
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -213,7 +213,23 @@ class Fleet:
                 key = f"{name}:{generation.version}"
                 if generation.live or key not in clusters:
                     clusters[key] = generation.ready if generation.live else []
+            clusters.update(self._labelled(name, retired))
         return clusters
+
+    def _labelled(self, model: str, retired: Sequence[Generation]) -> dict[str, list[Replica]]:
+        """Return the replicas behind each ``MODEL@LABEL``.
+
+        A replica knows the labels that it was started with, and answers to no other: while they
+        are changed, a label leads to the replicas that know it.
+        """
+        found: dict[str, list[Replica]] = {}
+        for generation in sorted(self.generations(model), key=lambda g: (g.live, g.desired)):
+            if generation in retired:
+                continue
+            for label, version in generation.config.versions.labels.items():
+                if version == generation.version:
+                    found[f"{model}@{label}"] = generation.ready if generation.live else []
+        return found
 
     def tasks(self) -> Mapping[str, str]:
         """Return the model of each task's id; of several models the first by name."""

@@ -141,7 +141,12 @@ class ModelControl:
             if entry.state is State.READY or not ready
         ]
 
-    def _allow(self, call: Call) -> None:
+    def allow(self, call: Call) -> None:
+        """Let pass what may load and unload models.
+
+        Raises:
+            PermissionDenied: this may not.
+        """
         if not (call.trusted or self._public):
             raise PermissionDenied(
                 "models are loaded and unloaded by the admin port only: call that, or start the "
@@ -156,7 +161,7 @@ class ModelControl:
         return repository.encode_index(self.index(ready=repository.decode_index(call.body)))
 
     async def _load_rest(self, call: Call) -> bytes:
-        self._allow(call)
+        self.allow(call)
         repository.decode_load_body(call.body)
         await self.load(call.parameters["model"])
         return b"{}"
@@ -165,7 +170,7 @@ class ModelControl:
         return await self._control(call, repository.decode_load, self.load)
 
     async def _unload_rest(self, call: Call) -> bytes:
-        self._allow(call)
+        self.allow(call)
         repository.decode_unload_body(call.body)
         await self.unload(call.parameters["model"])
         return b"{}"
@@ -176,7 +181,7 @@ class ModelControl:
     async def _control(
         self, call: Call, decode: Callable[[bytes], str], act: Callable[[str], Awaitable[None]]
     ) -> bytes:
-        self._allow(call)
+        self.allow(call)
         await act(decode(call.body))
         return b""
 

@@ -33,6 +33,10 @@ class ModelView:
     version: str
     tasks: frozenset[int] = frozenset()
     """The ids of tasks by which it is known as well."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """The versions of the model by label."""
+    limit: int = 2**26
+    """The bytes that a message may have, and what a few of them may stand for."""
 
 
 @dataclass(frozen=True, slots=True)

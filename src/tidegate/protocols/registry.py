@@ -7,8 +7,9 @@ from tidegate.protocols.dialect import Dialect
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.rest import encode_error as encode_usual_error
 from tidegate.protocols.routing import Routing
+from tidegate.protocols.tensorflow_serving import dialect as tensorflow_serving
 
-DIALECTS: tuple[Dialect, ...] = ()
+DIALECTS: tuple[Dialect, ...] = (tensorflow_serving.DIALECT,)
 """Those that replicas speak beside the Open Inference Protocol."""
 
 ROUTINGS: tuple[Routing, ...] = (

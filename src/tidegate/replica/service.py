@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tidegate.clock import Clock
@@ -85,6 +85,8 @@ class Served:
     max_message_size: int
     tasks: frozenset[int] = frozenset()
     """The ids of tasks by which the model is known as well."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """The versions of the model by label."""
     regions: Regions | None = None
     """Shared memory in which tensors may lie, where that is allowed."""
     fingerprint: str = ""
@@ -127,7 +129,9 @@ class Service:
         """When the request that is being decoded came, where there is a tracer."""
         if tracer is not None:
             engine.observe = self._trace_answers
-        self._view = ModelView(self._metadata, self._version, served.tasks)
+        self._view = ModelView(
+            self._metadata, self._version, served.tasks, served.labels, served.max_message_size
+        )
         self._dialects = Dialects(dialects, self._message, self._body)
         self._dtypes = _output_types(served.metadata)
         self._quarantined: frozenset[bytes] = frozenset()

@@ -40,13 +40,9 @@ from tidegate.protocols.open_inference.tensors import (
     shown,
     to_raw,
 )
-from tidegate.protocols.open_inference.typed_contents import (
-    read_length,
-    typed_data,
-    write_length,
-    write_parameter,
-)
+from tidegate.protocols.open_inference.typed_contents import typed_data, write_parameter
 from tidegate.protocols.payloads import as_tensors
+from tidegate.protocols.varints import read_length, write_length
 from tidegate.types import (
     NO_PARAMETERS,
     Array,

@@ -26,11 +26,8 @@ from tidegate.protocols.open_inference.tensors import (
     shown,
     to_raw,
 )
-from tidegate.protocols.open_inference.typed_contents import (
-    typed_data,
-    write_length,
-    write_parameter,
-)
+from tidegate.protocols.open_inference.typed_contents import typed_data, write_parameter
+from tidegate.protocols.varints import write_length
 from tidegate.types import (
     NO_PARAMETERS,
     InferRequest,

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tidegate.protocols.open_inference.tensors import INTEGER_RANGES
+from tidegate.protocols.open_inference.tensors import INTEGER_RANGES, MAX_RANK
 from tidegate.types import Array, DType, element_count
 
 try:
@@ -33,8 +33,10 @@ _MOST_LISTS = 64
 """More lists than this are not looked for, lest a document be searched for nothing else."""
 _PIECE = 2**16
 """Bytes of text that are parsed at once."""
+_MOST_KEYS = 4096
+"""Nor more keys that could have one."""
 _KEY = b'"data"'
-_BEGIN = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*\[')
+_BEGIN = re.compile(rb'"[ \t\r\n]*:[ \t\r\n]*\[')
 _SECRET = secrets.token_hex(16)
 """What no caller can write, so that no string of theirs is taken for a mark."""
 _COMMA = re.compile(b",")
@@ -45,23 +47,23 @@ _REFUSED = (ValueError, TypeError, RuntimeError)
 """What simdjson raises when it does not take a text, or not as the type asked for."""
 
 
-def cut_out(document: bytes) -> tuple[bytes, dict[str, bytes]]:
-    """Return ``document`` with marks for its long ``data`` lists, and the lists' texts by mark.
+def cut_out(document: bytes, key: bytes = _KEY) -> tuple[bytes, dict[str, bytes]]:
+    """Return ``document`` with marks for the long lists under ``key``, and their texts by mark.
 
-    A mark is a list with one string. No text contains a string or an object. If ``document`` and
-    every text are JSON, so is what is returned, and the marks are where the lists were:
-    ``"data"`` with both quotes and a colon after it is a key or, when its first quote is escaped,
-    the end of one.
+    ``key`` has its quotes; a lone quote is any key. A mark is a list with one string. No text
+    contains a string or an object. If ``document``, every text and what is returned are JSON, the
+    marks are where the lists were: a quote with a colon after it ends a key, or else it begins a
+    string, in which a mark with its quotes makes what is returned no JSON.
     """
     parts: list[bytes] = []
     texts: dict[str, bytes] = {}
     kept = at = 0
-    for _ in range(_MOST_LISTS if simdjson is not None else 0):
-        at = document.find(_KEY, at)
-        if at < 0:
+    for _ in range(_MOST_KEYS if simdjson is not None else 0):
+        at = document.find(key, at)
+        if at < 0 or len(texts) >= _MOST_LISTS:
             break
-        begin = _BEGIN.match(document, at)
-        at += len(_KEY)
+        at += len(key)
+        begin = _BEGIN.match(document, at - 1)
         if begin is None:
             continue
         start = begin.end() - 1
@@ -115,6 +117,32 @@ def read(dtype: DType, shape: tuple[int, ...], text: bytes) -> Array | None:
     if kind == "V" and np.isinf(array).any():
         return None
     return array.reshape(shape)
+
+
+def shape_of(text: bytes) -> tuple[int, ...] | None:
+    """Return how the list ``text`` is nested, if it is one of numbers with rows that are alike.
+
+    ``None`` when it is not, or is too deep. Whether there are as many numbers as this says is for
+    :func:`read` to find out, and it is for the ordinary parser what is malformed.
+    """
+    skeleton = text.translate(None, _NO_SKELETON)
+    rank = len(skeleton) - len(skeleton.lstrip(b"["))
+    if not 0 < rank <= MAX_RANK:
+        return None
+    shape: list[int] = []
+    inner = 0  # characters of one element
+    for depth in range(1, rank + 1):
+        end = skeleton.find(b"]" * depth)
+        if end < 0:
+            return None
+        # Without its own two brackets; a comma less than there are elements.
+        length = end + depth - (rank - depth) - 2
+        count, rest = divmod(length + 1, inner + 1)
+        if rest:
+            return None
+        shape.append(count)
+        inner = length + 2
+    return tuple(reversed(shape))
 
 
 def _pieces(text: bytes, rank: int) -> Iterator[bytes]:
