@@ -186,6 +186,29 @@ def test_content_counts_more_than_the_name(root: Path, onnx: bytes) -> None:
     }
 
 
+def test_the_names_that_triton_gives_tensorflow_models(root: Path) -> None:
+    # The first fields of a SavedModel, and a graph of three nodes.
+    put(root / "a/1/model.savedmodel/saved_model.pb", b"\x08\x01\x12\x02\0\0")
+    put(root / "b/1/model.graphdef", b"\x0a\x03\x0a\x01x" * 3)
+    put(root / "c/1/model.pb", b"\x0a\x03\x0a\x01x" * 3 + b"\x22\x02\x08\x1b")
+    found = {name: entry.versions[1] for name, entry in look(root).models.items()}
+    assert {name: version.format for name, version in found.items()} == {
+        "a": "savedmodel",
+        "b": "frozen-graph",
+        "c": "frozen-graph",
+    }
+    assert found["a"].path == root / "a/1/model.savedmodel"
+
+
+def test_libraries_of_operators_belong_to_every_version(root: Path) -> None:
+    put(root / "m/1/saved_model.pb", b"\x08\x01\x12\x02\0\0")
+    put(root / "m/ops/own.so", b"one")
+    put(root / "m/model.yaml", "tensorflow: {libraries: [ops/own.so]}\n")
+    before = look(root).models["m"].versions[1].fingerprint
+    put(root / "m/ops/own.so", b"other")
+    assert look(root).models["m"].versions[1].fingerprint != before
+
+
 def test_a_format_without_a_runtime_is_skipped_and_says_so(root: Path) -> None:
     put(root / "lite.tflite", b"\x1c\0\0\0TFL3" + b"\0" * 64)
     entry = look(root).models["lite"]

@@ -64,7 +64,10 @@ class Binder:
     types and shapes repeat from call to call, so what was found of them is remembered.
     """
 
-    def __init__(self, signature: Signature, *, batched: bool) -> None:
+    def __init__(
+        self, signature: Signature, *, batched: bool, name: str = DEFAULT_SIGNATURE
+    ) -> None:
+        self._name = name
         self._forms: dict[Hashable, _Form] = {}
         self._specs = signature.inputs
         self._names = {spec.name for spec in signature.inputs}
@@ -79,12 +82,8 @@ class Binder:
                 dimension differs from the signature's; or an unknown output or signature is
                 asked for.
         """
-        if request.signature and request.signature != DEFAULT_SIGNATURE:
-            raise _no_signature(request.signature, (DEFAULT_SIGNATURE,))
-        return self.bind_tensors(request)
-
-    def bind_tensors(self, request: InferRequest) -> Bound:
-        """Do what :meth:`bind` does, whatever signature the request names."""
+        if request.signature and request.signature != self._name:
+            raise _no_signature(request.signature, (self._name,))
         tensors = request.inputs
         single = len(tensors) == 1
         key: Hashable
@@ -157,7 +156,7 @@ class SignatureBinder:
 
     def __init__(self, signatures: Mapping[str, Signature], batched: Mapping[str, bool]) -> None:
         self._binders = {
-            name: Binder(signature, batched=batched[name])
+            name: Binder(signature, batched=batched[name], name=name)
             for name, signature in signatures.items()
         }
         self._batched = batched
@@ -174,7 +173,7 @@ class SignatureBinder:
         binder = self._binders.get(name)
         if binder is None:
             raise _no_signature(name, self._binders)
-        bound = binder.bind_tensors(request)
+        bound = binder.bind(request)
         bound.signature = name
         if self._batched[name]:
             bound.group = (name, bound.group)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tidegate.errors import InvalidModel
+from tidegate.replica import processor
 from tidegate.replica.batch import BatchRunner
 from tidegate.replica.binding import Binding
 from tidegate.replica.hook_file import read_hooks
 from tidegate.replica.hooks import FunctionHooks, Functions, Hooks
-from tidegate.replica.public import public_signature
+from tidegate.replica.processor import ProcessorHooks, read_processor
+from tidegate.replica.public import Side, public_signature
 from tidegate.replica.run_hook import HookedModel, HookedRunner, Parameters
+from tidegate.repository import formats
 from tidegate.runtimes import registry
-from tidegate.runtimes.folder_code import code_in
+from tidegate.runtimes.folder_code import FolderCode, code_in
 from tidegate.runtimes.interface import Model, RuntimeOptions
 from tidegate.types import Signature
+
+_WHOLE = frozenset({"torch-pickle", "torchscript"})
+"""Formats that an interface file of dl_inference stands beside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +34,17 @@ class Loaded:
     """What is run: ``run_model`` in its place, where there is one."""
     public: Signature
     """What goes in and comes out to the outside."""
-    functions: Functions | None = None
+    make_hooks: Callable[[Binding], Hooks] | None = None
     parameters: Parameters | None = None
+
+    @property
+    def hooked(self) -> bool:
+        """Whether it has hooks."""
+        return self.make_hooks is not None
 
     def hooks(self, binding: Binding) -> Hooks | None:
         """Return its hooks, if it has any; ``binding`` is to the model itself."""
-        if self.functions is None:
-            return None
-        return FunctionHooks(self.functions, self.model.signature, binding)
+        return None if self.make_hooks is None else self.make_hooks(binding)
 
     def runner(self, time: Callable[[], float]) -> BatchRunner:
         """Return what runs its batches."""
@@ -42,8 +53,11 @@ class Loaded:
         return HookedRunner(self.model, time, self.parameters)
 
 
-def load(runtime: str, path: Path, options: RuntimeOptions) -> Loaded:
+def load(runtime: str, path: Path, options: RuntimeOptions, *, enter: bool = False) -> Loaded:
     """Load the model at ``path`` with the hooks in its folder.
+
+    Its code can be imported by name everywhere, until the next model is loaded. With ``enter``,
+    the process goes to the folder of a model of dl_inference, whose code opens files there.
 
     Raises:
         RuntimeMissing: the runtime is unknown or not installed.
@@ -53,9 +67,41 @@ def load(runtime: str, path: Path, options: RuntimeOptions) -> Loaded:
     """
     functions = None
     if options.folder is not None:
-        functions = read_hooks(code_in(path, options.folder), options.config.hooks)
+        code = code_in(path, options.folder)
+        code.expose()
+        functions = read_hooks(code, options.config.hooks)
+        if functions is None and runtime == "torch":
+            whole = _with_processor(path, options, code, enter=enter)
+            if whole is not None:
+                return whole
     model = registry.load(runtime, path, options)
     return with_hooks(model, functions)
+
+
+def _with_processor(
+    path: Path, options: RuntimeOptions, code: FolderCode, *, enter: bool
+) -> Loaded | None:
+    """Load a folder of dl_inference; ``None`` when it is none."""
+    file = code.path(processor.FILE)
+    if file is None or formats.detect(path).name not in _WHOLE:
+        return None
+    if enter:
+        os.chdir(file.parent)
+    registry.devices("torch")
+    from tidegate.runtimes import torch_whole
+
+    # The file first: the pickle may need what it imports.
+    model = torch_whole.load(path, options)
+    read = read_processor(code)
+    if read is None:
+        raise InvalidModel(
+            f"{processor.FILE} has none of the functions {', '.join(processor.NAMES)}"
+        )
+    settings = options.config.hooks
+    incoming = Side.of(settings.input, "hooks.input")
+    outgoing = Side.of(settings.output, "hooks.output")
+    public = public_signature(model.signature, incoming, outgoing)
+    return Loaded(model, public, lambda binding: ProcessorHooks(read, model, incoming, outgoing))
 
 
 def with_hooks(model: Model, functions: Functions | None) -> Loaded:
@@ -78,4 +124,7 @@ def with_hooks(model: Model, functions: Functions | None) -> Loaded:
         functions.incoming if before else None,
         functions.outgoing if after else None,
     )
-    return Loaded(model, public, functions, parameters)
+    signature, found = model.signature, functions
+    return Loaded(
+        model, public, lambda binding: FunctionHooks(found, signature, binding), parameters
+    )

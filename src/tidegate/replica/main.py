@@ -43,7 +43,6 @@ from tidegate.replica.service import Served, Service
 from tidegate.replica.spec import THREAD_STACK, Failed, Ready, ReplicaSpec
 from tidegate.replica.warmup import batched_signatures, warm_up
 from tidegate.runtimes import registry
-from tidegate.runtimes.folder_code import code_in
 from tidegate.runtimes.interface import Model, RuntimeOptions
 from tidegate.runtimes.samples import samples_of
 from tidegate.scheduling.batcher import Batcher, BatcherLimits
@@ -113,10 +112,7 @@ def _load(spec: ReplicaSpec) -> Loaded:
     registry.devices(spec.runtime)
     _check_room(spec, "Python and the runtime alone", loaded=False)
     _limit_memory(spec.config.resources.memory)
-    loaded = load(spec.runtime, spec.path, options)
-    if spec.folder is not None:
-        # This process has one model alone: its code may be imported by name everywhere.
-        code_in(spec.path, spec.folder).expose()
+    loaded = load(spec.runtime, spec.path, options, enter=True)
     if spec.config.warmup.enabled:
         warm_up(loaded.model, samples_of(options))
     return loaded
@@ -201,7 +197,7 @@ async def _serve(
         max_queue_delay=batching.max_queue_delay if any(batched.values()) else 0.0,
     )
     threads = HookThreads(_hook_threads(spec))
-    behind = limits if loaded.functions is None else threads.behind(limits)
+    behind = limits if not loaded.hooked else threads.behind(limits)
     batcher: Batcher[Bound, Answer] = Batcher(behind, latency)
     connections = OpenConnections()
     recorder = FlightRecorder(spec.flight)
@@ -211,7 +207,7 @@ async def _serve(
         batcher,
         latency,
         clock,
-        recorder if loaded.functions is None else shared,
+        recorder if not loaded.hooked else shared,
         delivered=connections.flush,
         about=about_slot,
         always_hand_over=spec.config.limits.timeout is not None,

@@ -27,7 +27,7 @@ from tidegate.repository import formats
 from tidegate.repository.caffe_files import find_prototxt
 from tidegate.repository.files import Files
 from tidegate.repository.pickles import danger
-from tidegate.repository.python_models import CODE, is_python_model, is_shared
+from tidegate.repository.python_models import CODE, has_hooks, is_python_model, is_shared
 from tidegate.repository.serving_runtime import Refusal, choose
 
 _NAME = re.compile(NAME_PATTERN)
@@ -359,7 +359,8 @@ def _read_version(model: _Model, version: int, folder: Path) -> None:
     except InvalidModel as error:
         model.invalid(folder, str(error))
         return
-    shared = [p for p in model.beside if python or is_shared(p, p.parent == model.folder)]
+    every = python or has_hooks(folder, model.folder)
+    shared = [p for p in model.beside if every or is_shared(p, p.parent == model.folder)]
     if model.folder is not None:
         shared += [model.folder / name for name in model.config.tensorflow.libraries]
     if not _lead_nowhere_else(model, shared):

@@ -13,6 +13,7 @@ CODE = "model.py"
 """A class of the operator's, or what makes the module that weights belong to."""
 _SHARED = frozenset({".py", ".npz", ".npy", ".json", ".prototxt"})
 """Code, samples, the nets of Caffe."""
+_HOOKS = ("hooks.py", "processor.py")
 _PICKLES = frozenset({".pkl", ".pickle", ".joblib"})
 """What no runtime reads, but the code beside it may."""
 
@@ -42,6 +43,11 @@ def is_python_model(
     if not there or config.runtime is not None:
         return False
     return not any(_is_other_model(child) for child in children)
+
+
+def has_hooks(folder: Path, shared: Path | None) -> bool:
+    """Whether there is code around the model, which may read whatever lies beside it."""
+    return any((f / name).is_file() for f in (folder, shared) if f is not None for name in _HOOKS)
 
 
 def is_shared(path: Path, near: bool) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,25 @@ _COMPILER_ERRORS = frozenset({"BackendCompilerFailed", "InductorError"})
 _REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """The type in which matrix products and convolutions are run, where it is not their own."""
+
+    dtype: torch.dtype | None
+
+    @classmethod
+    def of(cls, options: RuntimeOptions) -> Reduced:
+        """Return what ``precision`` says."""
+        return cls(_REDUCED.get(options.config.precision or ""))
+
+    def context(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which they are."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        context: contextlib.AbstractContextManager[Any] = torch.autocast(device.type, self.dtype)
+        return context
+
+
 class _Runner:
     """Calls a model: arrays in, named tensors out."""
 
@@ -45,7 +65,7 @@ class _Runner:
         self._call = call
         self._device = device
         self._channels_last = config.torch.channels_last
-        self._reduced = _REDUCED.get(config.precision or "")
+        self._reduced = Reduced.of(options)
 
     def run(self, arrays: Sequence[Array]) -> list[tuple[str, torch.Tensor]]:
         """Run once.
@@ -58,7 +78,7 @@ class _Runner:
             tensors = [to_torch(array, self._device) for array in arrays]
             if self._channels_last:
                 tensors = [_with_channels_last(tensor) for tensor in tensors]
-            with torch.inference_mode(), self._precision():
+            with torch.inference_mode(), self._reduced.context(self._device):
                 return named_leaves(self._call(*tensors))
         except TidegateError:
             raise
@@ -71,16 +91,9 @@ class _Runner:
                 ) from error
             reraise(error, InferenceFailed)
 
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if self._reduced is None:
-            return contextlib.nullcontext()
-        context: contextlib.AbstractContextManager[Any]
-        context = torch.autocast(self._device.type, self._reduced)
-        return context
-
     def public_dtype(self, name: str, dtype: torch.dtype) -> DType:
         """Return the type that an answer has; one that only autocast brought is FP32."""
-        if self._reduced is not None and dtype is self._reduced:
+        if dtype is self._reduced.dtype:
             return DType.FP32
         found = DTYPES.get(dtype)
         if found is None:
@@ -168,11 +181,7 @@ def load(path: Path, options: RuntimeOptions) -> TorchModel:
         ConfigurationError: a GPU is asked for that PyTorch cannot use, or ``model.yaml``
             contradicts the model.
     """
-    device = _device(options.device)
-    torch.set_num_threads(options.threads)
-    with contextlib.suppress(RuntimeError):  # it can be said once in a process
-        torch.set_num_interop_threads(1)
-    start_threads()
+    device = prepare_device(options)
     try:
         kind = formats.detect(path).name
     except OSError as error:
@@ -182,6 +191,20 @@ def load(path: Path, options: RuntimeOptions) -> TorchModel:
     if options.config.torch.compile:
         _compile(model, options)
     return model
+
+
+def prepare_device(options: RuntimeOptions) -> torch.device:
+    """Return where a model is to run, after PyTorch was told of its threads.
+
+    Raises:
+        ConfigurationError: a GPU is asked for that PyTorch cannot use.
+    """
+    device = _device(options.device)
+    torch.set_num_threads(options.threads)
+    with contextlib.suppress(RuntimeError):  # it can be said once in a process
+        torch.set_num_interop_threads(1)
+    start_threads()
+    return device
 
 
 def _compile(model: TorchModel, options: RuntimeOptions) -> None:
