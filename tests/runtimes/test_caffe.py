@@ -3,12 +3,15 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from tests import caffe_models
@@ -18,6 +21,7 @@ from tidegate.replica.warmup import can_batch
 from tidegate.repository.layout import read_model, scan
 from tidegate.runtimes import caffe
 from tidegate.runtimes.caffe import CaffeModel, load
+from tidegate.runtimes.caffe_net import check_weights, read_net
 from tidegate.runtimes.interface import RuntimeOptions
 from tidegate.types import Array, DType, TensorSpec
 
@@ -297,3 +301,35 @@ def test_a_net_that_takes_all_memory(tmp_path: Path) -> None:
     path.write_text(caffe_models.IMAGE.replace("kernel_size: 1", "kernel_size: 1 pad: 400000"))
     with pytest.raises(InsufficientMemory, match="allocate"):
         load_folder(tmp_path / "m")
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_damaged_prototxt_is_read_or_refused(data: st.DataObject) -> None:
+    text = caffe_models.LENET.encode()
+    place = data.draw(st.integers(0, len(text)))
+    cut = data.draw(st.integers(0, 40))
+    put = data.draw(st.sampled_from((b"", b"{", b"}", b'"', b"-1", b"\xff", b": ", b"9" * 30)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "deploy.prototxt"
+        path.write_bytes(text[:place] + put + text[place + cut :])
+        with contextlib.suppress(InvalidModel):
+            net = read_net(path)
+            assert all(net.place(name) for name in net.outputs)
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_damaged_weights_are_read_or_refused(data: st.DataObject) -> None:
+    blobs = np.ones((3, 2, 1, 1), np.float32), np.ones(3, np.float32)
+    layer = caffe_models.layer("conv", "Convolution", *blobs)
+    whole = caffe_models.network("image", layer)
+    place = data.draw(st.integers(0, len(whole)))
+    put = data.draw(st.binary(max_size=4))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.caffemodel"
+        path.write_bytes(whole[:place] + put + whole[place + data.draw(st.integers(0, 4)) :])
+        (path.parent / "deploy.prototxt").write_text(caffe_models.IMAGE)
+        net = read_net(path.parent / "deploy.prototxt")
+        with contextlib.suppress(InvalidModel):
+            check_weights(net, "deploy.prototxt", path)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from tidegate.errors import (
     InvalidInput,
     InvalidModel,
 )
+from tidegate.replica.batch import BatchRunner
+from tidegate.replica.binding import Bound
 from tidegate.replica.warmup import can_batch, warm_up
 from tidegate.repository.layout import VersionEntry, is_model_folder, read_model, scan
 from tidegate.runtimes.interface import RuntimeOptions
@@ -232,6 +235,17 @@ def test_what_run_raises(tmp_path: Path, line: str, kind: type[Exception], messa
     assert message in str(raised.value)
     assert type(raised.value) is kind
     assert "Traceback" not in str(raised.value)
+
+
+def test_only_the_culprit_of_a_batch_fails(tmp_path: Path) -> None:
+    code = RAISES.replace("RAISE", "if (inputs['x'] < 0).any(): raise InvalidInput('below 0')")
+    model = load_folder(write(tmp_path / "m", code + "        return {'y': inputs['x']}\n"))
+    batch = [Bound((row[None],), ("y",), 1, None, 16) for row in (X[0], -X[0], X[1])]
+    first, second, third = BatchRunner(model, time.monotonic).run(batch).outcomes
+    assert isinstance(second, InvalidInput)
+    assert isinstance(first, dict)
+    assert isinstance(third, dict)
+    np.testing.assert_array_equal(np.concatenate([first["y"], third["y"]]), X)
 
 
 @pytest.mark.parametrize(

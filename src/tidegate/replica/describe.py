@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from tidegate import errors
 from tidegate.config.model import ModelConfig
@@ -62,6 +62,8 @@ class Form(BaseModel):
 
 class Described(BaseModel):
     """The signatures of a model, or why it cannot be loaded."""
+
+    model_config = ConfigDict(extra="forbid")
 
     public: Form = Form(inputs=(), outputs=())
     others: dict[str, Form] = {}

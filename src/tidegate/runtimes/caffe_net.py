@@ -18,7 +18,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from tidegate.errors import ConfigurationError, InvalidModel
 from tidegate.repository.wire import Field, fields_of
 
-_LARGEST_TEXT = 16 * 2**20
+_LARGEST_TEXT = 2 * 2**20
+_MOST_PARTS = 1_000_000
 _LARGEST_INPUT = 2**28
 """Elements of an input; 1 GiB."""
 _WEIGHTY = frozenset({"Convolution", "Deconvolution", "InnerProduct", "BatchNorm", "PReLU"})
@@ -88,7 +89,7 @@ def read_net(path: Path) -> Net:
     """
     try:
         if path.stat().st_size > _LARGEST_TEXT:
-            raise InvalidModel(f"{path.name} is larger than 16 MiB: it is no prototxt")
+            raise InvalidModel(f"{path.name} is larger than 2 MiB: it is no prototxt")
         text = path.read_bytes().decode()
         message = text_format.Parse(text, _net_class()(), allow_unknown_field=True)
     except OSError as error:
@@ -179,6 +180,7 @@ def _inputs(name: str, message: Any, layers: Sequence[Layer]) -> dict[str, tuple
 
 def _blobs_by_layer(file: BinaryIO, size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the layers that have weights, with the shape of the first."""
+    left = _MOST_PARTS
     for field in fields_of(file, 0, size):
         # layer, or layers as it was before 2014
         if field.kind != 2 or field.number not in (100, 2):
@@ -186,6 +188,9 @@ def _blobs_by_layer(file: BinaryIO, size: int) -> Iterator[tuple[str, tuple[int,
         of_name, of_blobs = (1, 7) if field.number == 100 else (4, 6)
         name, blob = "", None
         for part in fields_of(file, field.start, field.stop):
+            left -= 1
+            if left < 0:
+                raise ValueError("too many fields")
             if (part.number, part.kind) == (of_name, 2):
                 name = _content(file, part, 1024).decode("utf-8", "replace")
             elif (part.number, part.kind) == (of_blobs, 2) and blob is None:
