@@ -23,7 +23,8 @@
         ├── MethodNotFound          no such method of the protocol
         │   └── MethodNotAllowed    the path exists, but takes another HTTP method
         ├── Unsupported             the protocol knows it, Tidegate does not do it
-        │   └── UnsupportedEncoding the message is compressed in an unknown way
+        │   ├── UnsupportedEncoding the message is compressed in an unknown way
+        │   └── UnsupportedContent  the body is of a kind that is not read here
         ├── MessageTooLarge         beyond the message limit
         ├── QueueFull               too much work is waiting; try again later
         ├── ModelNotReady           loading, draining or crashed
@@ -134,6 +135,10 @@ class Unsupported(RequestError):
 
 class UnsupportedEncoding(Unsupported):
     """The message is compressed in a way that Tidegate does not know."""
+
+
+class UnsupportedContent(Unsupported):
+    """The body is of a kind that is not read here."""
 
 
 class MessageTooLarge(RequestError):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.fuzz import connections, routing, seeds, tensorflow_serving
 from tidegate.config.loading import load_model_config, load_node_config
 from tidegate.errors import ConfigurationError, InvalidAnswer, InvalidModel, RequestError
 from tidegate.node.run_directory import RunDirectory
-from tidegate.protocols import dl_inference, grpc_health, seldon
+from tidegate.protocols import grpc_health, plain_http
 from tidegate.protocols.compression import ENCODINGS, decompress
 from tidegate.protocols.dialect import ModelView, RestCall
 from tidegate.protocols.grpc_frames import parse_timeout, unframe
@@ -148,22 +148,30 @@ def _read_binary(data: bytes) -> None:
     rest.decode_infer("m", "", data[2:], length, _SIGNATURE)
 
 
-_VIEWS = tuple(
-    ModelView(
-        ModelMetadata("m", ("1",), "p", _SIGNATURE), "1", frozenset((69,)), takes_payload=takes
-    )
-    for takes in (False, True)
+_KINDS = (
+    "multipart/form-data; boundary=b", "application/x-www-form-urlencoded", "application/json",
+    "text/plain; charset=utf-16", "image/png", "", "text/html; q=0.1, */*;q=x",
+)  # fmt: skip
+_TAKES = (
+    (),
+    (TensorSpec("image", DType.BYTES, (1,)),),
+    (TensorSpec("w", DType.BYTES, ("n", 2)),),
+    (_SPEC,),
+    (TensorSpec("p", DType.UINT8, (1, 4, 4, 3)),),
+    (_SPEC, TensorSpec("i", DType.INT64, (None,))),
 )
 
 
-def _read_seldon(data: bytes) -> None:
-    dl_inference.read_seldon(data[1:], _VIEWS[(data or b"\0")[0] & 1])
-
-
-def _read_seldon_rest(data: bytes) -> None:
-    which = (data or b"\0")[0]
-    form = {b"content-type": b"application/x-www-form-urlencoded"} if which & 2 else {}
-    seldon.rest.read_call(RestCall("POST", "/predict", "", form, data[1:]), _VIEWS[which & 1])
+def _read_people(data: bytes) -> None:
+    """Two bytes choose the kind of the body and what the model takes."""
+    which, takes, body = (data[:1] or b"\0")[0], (data[1:2] or b"\0")[0], data[2:]
+    kind = _KINDS[which % len(_KINDS)].encode()
+    headers = {b"content-type": kind, b"accept": kind}
+    signature = Signature(_TAKES[takes % len(_TAKES)], ())
+    view = ModelView(ModelMetadata("m", ("1",), "p", signature), "1")
+    call = RestCall("POST", "/models/m", body[:40].decode("latin-1"), headers, body)
+    for asked in (replace(call, query=""), call, replace(call, method="GET")):
+        plain_http.call.read(asked, view)
 
 
 _REQUEST, _ANSWER = (RequestError,), (InvalidAnswer,)
@@ -172,6 +180,7 @@ DECODERS = (
     Decoder("REST binary", seeds.binary_bodies, _read_binary, _REQUEST),
     Decoder("REST control", seeds.control_bodies, lambda d: _BODIES[(d or b"\0")[0] % 6](d[1:]),
             _REQUEST),
+    Decoder("plain HTTP", seeds.people_calls, _read_people, _REQUEST),
     Decoder("gRPC ModelInfer", seeds.infer_messages, grpc.decode_infer, _REQUEST),
     Decoder("gRPC other messages", seeds.other_messages,
             lambda d: _METHODS[(d or b"\0")[0] % len(_METHODS)](d[1:]), _REQUEST),
@@ -179,8 +188,6 @@ DECODERS = (
             tensorflow_serving.read_message, _REQUEST),
     Decoder("TensorFlow Serving REST", tensorflow_serving.good_bodies,
             tensorflow_serving.read_body, _REQUEST),
-    Decoder("Seldon gRPC", seeds.seldon_messages, _read_seldon, _REQUEST),
-    Decoder("Seldon REST", seeds.seldon_bodies, _read_seldon_rest, _REQUEST),
     Decoder("gRPC frames", seeds.frames, _read_frame, _REQUEST),
     Decoder("compression", seeds.compressed, _decompress, _REQUEST),
     Decoder("HTTP/2", connections.http2_conversations, connections.http2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -10,16 +11,13 @@ import zlib
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
-import orjson
-from google.protobuf.json_format import ParseDict
+from PIL import Image
 
 from tests import models
 from tidegate.protocols.grpc_frames import frame_prefix
 from tidegate.protocols.open_inference import grpc, messages, rest
-from tidegate.protocols.seldon.messages import SeldonMessage
 from tidegate.replica.header_blocks import encode_block
 from tidegate.types import InferRequest, InferResponse, Tensor
 
@@ -55,6 +53,37 @@ def json_bodies() -> tuple[bytes, ...]:
     single = [{"inputs": [tensor]} for tensor in _tensors()]
     return tuple(json.dumps(d).encode() for d in (whole, *single, {"inputs": [long]},
                                                   {"inputs": [rows]}))  # fmt: skip
+
+
+@cache
+def people_calls() -> tuple[bytes, ...]:
+    """A byte for the kind of the body, one for what the model takes, then the body."""
+    array, picture = io.BytesIO(), io.BytesIO()
+    np.save(array, np.ones((2, 4)))
+    Image.new("RGB", (5, 3)).save(picture, "PNG")
+
+    def form(**fields: bytes) -> bytes:
+        parts = (
+            b'--b\r\nContent-Disposition: form-data; name="%s"; filename="f"\r\n'
+            b"Content-Type: text/plain; charset=utf-8\r\n\r\n%s\r\n" % (name.encode(), data)
+            for name, data in fields.items()
+        )
+        return b"".join(parts) + b"--b--\r\n"
+
+    return (
+        b"\0\0" + form(data=b"anything"),
+        b"\0\1" + form(image=picture.getvalue()),
+        b"\0\3" + form(x=array.getvalue()),
+        b"\0\4" + form(data=picture.getvalue()),
+        b"\0\5" + form(x=b"[[1, 2.5, -3, null]]", i=b"[1, 2]"),
+        b"\1\1" + b"image=%41b+c",
+        b"\1\3" + b"[1, 2, 3, 4]",
+        b"\2\2" + b'[["a", {"b64": "AAH/"}]]',
+        b"\2\5" + b'{"x": [1, 2, 3, 4], "i": 7}',
+        b"\3\0" + "text".encode("utf-16"),
+        b"\4\4" + picture.getvalue(),
+        b"\5\3" + array.getvalue(),
+    )
 
 
 @cache
@@ -126,37 +155,6 @@ def control_bodies() -> tuple[bytes, ...]:
     )  # fmt: skip
     return tuple(
         bytes((which,)) + json.dumps(body).encode() for body in bodies for which in range(BODIES)
-    )
-
-
-_SELDON: tuple[dict[str, Any], ...] = (
-    {"data": {"tensor": {"shape": [1, 4], "values": [1, 2, 3, 4.5]}, "names": ["a", "b"]}},
-    {"data": {"ndarray": [[1, 2, 3, 4]]}, "meta": {"puid": "p", "tags": {"taskId": 69}}},
-    {"data": {"ndarray": [["a", "b"]]}, "meta": {"tags": {"taskid": "69", "x": [1, {"y": None}]}}},
-    {"data": {"tftensor": {"dtype": "DT_FLOAT", "tensorShape": {"dim": [{"size": 4}]},
-                           "floatVal": [1, 2]}}},
-    {"binData": "AAECAw=="},
-    {"strData": "text"},
-    {"jsonData": {"x": [[1, 2, 3, 4]]}},
-)  # fmt: skip
-
-
-@cache
-def seldon_messages() -> tuple[bytes, ...]:
-    return tuple(
-        which + ParseDict(document, SeldonMessage()).SerializeToString()
-        for document in _SELDON
-        for which in (b"\0", b"\1")
-    )
-
-
-@cache
-def seldon_bodies() -> tuple[bytes, ...]:
-    bodies = [orjson.dumps(document) for document in _SELDON]
-    forms = [urlencode({"json": body}).encode() for body in bodies]
-    return (
-        *(which + body for body in bodies for which in (b"\0", b"\1")),
-        *(b"\2" + form for form in forms),
     )
 
 

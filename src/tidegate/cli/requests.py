@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import orjson
 
-from tidegate.cli.images import image_tensor
 from tidegate.errors import InvalidInput, MessageTooLarge
+from tidegate.images import FORMATS, NotAnImage
+from tidegate.protocols.npy import NPY, array_tensor, read_npy
 from tidegate.protocols.open_inference.json_data import from_json
 from tidegate.protocols.open_inference.rest import decode_infer
 from tidegate.protocols.open_inference.tensors import checked_shape, from_raw, object_array, shown
+from tidegate.protocols.pictures import picture_input
 from tidegate.types import (
     KINDS,
-    Array,
     DType,
     InferRequest,
     Signature,
@@ -45,7 +45,7 @@ _BROKEN_ARCHIVE = (
 _LARGE = 2**20
 _one_large = threading.Lock()
 """While numbers in JSON are parsed, they take twenty times the memory of their text."""
-_NUMPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
+_ZIP = b"PK\x03\x04"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +118,30 @@ class Reader:
         if self.raw:
             return self._request((_of_raw(self._only("raw bytes"), data),))
         kind = self._kind()
-        if kind is not None and not data.startswith((_NUMPY, _ZIP)):
+        if kind is not None and not data.startswith((NPY, _ZIP)):
             return self._request((_element(kind, data),))
-        if data.startswith(_NUMPY):
+        if data.startswith(NPY):
             spec = self._only("a single array")
             return self._request(
-                (_of_array(spec.name, _array(name, io.BytesIO(data), len(data))),)
+                (array_tensor(spec.name, read_npy(name, io.BytesIO(data), len(data))),)
             )
         if data.startswith(_ZIP):
             return self._request(_of_archive(name, data))
         if data.lstrip()[:1] in (b"{", b"["):
             return self.json(data)
-        spec = self._only("an image")
-        return self._request((image_tensor(name, data, spec, self.scale),))
+        return self._request((self._image(name, data),))
+
+    def _image(self, name: str, data: bytes) -> Tensor:
+        takes = picture_input(self._only("an image"))
+        try:
+            return takes.tensor(data, self.scale)
+        except NotAnImage:
+            raise InvalidInput(
+                f"{shown(name)} is neither JSON, .npy, .npz nor an image ({', '.join(FORMATS)}); "
+                "give --raw if it holds the bytes of the input"
+            ) from None
+        except InvalidInput as error:
+            raise InvalidInput(f"{shown(name)}: {error}") from None
 
     def _kind(self) -> str | None:
         """Return what hooks take in the place of tensors, as an image; ``bytes`` if anything."""
@@ -233,8 +244,8 @@ def _of_archive(name: str, data: bytes) -> tuple[Tensor, ...]:
             tensors = []
             for member in members:
                 with archive.open(member) as file:
-                    array = _array(f"{name}:{member.filename}", file, member.file_size)
-                tensors.append(_of_array(member.filename.removesuffix(".npy"), array))
+                    array = read_npy(f"{name}:{member.filename}", file, member.file_size)
+                tensors.append(array_tensor(member.filename.removesuffix(".npy"), array))
             return tuple(tensors)
     except (
         zipfile.BadZipFile,
@@ -245,50 +256,6 @@ def _of_archive(name: str, data: bytes) -> tuple[Tensor, ...]:
         zlib.error,
     ) as error:
         raise InvalidInput(f"{shown(name)} is not an .npz file: {error}") from None
-
-
-def _array(name: str, file: Any, size: int) -> Array:
-    """Return the array in an ``.npy`` file of ``size`` bytes; nothing in it is run.
-
-    The header is checked first: it could tell of more elements than memory holds.
-    """
-    try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0
-        if version >= (2, 0):
-            read = np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-        if dtype.hasobject:
-            raise InvalidInput(
-                f"{shown(name)} holds Python objects, which are not read: save numbers, or texts "
-                "as an array of the type S or U"
-            )
-        count = element_count(shape)
-        if count and not 0 < count * dtype.itemsize <= size - file.tell():
-            raise InvalidInput(
-                f"{shown(name)} should hold {count} elements of {dtype}, but is too short"
-            )
-        raw = file.read(count * dtype.itemsize)
-        return np.ndarray(shape, dtype, raw, order="F" if fortran else "C")
-    except (ValueError, TypeError) as error:
-        raise InvalidInput(f"{shown(name)} is not an .npy file: {error}") from None
-
-
-def _of_array(name: str, array: Array) -> Tensor:
-    try:
-        dtype = DType.of(array.dtype)
-    except TypeError as error:
-        raise InvalidInput(f"the input {name!r}: {error}") from None
-    if dtype is DType.BYTES:
-        found = array.reshape(-1).tolist()
-        try:
-            elements = [e.encode() if isinstance(e, str) else bytes(e) for e in found]
-        except UnicodeEncodeError as error:
-            raise InvalidInput(
-                f"the input {name!r} has an element that is no text: {error}"
-            ) from None
-        return Tensor(name, dtype, object_array(elements, array.shape))
-    return Tensor(name, dtype, np.require(array, dtype.numpy, requirements="C"))
 
 
 def _read(name: str) -> bytes:

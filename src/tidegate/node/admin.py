@@ -130,14 +130,14 @@ async def _call(controller: Controller, request: Request) -> Response:
     try:
         _refuse_pages(request)
         path = request.scope["raw_path"].decode("latin-1").partition("?")[0]
-        body = await controller.calls.answer_path(
+        reply = await controller.calls.answer_path(
             request.method, path, await _body(request), trusted=True
         )
     except TidegateError as error:
         body = encode_error(str(error))
         headers = {name.decode(): value.decode() for name, value in headers_of(error)}
         return Response(body, status_of_error(error).http, headers, media_type="application/json")
-    return Response(body, media_type="application/json")
+    return Response(b"".join(reply.parts), media_type="application/json")
 
 
 def _refuse_pages(request: Request) -> None:

@@ -29,6 +29,7 @@ from tidegate.protocols import open_inference
 from tidegate.protocols.grpc_frames import unframe
 from tidegate.protocols.open_inference import metadata as metadata_codec
 from tidegate.protocols.open_inference.documents import LARGEST
+from tidegate.replica.dialects import send
 from tidegate.replica.exchange import Exchange
 from tidegate.telemetry.statistics import GRPC, REST
 
@@ -125,8 +126,11 @@ class ControllerApi:
 
     async def _answer_rest(self, exchange: Exchange) -> None:
         method = exchange.method.decode("latin-1")
-        body = await self._calls.answer_path(method, exchange.path, exchange.body, trusted=False)
-        exchange.reply([body])
+        accept = exchange.headers.get(b"accept", b"")
+        reply = await self._calls.answer_path(
+            method, exchange.path, exchange.body, trusted=False, accept=accept
+        )
+        send(exchange, reply)
 
     def _why(self, key: str) -> Exception:
         model, _, label = key.partition("@")

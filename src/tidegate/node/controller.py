@@ -37,6 +37,7 @@ from tidegate.node.grpc_services import HealthCalls, ReflectionCalls
 from tidegate.node.launcher import ProcessLauncher
 from tidegate.node.machine import not_ours, usable_cores
 from tidegate.node.model_control import ModelControl
+from tidegate.node.model_list import ModelList
 from tidegate.node.noticeboard import Noticeboard
 from tidegate.node.quarantine import Quarantine
 from tidegate.node.replicas import Replicas
@@ -133,6 +134,7 @@ class Controller:
                 ReflectionCalls().extension(),
                 server_extension(lambda: self.ready, self._extension_names),
                 Description(self.fleet, lambda: self.calls.endpoints).extension(),
+                ModelList(self.fleet).extension(),
                 StatisticsCalls(self.fleet, self.statistics).extension(),
                 control.extension(),
                 tensorflow_serving.extension(),

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from urllib.parse import unquote
 
 from tidegate.errors import InvalidInput, MethodNotAllowed, MethodNotFound, QueueFull
+from tidegate.protocols.dialect import Reply
 from tidegate.protocols.routing import check_model
 from tidegate.replica.streams import Outgoing, StreamHandler
 
@@ -26,15 +27,19 @@ class Call:
     """One call: ``body`` is a JSON document, or the message of a gRPC method.
 
     ``parameters`` are what the path names. ``trusted`` says that it came by the admin port.
+    ``accept`` is what a REST call says of the answer that it wants.
     """
 
     body: bytes
     trusted: bool
     parameters: Mapping[str, str] = field(default_factory=dict)
+    accept: bytes = b""
 
 
 Answer: TypeAlias = Callable[[Call], Awaitable[bytes]]
 """Returns the JSON document or the message to answer with, or raises a ``TidegateError``."""
+RestAnswer: TypeAlias = Callable[[Call], Awaitable[bytes | Reply]]
+"""The same over REST, where an answer may be something else than JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class Endpoint:
 
     method: str
     path: str
-    answer: Answer
+    answer: RestAnswer
     summary: str
     gives: Mapping[str, object] = field(default_factory=dict)
     takes: Mapping[str, object] = field(default_factory=dict)
@@ -116,8 +121,10 @@ class ServerCalls:
     def _stream_ended(self) -> None:
         self._open_streams -= 1
 
-    async def answer_path(self, method: str, path: str, body: bytes, *, trusted: bool) -> bytes:
-        """Answer a REST call with a JSON document.
+    async def answer_path(
+        self, method: str, path: str, body: bytes, *, trusted: bool, accept: bytes = b""
+    ) -> Reply:
+        """Answer a REST call, with a JSON document unless it ``accept``s something better.
 
         Raises:
             TidegateError: it is not answered.
@@ -132,7 +139,8 @@ class ServerCalls:
                 wanted = tuple(sorted(endpoints))
                 words = f"{path} takes {' or '.join(wanted)}, not {method}"
                 raise MethodNotAllowed(words, wanted)
-            return await endpoint.answer(Call(body, trusted, _parameters(match)))
+            answer = await endpoint.answer(Call(body, trusted, _parameters(match), accept))
+            return answer if isinstance(answer, Reply) else Reply([answer])
         raise MethodNotFound(f"there is no path {path} here")
 
 

@@ -67,6 +67,7 @@ _TABLE: dict[type[errors.TidegateError], Status] = {
     errors.MethodNotAllowed: Status(405, GrpcCode.UNIMPLEMENTED, _USAGE),
     errors.Unsupported: Status(501, GrpcCode.UNIMPLEMENTED, _USAGE),
     errors.UnsupportedEncoding: Status(415, GrpcCode.UNIMPLEMENTED, _USAGE),
+    errors.UnsupportedContent: Status(415, GrpcCode.UNIMPLEMENTED, _USAGE),
     errors.MessageTooLarge: Status(413, GrpcCode.RESOURCE_EXHAUSTED, _DATA),
     errors.QueueFull: Status(429, GrpcCode.RESOURCE_EXHAUSTED, _TEMPORARY),
     errors.ModelNotReady: Status(503, GrpcCode.UNAVAILABLE, _UNAVAILABLE),
