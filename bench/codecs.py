@@ -27,6 +27,8 @@ from rich.table import Table
 
 from bench import hardware
 from tidegate.protocols.open_inference import grpc, messages, rest
+from tidegate.protocols.seldon import grpc as seldon
+from tidegate.protocols.seldon.messages import SeldonMessage
 from tidegate.types import Array, DType, InferRequest, InferResponse, Tensor
 
 SHAPE = (1, 3, 640, 640)
@@ -187,6 +189,34 @@ def raw(array: Array) -> Contest:
     return Contest("gRPC raw FP32", ways, 20)
 
 
+def seldon_tensor(array: Array) -> Contest:
+    """A tensor of doubles in Seldon's protocol: a whole message read, and one written."""
+    message = SeldonMessage()
+    message.data.tensor.shape.extend(array.shape)
+    message.data.tensor.values.extend(array.reshape(-1).tolist())
+    body = message.SerializeToString()
+    answer, request = response(array), InferRequest("m", id="7")
+
+    def ours() -> object:
+        content = seldon.decode(body, 2**26)
+        return seldon.encode(request, content.form, answer)
+
+    def protobuf() -> object:
+        tensor = SeldonMessage.FromString(body).data.tensor
+        np.array(tensor.values).reshape(tuple(tensor.shape))
+        out = SeldonMessage()
+        out.meta.puid = "7"
+        out.data.tensor.shape.extend(array.shape)
+        out.data.tensor.values.extend(array.reshape(-1).tolist())
+        return out.SerializeToString()
+
+    found = seldon.decode(body, 2**26).data
+    assert isinstance(found, np.ndarray)
+    assert np.array_equal(found, array)
+    ways: dict[str, Callable[[], object]] = {OURS: ours, "protobuf, numpy": protobuf}
+    return Contest("Seldon tensor, doubles", ways, least={"protobuf, numpy": 5.0})
+
+
 def contests() -> list[Contest]:
     """Return everything that is measured."""
     large = _RANDOM.standard_normal(SHAPE, np.float32)
@@ -201,6 +231,7 @@ def contests() -> list[Contest]:
         typed("gRPC fp32_contents", large, "fp32_contents", least=_TYPED),
         typed("gRPC int64_contents", whole, "int64_contents"),
         raw(large),
+        seldon_tensor(large.astype(np.float64)[:, :, :320]),
     ]
 
 

@@ -62,6 +62,7 @@ MESSAGES = [
     (TASK, spec("ocr-69"), "e"),
     (TASK, spec("gone-69"), "b"),
     (TASK, spec("a b/c-69"), "b"),
+    (TASK, spec("x-0069"), "b"),
     (TASK, spec("x-7"), "a"),
     (TAGS, tags(taskId=69), "b"),
     (TAGS, tags(taskid="69"), "b"),

@@ -11,7 +11,7 @@ from tests.fuzz import connections, routing, seeds, tensorflow_serving
 from tidegate.config.loading import load_model_config, load_node_config
 from tidegate.errors import ConfigurationError, InvalidAnswer, InvalidModel, RequestError
 from tidegate.node.run_directory import RunDirectory
-from tidegate.protocols import grpc_health, plain_http
+from tidegate.protocols import dl_inference, grpc_health, plain_http, seldon
 from tidegate.protocols.compression import ENCODINGS, decompress
 from tidegate.protocols.dialect import ModelView, RestCall
 from tidegate.protocols.grpc_frames import parse_timeout, unframe
@@ -148,6 +148,24 @@ def _read_binary(data: bytes) -> None:
     rest.decode_infer("m", "", data[2:], length, _SIGNATURE)
 
 
+_VIEWS = tuple(
+    ModelView(
+        ModelMetadata("m", ("1",), "p", _SIGNATURE), "1", frozenset((69,)), takes_payload=takes
+    )
+    for takes in (False, True)
+)
+
+
+def _read_seldon(data: bytes) -> None:
+    dl_inference.read_seldon(data[1:], _VIEWS[(data or b"\0")[0] & 1])
+
+
+def _read_seldon_rest(data: bytes) -> None:
+    which = (data or b"\0")[0]
+    form = {b"content-type": b"application/x-www-form-urlencoded"} if which & 2 else {}
+    seldon.rest.read_call(RestCall("POST", "/predict", "", form, data[1:]), _VIEWS[which & 1])
+
+
 _KINDS = (
     "multipart/form-data; boundary=b", "application/x-www-form-urlencoded", "application/json",
     "text/plain; charset=utf-16", "image/png", "", "text/html; q=0.1, */*;q=x",
@@ -188,6 +206,8 @@ DECODERS = (
             tensorflow_serving.read_message, _REQUEST),
     Decoder("TensorFlow Serving REST", tensorflow_serving.good_bodies,
             tensorflow_serving.read_body, _REQUEST),
+    Decoder("Seldon gRPC", seeds.seldon_messages, _read_seldon, _REQUEST),
+    Decoder("Seldon REST", seeds.seldon_bodies, _read_seldon_rest, _REQUEST),
     Decoder("gRPC frames", seeds.frames, _read_frame, _REQUEST),
     Decoder("compression", seeds.compressed, _decompress, _REQUEST),
     Decoder("HTTP/2", connections.http2_conversations, connections.http2),

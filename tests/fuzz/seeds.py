@@ -11,13 +11,17 @@ import zlib
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
+import orjson
+from google.protobuf.json_format import ParseDict
 from PIL import Image
 
 from tests import models
 from tidegate.protocols.grpc_frames import frame_prefix
 from tidegate.protocols.open_inference import grpc, messages, rest
+from tidegate.protocols.seldon.messages import SeldonMessage
 from tidegate.replica.header_blocks import encode_block
 from tidegate.types import InferRequest, InferResponse, Tensor
 
@@ -155,6 +159,37 @@ def control_bodies() -> tuple[bytes, ...]:
     )  # fmt: skip
     return tuple(
         bytes((which,)) + json.dumps(body).encode() for body in bodies for which in range(BODIES)
+    )
+
+
+_SELDON: tuple[dict[str, Any], ...] = (
+    {"data": {"tensor": {"shape": [1, 4], "values": [1, 2, 3, 4.5]}, "names": ["a", "b"]}},
+    {"data": {"ndarray": [[1, 2, 3, 4]]}, "meta": {"puid": "p", "tags": {"taskId": 69}}},
+    {"data": {"ndarray": [["a", "b"]]}, "meta": {"tags": {"taskid": "69", "x": [1, {"y": None}]}}},
+    {"data": {"tftensor": {"dtype": "DT_FLOAT", "tensorShape": {"dim": [{"size": 4}]},
+                           "floatVal": [1, 2]}}},
+    {"binData": "AAECAw=="},
+    {"strData": "text"},
+    {"jsonData": {"x": [[1, 2, 3, 4]]}},
+)  # fmt: skip
+
+
+@cache
+def seldon_messages() -> tuple[bytes, ...]:
+    return tuple(
+        which + ParseDict(document, SeldonMessage()).SerializeToString()
+        for document in _SELDON
+        for which in (b"\0", b"\1")
+    )
+
+
+@cache
+def seldon_bodies() -> tuple[bytes, ...]:
+    bodies = [orjson.dumps(document) for document in _SELDON]
+    forms = [urlencode({"json": body}).encode() for body in bodies]
+    return (
+        *(which + body for body in bodies for which in (b"\0", b"\1")),
+        *(b"\2" + form for form in forms),
     )
 
 

@@ -120,6 +120,9 @@ async def test_reflection_in_turns(channel: grpc.Channel, version: str) -> None:
         "grpc.reflection.v1alpha.ServerReflection",
         "tensorflow.serving.PredictionService",
         "tensorflow.serving.ModelService",
+        "seldon.protos.Model",
+        "seldon.protos.Seldon",
+        "com.bj58.ailab.dlpredictonline.grpc.WpaiDLPredictOnlineService",
     }
     for symbol in (
         SERVICE,

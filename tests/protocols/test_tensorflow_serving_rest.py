@@ -203,6 +203,16 @@ def test_round_trip(array: Array, rows: bool) -> None:
         assert same(found.data, tensor.data)
 
 
+def test_rows_of_c_long_longs() -> None:
+    """ONNX Runtime answers with these; numpy takes them for its int64, orjson does not."""
+    digits = Tensor("digit", DType.INT64, np.array([7, 2], np.longlong))
+    scores = Tensor("score", DType.FP32, np.array([0.5, 1], np.float32))
+    rows = answered({"instances": [1, 2]}, digits, scores)["predictions"]
+    assert rows == [{"digit": 7, "score": 0.5}, {"digit": 2, "score": 1}]
+    alone = Tensor("digit", DType.INT64, np.array(7, np.longlong))
+    assert answered({"inputs": 1}, alone) == {"outputs": 7}
+
+
 def listed(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     count = math.prod(shape)
     return (np.arange(count) / (8 if dtype is np.float32 else 1)).reshape(shape).astype(dtype)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import re
 import tempfile
@@ -55,6 +56,13 @@ def test_lenet_reads_digits_as_its_weights_did_before(tmp_path: Path) -> None:
     for rows in (1, 3, 32, 2):
         expected = session.run(["probabilities"], {"image": IMAGES[:rows]})[0]
         np.testing.assert_allclose(run(model, data=IMAGES[:rows])["prob"], expected, atol=1e-5)
+
+
+def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff m")
+    caffe_models.lenet(folder)
+    model = load_folder(folder)
+    assert run(model, data=IMAGES[:1])["prob"].argmax() == 0
 
 
 def test_an_answer_stays_when_the_next_is_computed(tmp_path: Path) -> None:

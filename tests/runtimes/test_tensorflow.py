@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,24 @@ def test_the_default_signature(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=wrong):
         opened(saved, "tensorflow: {signature: txt}")
     (saved / "model.yaml").unlink()
+
+
+def test_callers_choose_outputs_in_any_number_and_order(tmp_path: Path) -> None:
+    names = "abcde"
+    folder = made.save_function(
+        tmp_path / "m",
+        lambda x: {name: x + place for place, name in enumerate(names)},
+        x=([None], tf.float32),
+    )
+    many = opened(folder)
+    x = np.zeros(1, np.float32)
+    for count in range(len(names) + 1):
+        for chosen in itertools.permutations(names, count):
+            found = many.run({"x": x}, chosen)
+            assert list(found) == list(chosen)
+            assert all(found[name].tolist() == [names.index(name)] for name in chosen)
+    assert len(many._graph.calls["serving_default"]._by_set) <= 9
+    assert len(many._graph.calls["serving_default"]._by_request) <= 256
 
 
 def test_errors_are_the_models_words_alone(model: TensorflowModel) -> None:

@@ -253,6 +253,15 @@ def config(
     return run(repository, model, options, show_origin=show_origin, as_json=as_json)
 
 
+@cli.command(short_help="Write the .proto files of every protocol into a folder.")
+@click.argument("folder", type=click.Path(path_type=Path))
+def protos(folder: Path) -> int:
+    """Write the .proto files of every protocol into FOLDER, to generate clients from."""
+    from tidegate.cli.protos import write_protos
+
+    return write_protos(folder)
+
+
 @cli.command(short_help="Print the versions of Tidegate, Python and the runtimes.")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def version(as_json: bool) -> int:

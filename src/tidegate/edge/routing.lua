@@ -87,6 +87,7 @@ local function route_to_task(handle, id, name)
     return fail(handle, INVALID, format("'%s' is not the id of a task: it is a whole number, "
       .. "as 69", shown(id)))
   end
+  id = gsub(id, "^0+([0-9])", "%1")
   route(handle, TASK_PREFIX .. id .. "/" .. (name and not name_error(name) and name or ""))
 end
 

@@ -37,6 +37,8 @@ class ModelView:
     """The versions of the model by label."""
     limit: int = 2**26
     """The bytes that a message may have, and what a few of them may stand for."""
+    takes_payload: bool = False
+    """Whether it takes bytes, texts and JSON as they come, and not tensors alone."""
 
 
 @dataclass(frozen=True, slots=True)

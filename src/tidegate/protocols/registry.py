@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from tidegate.protocols import grpc_health, grpc_reflection, open_inference, plain_http
+from tidegate.protocols import (
+    dl_inference,
+    grpc_health,
+    grpc_reflection,
+    open_inference,
+    plain_http,
+    seldon,
+)
 from tidegate.protocols.dialect import Dialect
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.rest import encode_error as encode_usual_error
 from tidegate.protocols.routing import Routing
 from tidegate.protocols.tensorflow_serving import dialect as tensorflow_serving
 
-DIALECTS: tuple[Dialect, ...] = (tensorflow_serving.DIALECT, plain_http.DIALECT)
+DIALECTS: tuple[Dialect, ...] = (
+    tensorflow_serving.DIALECT,
+    seldon.DIALECT,
+    dl_inference.DIALECT,
+    plain_http.DIALECT,
+)
 """Those that replicas speak beside the Open Inference Protocol."""
 
 ROUTINGS: tuple[Routing, ...] = (
@@ -20,11 +32,17 @@ ROUTINGS: tuple[Routing, ...] = (
 )
 """What the edge must know of all of them."""
 
-FILES = (
-    *messages.FILES,
-    *grpc_health.FILES,
-    *grpc_reflection.FILES,
-    *(file for dialect in DIALECTS for file in dialect.files),
+FILES = tuple(
+    {
+        file.name: file
+        for files in (
+            messages.FILES,
+            grpc_health.FILES,
+            grpc_reflection.FILES,
+            *(dialect.files for dialect in DIALECTS),
+        )
+        for file in files
+    }.values()
 )
 """Descriptors of the protobuf files of all of them."""
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
 from tidegate.errors import DeadlineExceeded, InferenceFailed, QueueFull, TidegateError
@@ -106,6 +106,7 @@ class HookedService(Service):
     def __init__(self, served: Served, engine: Engine, around: Around, *more: Any, **named: Any):
         super().__init__(served, engine, *more, **named)
         self._hooks = around.hooks
+        self._view = replace(self._view, takes_payload=around.hooks.before)
         self._threads = around.threads
         self._recorder = around.recorder
         self._limits = around

@@ -95,7 +95,9 @@ def open_net(prototxt: str, weights: str) -> Any:
     Raises:
         cv2.error: OpenCV refuses it.
     """
-    # As bytes, because OpenCV cannot open files whose names are not UTF-8.
+    if (prototxt + weights).isprintable():
+        return cv2.dnn.readNetFromCaffe(prototxt, weights)
+    # OpenCV cannot open files whose names are not UTF-8; this takes the file's size more memory.
     return cv2.dnn.readNetFromCaffe(
         np.fromfile(prototxt, np.uint8), np.fromfile(weights, np.uint8)
     )

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -27,8 +27,10 @@ from tensorflow.core.protobuf import config_pb2  # isort: skip
 
 log = logging.getLogger(__name__)
 
-_MOST_CALLABLES = 64
-"""Sets of outputs that are kept ready to be computed; callers choose them."""
+_MOST_SETS = 8
+"""Sets of outputs that are computed alone; for another one, all are."""
+_MOST_REQUESTS = 256
+"""Lists of outputs of which it is remembered what computes them."""
 _SIMPLE = 500
 """Nodes of a graph that is run in the thread that asks: waking another one takes longer.
 
@@ -38,6 +40,13 @@ _CALLERS_THREAD = -1
 _INTERNAL = "__saved_model_"
 """How the names of signatures begin that are the loader's own."""
 _UNKNOWN_OPERATOR = re.compile(r"Op type not registered '([^']+)'")
+
+
+class _Prepared(NamedTuple):
+    """Computes ``outputs``, in this order."""
+
+    run: Any
+    outputs: tuple[str, ...]
 
 
 class Call:
@@ -50,10 +59,11 @@ class Call:
         self._inputs = inputs
         self._outputs = outputs
         self._inline = inline
-        self._callables: dict[tuple[str, ...], Any] = {}
+        self._by_request: dict[tuple[str, ...], _Prepared] = {}
+        self._by_set: dict[frozenset[str], _Prepared] = {}
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Compute ``outputs``, and nothing that they do not need.
+        """Compute ``outputs``, and as a rule nothing that they do not need.
 
         Raises:
             InsufficientMemory: the run needed more memory than there is.
@@ -61,27 +71,43 @@ class Call:
         """
         names = tuple(outputs)
         try:
-            run = self._callables.get(names) or self._callable(names)
-            values = run(*[inputs[name] for name in self._inputs])
+            prepared = self._by_request.get(names) or self._prepare(names)
+            values = prepared.run(*[inputs[name] for name in self._inputs])
         except Exception as error:
             reraise(error, InferenceFailed)
-        found = dict(zip(names, values))
+        found = dict(zip(prepared.outputs, values))
+        if prepared.outputs != names:
+            found = {name: found[name] for name in names}
         for name, value in found.items():
             if type(value) is not np.ndarray:
                 found[name] = _scalar(value)
         return found
 
+    def _prepare(self, names: tuple[str, ...]) -> _Prepared:
+        """Return what computes ``names``: an optimized part of the graph, for the first few sets.
+
+        Optimizing it takes as long as loading it does, and callers choose the outputs.
+        """
+        wanted = frozenset(names or self._outputs)  # a session wants something to do
+        if wanted not in self._by_set and len(self._by_set) >= _MOST_SETS:
+            wanted = frozenset(self._outputs)
+        prepared = self._by_set.get(wanted)
+        if prepared is None:
+            ordered = tuple(name for name in self._outputs if name in wanted)
+            prepared = self._by_set[wanted] = _Prepared(self._callable(ordered), ordered)
+        if len(self._by_request) >= _MOST_REQUESTS:
+            self._by_request.clear()
+        self._by_request[names] = prepared
+        return prepared
+
     def _callable(self, names: tuple[str, ...]) -> Any:
-        if len(self._callables) >= _MOST_CALLABLES:
-            self._callables.clear()
         options = config_pb2.CallableOptions()
         options.feed.extend(self._inputs.values())
         options.fetch.extend(self._outputs[name] for name in names)
         if self._inline:
             options.run_options.inter_op_thread_pool = _CALLERS_THREAD
         # The public make_callable takes 50 µs more for each call.
-        made = self._callables[names] = self._session._make_callable_from_options(options)
-        return made
+        return self._session._make_callable_from_options(options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +274,8 @@ def _signature_of(name: str, definition: Any) -> _Found:
     Raises:
         InvalidModel: no protocol has one of its tensors.
     """
+    if not definition.outputs:
+        raise InvalidModel(f"the signature {name!r} gives nothing: export it with outputs")
     tensors: list[dict[str, str]] = []
     specs: list[tuple[TensorSpec, ...]] = []
     for role, infos in (("input", definition.inputs), ("output", definition.outputs)):

@@ -105,8 +105,8 @@ class ModelStats(_Counted):
     """What replicas of one version of a model have counted since they started."""
 
     requests: Mapping[str, Mapping[str, int]] = {}
-    """Answers by protocol (:data:`GRPC`, :data:`REST`), then by code: the name of a gRPC
-    code (``OK``), or an HTTP status (``200``). Inference alone is counted."""
+    """Answers by protocol (:data:`GRPC`, :data:`REST`, ``seldon-grpc``), then by code: the name
+    of a gRPC code (``OK``), or an HTTP status (``200``). Inference alone is counted."""
     inference_count: int = 0
     """Rows that the model has run, batched or not."""
     execution_count: int = 0

@@ -257,6 +257,8 @@ def _nested(tensor: Tensor) -> Any:
     if tensor.dtype is DType.BF16:
         with np.errstate(invalid="ignore"):
             data = data.astype(np.float32)
+    else:  # orjson does not know the scalars of C's long long, which ONNX Runtime answers with
+        data = data.view(tensor.dtype.numpy)
     return np.ascontiguousarray(data) if data.ndim else data[()]
 
 
