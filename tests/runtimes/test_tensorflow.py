@@ -242,12 +242,13 @@ def test_keras_models_with_named_inputs_and_strings(tmp_path: Path) -> None:
     assert found["place"].tolist() == [2, 0]
 
 
-def test_code_in_a_keras_file_needs_trust(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["m.keras", "m.h5"])
+def test_code_in_a_keras_file_needs_trust(tmp_path: Path, name: str) -> None:
     x = keras.Input((2,), name="x")
-    keras.Model(x, keras.layers.Lambda(lambda t: t * 7, name="y")(x)).save(tmp_path / "m.keras")
+    keras.Model(x, keras.layers.Lambda(lambda t: t * 7, name="y")(x)).save(tmp_path / name)
     with pytest.raises(InvalidModel, match=r"holds Python code.*model\.export.*trust: pickle"):
-        opened(tmp_path / "m.keras")
-    trusted = opened(tmp_path / "m.keras", "trust: pickle")
+        opened(tmp_path / name)
+    trusted = opened(tmp_path / name, "trust: pickle")
     assert run(trusted, np.ones((1, 2), np.float32))["y"].tolist() == [[7, 7]]
 
 
@@ -365,6 +366,14 @@ def test_a_saved_model_without_its_variables(saved: Path, tmp_path: Path) -> Non
     shutil.rmtree(tmp_path / "m/variables")
     with pytest.raises(InvalidModel, match=r"TensorFlow 2[0-9.]+ refuses the SavedModel m: "):
         opened(tmp_path / "m")
+    shutil.copytree(saved, tmp_path / "cut")
+    (data,) = (tmp_path / "cut/variables").glob("*.data-*")
+    data.write_bytes(data.read_bytes()[:20])
+    with pytest.raises(InvalidModel, match="Read less bytes than requested$"):
+        opened(tmp_path / "cut")
+    (tmp_path / "cut/saved_model.pb").write_bytes(b"\x08\x01\x12\xff")
+    with pytest.raises(InvalidModel, match="cut"):
+        opened(tmp_path / "cut")
 
 
 def test_a_gpu_that_is_not_here(saved: Path) -> None:

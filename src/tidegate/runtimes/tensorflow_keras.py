@@ -67,7 +67,7 @@ def _load(keras: Any, path: Path, kind: str, folder: Path, *, trusted: bool) -> 
         return keras.models.load_model(path, compile=False, safe_mode=not trusted)
     except Exception as error:
         words = str(error)
-        if "safe_mode" in words or "lambda" in words.lower():
+        if "safe_mode" in words:
             raise InvalidModel(
                 f"{path.name} holds Python code (a Lambda layer): loading it would run it, with "
                 f"all that this user may do; {_OTHERWISE}, or, only if you made the file "
