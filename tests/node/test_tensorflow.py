@@ -6,10 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
+import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
 import tritonclient.grpc.aio as triton
+from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 from tritonclient.utils import InferenceServerException
 
 from tests import tensorflow_models as made
@@ -111,3 +114,51 @@ async def test_tensorflow_is_quiet_and_a_checkpoint_is_explained(node: ServedNod
     assert "loading own version 1" in logs
     for noise in ("oneDNN", "InitializeLog", "cpu_feature_guard", "WARNING", "deprecated"):
         assert noise not in logs
+
+
+async def test_tensorflow_serving_asks_for_signatures_over_grpc(node: ServedNode) -> None:
+    async with grpc.aio.insecure_channel(node.target) as channel:
+        service = PredictionServiceStub(channel)
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "own"
+        request.inputs["x"].CopyFrom(made.tf.make_tensor_proto(X))
+        answer = await service.Predict(request)
+        assert made.tf.make_ndarray(answer.outputs["y"]).tolist() == (3 * X).tolist()
+
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "own"
+        request.model_spec.signature_name = "text"
+        request.inputs["text"].CopyFrom(made.tf.make_tensor_proto(["a", "b"]))
+        answer = await service.Predict(request)
+        assert answer.model_spec.signature_name == "text"
+        assert made.tf.make_ndarray(answer.outputs["y"]).tolist() == [b"A", b"B"]
+        request.model_spec.signature_name = "classify"
+        with pytest.raises(grpc.aio.AioRpcError, match="it has 'serving_default', 'text'"):
+            await service.Predict(request)
+
+        asked = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        asked.model_spec.name = "own"
+        metadata = (await service.GetModelMetadata(asked)).metadata["signature_def"]
+        found = get_model_metadata_pb2.SignatureDefMap()
+        assert metadata.Unpack(found)
+        assert {
+            name: (list(each.inputs), list(each.outputs))
+            for name, each in found.signature_def.items()
+        } == {"serving_default": (["x"], ["y"]), "text": (["text"], ["y"])}
+
+
+async def test_tensorflow_serving_asks_for_signatures_over_rest(node: ServedNode) -> None:
+    texts = b'{"signature_name": "text", "instances": ["a", {"b64": "Yg=="}]}'
+    code, content = await node.post("/v1/models/own:predict", texts)
+    assert (code, json.loads(content)) == (200, {"predictions": ["A", "B"]})
+    rows = json.dumps({"instances": X.tolist()}).encode()
+    code, content = await node.post("/v1/models/own:predict", rows)
+    assert (code, json.loads(content)) == (200, {"predictions": (3 * X).tolist()})
+
+
+async def test_plain_http_of_the_same_model(node: ServedNode) -> None:
+    code, content = await node.post(
+        "/models/own", json.dumps({"x": X.tolist()}).encode(), {"content-type": "application/json"}
+    )
+    assert code == 200, content
+    assert b"12.0" in content

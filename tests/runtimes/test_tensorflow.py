@@ -369,7 +369,7 @@ def test_a_saved_model_without_its_variables(saved: Path, tmp_path: Path) -> Non
     shutil.copytree(saved, tmp_path / "cut")
     (data,) = (tmp_path / "cut/variables").glob("*.data-*")
     data.write_bytes(data.read_bytes()[:20])
-    with pytest.raises(InvalidModel, match="Read less bytes than requested$"):
+    with pytest.raises(InvalidModel, match=r"Read less bytes than requested$"):
         opened(tmp_path / "cut")
     (tmp_path / "cut/saved_model.pb").write_bytes(b"\x08\x01\x12\xff")
     with pytest.raises(InvalidModel, match="cut"):
