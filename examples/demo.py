@@ -1,4 +1,4 @@
-"""Serve the example models, send them real handwriting three ways and show what comes back.
+"""Serve the example models, send them real handwriting in five ways and show what comes back.
 
 Run ``scripts/demo``, or ``python -m examples.demo`` from the root of the repository where
 ``tidegate[onnx,demo]`` is installed. ``--keep`` leaves the server running until Ctrl-C.
@@ -55,7 +55,10 @@ class DemoError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server said of one image, and the seconds it took there and back."""
+    """What the server said of one image, and the seconds it took there and back.
+
+    ``version`` is empty where the protocol does not tell it.
+    """
 
     digit: int
     confidence: float
@@ -199,28 +202,50 @@ def json_body(image: Image) -> str:
     return json.dumps({"inputs": [tensor]}, separators=(",", ":"))
 
 
-def ask_json(node: Node, image: Image, version: str) -> Answer:
-    """Send what curl would send, and read the JSON that comes back.
+def post(node: Node, path: str, body: str) -> tuple[Any, float]:
+    """Send what curl would send; return the JSON that comes back and the seconds it took.
 
     Raises:
         DemoError: the answer is not 200.
     """
-    path = f"/v2/models/{MODEL}" + (f"/versions/{version}" if version else "") + "/infer"
     connection = http.client.HTTPConnection(HOST, node.port, timeout=10)
     started = time.perf_counter()
     try:
-        connection.request("POST", path, json_body(image), {"content-type": "application/json"})
+        connection.request("POST", path, body, {"content-type": "application/json"})
         response = connection.getresponse()
-        body = response.read()
+        answer = response.read()
     finally:
         connection.close()
     seconds = time.perf_counter() - started
     if response.status != http.HTTPStatus.OK:
-        raise DemoError(f"POST {path} was answered with {response.status}: {body.decode()}")
-    answer: dict[str, Any] = json.loads(body)
+        raise DemoError(f"POST {path} was answered with {response.status}: {answer.decode()}")
+    return json.loads(answer), seconds
+
+
+def ask_json(node: Node, image: Image, version: str) -> Answer:
+    """Ask in the JSON of the Open Inference Protocol."""
+    path = f"/v2/models/{MODEL}" + (f"/versions/{version}" if version else "") + "/infer"
+    answer, seconds = post(node, path, json_body(image))
     outputs = {output["name"]: output["data"] for output in answer["outputs"]}
     digit = int(outputs["digit"][0])
     return Answer(digit, outputs["probabilities"][digit], answer["model_version"], seconds)
+
+
+def ask_tensorflow(node: Node, image: Image, version: str) -> Answer:
+    """Ask as a client of TensorFlow Serving does, whose answers name no version."""
+    path = f"/v1/models/{MODEL}" + (f"/versions/{version}" if version else "") + ":predict"
+    answer, seconds = post(node, path, json.dumps({"instances": image.tolist()}))
+    (row,) = answer["predictions"]
+    return Answer(row["digit"], row["probabilities"][row["digit"]], "", seconds)
+
+
+def ask_seldon(node: Node, image: Image, version: str) -> Answer:
+    """Ask as a client of Seldon does, whose messages know no versions."""
+    path = f"/seldon/demo/{MODEL}/api/v1.0/predictions"
+    answer, seconds = post(node, path, json.dumps({"data": {"ndarray": image.tolist()}}))
+    outputs = answer["jsonData"]
+    digit = outputs["digit"][0]
+    return Answer(digit, outputs["probabilities"][0][digit], "", seconds)
 
 
 def ask_triton(client: Any, library: Any, image: Image, version: str) -> Answer:
@@ -249,11 +274,13 @@ def protocols(node: Node) -> Iterator[dict[str, Ask]]:
         ) as grpc,
     ):
         yield {
-            "REST, JSON": lambda image, version: ask_json(node, image, version),
-            "REST, binary": lambda image, version: ask_triton(
+            "V2 REST, JSON": lambda image, version: ask_json(node, image, version),
+            "V2 REST, binary": lambda image, version: ask_triton(
                 rest, tritonclient.http, image, version
             ),
-            "gRPC": lambda image, version: ask_triton(grpc, tritonclient.grpc, image, version),
+            "V2 gRPC": lambda image, version: ask_triton(grpc, tritonclient.grpc, image, version),
+            "TensorFlow Serving REST": lambda image, version: ask_tensorflow(node, image, version),
+            "Seldon REST": lambda image, version: ask_seldon(node, image, version),
         }
 
 
@@ -297,7 +324,7 @@ def show_answers(asks: dict[str, Ask], data: Handwriting, console: Console) -> N
             Text(str(answer.digit), "bold green" if answer.digit == truth else "bold red"),
             f"{100 * answer.confidence:.1f} %",
             str(truth),
-            answer.version,
+            answer.version or "—",
             name,
             f"{1000 * answer.seconds:.1f} ms",
             end_section=True,
@@ -373,7 +400,7 @@ def demonstrate(keep: bool, console: Console) -> None:
     with serving(console) as node:
         with protocols(node) as asks:
             show_answers(asks, held_out, console)
-            show_accuracy(asks["gRPC"], held_out, console)
+            show_accuracy(asks["V2 gRPC"], held_out, console)
         show_next(node, held_out, keep, console)
         if keep:
             console.print("\nCtrl-C stops the server.")

@@ -27,6 +27,8 @@ def test_the_demonstration_gets_real_answers_and_stops_cleanly() -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     for expected in ("REST, JSON", "REST, binary", "gRPC", "version 1", "version 2", "98.6 %"):
         assert expected in ran.stdout
+    for other in ("TensorFlow", "Seldon"):
+        assert other in ran.stdout
     assert ran.stderr == ""
 
 
