@@ -30,6 +30,7 @@ from tidegate.telemetry.names import METRICS
 sys.path.insert(0, str(Path(__file__).parents[1]))  # when this is run as a script
 
 from docs import python_api
+from tests.matrix import cells
 
 PAGES = Path(__file__).parent
 MARKED = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -184,6 +185,7 @@ TABLES = {
     "clients": python_api.clients,
     "records": python_api.records,
     "errors": python_api.error_tree,
+    "matrix": cells.markdown,
 }
 
 

@@ -1,0 +1,22 @@
+"""What runs in a process of its own, which imports every framework and nothing of a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.matrix.cases import Case
+
+
+def make(root: Path) -> list[Case]:
+    """Write every model into ``root``, and call each through its own framework."""
+    from tests.matrix import frameworks
+
+    return frameworks.make(root)
+
+
+def ask_tensorflow_serving(target: str, case: Case) -> dict[str, Any]:
+    """Call a model with the client that TensorFlow Serving publishes."""
+    from tests.matrix import frameworks
+
+    return frameworks.ask_tensorflow_serving(target, case)
