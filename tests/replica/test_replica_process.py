@@ -21,7 +21,7 @@ from tests.replica.served import INFER, infer_request, outputs_of
 from tests.replica.waiting import WAIT, until
 from tidegate.node.probing import ask_stats
 from tidegate.replica.flight import Suspect, read_suspects
-from tidegate.replica.spec import Failed
+from tidegate.replica.spec import Failed, ReplicaSpec
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 
@@ -173,11 +173,18 @@ async def test_a_request_that_does_not_fit_into_memory_fails_alone(folder: Path)
                 assert outputs_of(reply.message)["y"].tolist() == [0, 0, 0]
 
 
+def digest_of(spec: ReplicaSpec, body: bytes) -> bytes:
+    """What tells a request to these files of a version from others."""
+    whose = f"{spec.model}\0{spec.version}\0{spec.fingerprint}"
+    key = hashlib.blake2b(whose.encode()).digest()
+    return hashlib.blake2b(body, digest_size=16, key=key).digest()
+
+
 async def test_notices_are_read_at_the_start_and_on_sighup(folder: Path) -> None:
     request = infer_request({"x": X})
-    digest = hashlib.blake2b(frame(request), digest_size=16).hexdigest()
     async with replica_process(folder, models.identity(folder / "m.onnx")) as replica:
         await replica.ready()
+        digest = digest_of(replica.spec, frame(request)).hex()
         async with EdgeClient(folder / "s") as client:
 
             async def versions() -> list[str]:
@@ -223,7 +230,7 @@ async def test_a_killed_replica_leaves_word_of_what_it_was_running(folder: Path)
     async with replica_process(folder, models.slow(folder / "m.onnx")) as replica:
         await replica.ready()
         request = frame(infer_request({"x": np.full((1, 1), 60_000, np.float32)}))
-        digest = hashlib.blake2b(request, digest_size=16).digest()
+        digest = digest_of(replica.spec, request)
         headers = {**GRPC, "x-request-id": "culprit", "x-envoy-attempt-count": "2"}
         async with EdgeClient(folder / "s") as client:
             await client.send("POST", INFER, headers, request)
