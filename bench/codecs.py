@@ -26,10 +26,23 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import hardware
+from tidegate.protocols.dialect import Inference, ModelView, RestCall
 from tidegate.protocols.open_inference import grpc, messages, rest
 from tidegate.protocols.seldon import grpc as seldon
 from tidegate.protocols.seldon.messages import SeldonMessage
-from tidegate.types import Array, DType, InferRequest, InferResponse, Tensor
+from tidegate.protocols.tensorflow_serving import grpc as tf_grpc
+from tidegate.protocols.tensorflow_serving import messages as tf_messages
+from tidegate.protocols.tensorflow_serving import rest as tf_rest
+from tidegate.types import (
+    Array,
+    DType,
+    InferRequest,
+    InferResponse,
+    ModelMetadata,
+    Signature,
+    Tensor,
+    TensorSpec,
+)
 
 SHAPE = (1, 3, 640, 640)
 SMALL = (1, 64)
@@ -217,6 +230,81 @@ def seldon_tensor(array: Array) -> Contest:
     return Contest("Seldon tensor, doubles", ways, least={"protobuf, numpy": 5.0})
 
 
+def predict_request(array: Array) -> Any:
+    """Return a request of TensorFlow Serving without its elements."""
+    message = tf_messages.PredictRequest()
+    message.model_spec.name = "m"
+    proto = message.inputs["x"]
+    proto.dtype = 1
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    return message
+
+
+def by_tensor_proto(name: str, array: Array, field: str, least: float) -> Contest:
+    """Predict of TensorFlow Serving: a whole request read and a whole response written."""
+    message = predict_request(array)
+    flat = array.reshape(-1)
+    if field == "float_val":
+        message.inputs["x"].float_val.extend(flat.tolist())
+    else:
+        message.inputs["x"].tensor_content = array.tobytes()
+    body, answer = message.SerializeToString(), response(array)
+
+    def ours() -> object:
+        tf_grpc.decode_predict(body, len(body))
+        return b"".join(tf_grpc.encode_predict(answer))
+
+    def protobuf() -> object:
+        proto = tf_messages.PredictRequest.FromString(body).inputs["x"]
+        shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+        out = tf_messages.PredictResponse()
+        out.model_spec.name = "m"
+        result = out.outputs["y"]
+        result.dtype = 1
+        for size in shape:
+            result.tensor_shape.dim.add(size=size)
+        if field == "float_val":
+            np.array(proto.float_val, array.dtype).reshape(shape)
+            result.float_val.extend(flat.tolist())
+        else:
+            np.frombuffer(proto.tensor_content, array.dtype).reshape(shape)
+            result.tensor_content = array.tobytes()
+        return out.SerializeToString()
+
+    assert np.array_equal(tf_grpc.decode_predict(body, len(body)).inputs[0].data, array)
+    ways: dict[str, Callable[[], object]] = {OURS: ours, "protobuf, numpy": protobuf}
+    return Contest(name, ways, 1 if field == "float_val" else 10, {"protobuf, numpy": least})
+
+
+def by_rows(name: str, array: Array) -> Contest:
+    """TensorFlow Serving's REST API: a whole request read and a whole response written, by row."""
+    body = orjson.dumps({"instances": array}, option=_NUMPY)
+    answer = response(array)
+    spec = TensorSpec("x", DType.of(array.dtype), None)
+    view = ModelView(ModelMetadata("m", ("1",), "p", Signature((spec,), ())), "1")
+    call = RestCall("POST", "/v1/models/m:predict", "", {}, body)
+
+    def ours() -> object:
+        found = tf_rest.read_call(call, view)
+        assert isinstance(found, Inference)
+        return b"".join(found.encode(answer).parts)
+
+    def plain(loads: Callable[[bytes], Any], dumps: Callable[[Any], object]) -> object:
+        np.array(loads(body)["instances"], array.dtype)
+        return dumps({"predictions": array.tolist()})
+
+    found = tf_rest.read_call(call, view)
+    assert isinstance(found, Inference)
+    assert np.array_equal(found.request.inputs[0].data, array)
+    ways: dict[str, Callable[[], object]] = {
+        OURS: ours,
+        "orjson, lists": lambda: plain(orjson.loads, orjson.dumps),
+        "json": lambda: plain(json.loads, json.dumps),
+    }
+    return Contest(name, ways, least={"json": 3.0})
+
+
 def contests() -> list[Contest]:
     """Return everything that is measured."""
     large = _RANDOM.standard_normal(SHAPE, np.float32)
@@ -232,6 +320,9 @@ def contests() -> list[Contest]:
         typed("gRPC int64_contents", whole, "int64_contents"),
         raw(large),
         seldon_tensor(large.astype(np.float64)[:, :, :320]),
+        by_tensor_proto("TF Serving tensor_content", large, "tensor_content", 1.0),
+        by_tensor_proto("TF Serving float_val", large, "float_val", 10.0),
+        by_rows("TF Serving REST, rows", large),
     ]
 
 

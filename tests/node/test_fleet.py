@@ -405,6 +405,36 @@ def test_versions_are_what_they_say() -> None:
     assert Versions().select([3, 1, 2]) == (3,)
 
 
+def test_a_label_stays_where_it_leads_until_it_can_move() -> None:
+    node = Node()
+    before = {"labels": {"stable": 1, "canary": 2}}
+    node.look(repository(1, 2, policy=before))
+    node.become(1, ReplicaState.READY)
+    node.become(2, ReplicaState.READY)
+    told = node.apply()
+    assert told["m@stable"] == told["m:1"] == node.generation(1).ready
+    assert told["m@canary"] == told["m"] == node.generation(2).ready
+    node.look(repository(1, 2, content="b", policy={"labels": {"stable": 2}}))
+    told = node.apply()
+    assert [r.state for r in told["m@stable"]] == [ReplicaState.READY]
+    assert told["m@stable"] is not told["m"]
+    assert node.versions() == [1, 2, 2]
+    node.become(2, ReplicaState.READY)
+    told = node.apply()
+    assert told["m@stable"] == told["m"] == node.generation(2).ready
+    assert told.keys() == {"m", "m:2", "m@stable"}
+    assert node.versions() == [2]
+
+
+def test_a_label_of_a_version_that_is_being_loaded() -> None:
+    node = Node()
+    node.look(repository(1, 2, policy={"labels": {"stable": 1, "gone": 7}}))
+    node.become(2, ReplicaState.READY)
+    told = node.apply()
+    assert told["m@stable"] == []
+    assert "m@gone" not in told
+
+
 def test_a_task_leads_to_the_first_model_that_claims_it() -> None:
     fleet = Fleet()
     for name, tasks in (("b", (69, 7)), ("a", (69,))):

@@ -78,6 +78,12 @@ class Generation:
         return self.config.replicas
 
     @property
+    def labels(self) -> list[str]:
+        """What it is called beside its number, by the settings that it was started with."""
+        labels = self.config.versions.labels
+        return [label for label, version in labels.items() if version == self.version]
+
+    @property
     def ready(self) -> list[Replica]:
         """The replicas that can take traffic."""
         return [r for r in self.replicas.values() if r.state is ReplicaState.READY]
@@ -178,6 +184,9 @@ class Fleet:
             key=lambda g: (bool(replaced) and g.version in awaited, g.version),
         )
         kept = kept[-len(awaited) :] if awaited else []
+        labels = self.models[model].config.versions.labels
+        # What a label leads to stays until that to which it moves is live.
+        kept += [g for g in old if g.live and any(labels.get(n) in awaited for n in g.labels)]
         return [g for g in old if g not in kept]
 
     def forget(self, generation: Generation) -> None:
@@ -226,9 +235,8 @@ class Fleet:
         for generation in sorted(self.generations(model), key=lambda g: (g.live, g.desired)):
             if generation in retired:
                 continue
-            for label, version in generation.config.versions.labels.items():
-                if version == generation.version:
-                    found[f"{model}@{label}"] = generation.ready if generation.live else []
+            for label in generation.labels:
+                found[f"{model}@{label}"] = generation.ready if generation.live else []
         return found
 
     def tasks(self) -> Mapping[str, str]:
