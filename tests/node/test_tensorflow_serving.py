@@ -372,7 +372,7 @@ async def test_status(node: ServedNode, service: Any) -> None:
 
 async def test_a_label_moves_without_a_failed_call(node: ServedNode, predictions: Any) -> None:
     request = predict("scale", {"x": ROW}, version_label="stable")
-    seen = []
+    seen: list[int] = []
 
     async def keep_calling() -> None:
         while not seen or seen[-1] != 3:
