@@ -6,6 +6,9 @@ import ast
 import asyncio
 import inspect
 import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +86,20 @@ def test_serving_from_a_notebook() -> None:
     for code in blocks("notebook.md", **{'serve("./models': f'serve("{MODELS}'}):
         run(code, names)
     names["server"].stop()
+
+
+def test_models_with_curl() -> None:
+    text = (ROOT / "docs" / "guides" / "browser-and-curl.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\$ (curl .*)\n(.*)$", text, re.MULTILINE)
+    assert len(shown) == 4
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl here")
+    examples = ROOT / "examples" / "hooks"
+    with serve(examples) as server:
+        for command, answer in shown:
+            arguments = shlex.split(command.replace("localhost:8000", server.url))
+            arguments.insert(1, "-sS")
+            found = subprocess.run(
+                arguments, cwd=examples / "digits", capture_output=True, check=True
+            )
+            assert found.stdout.decode() == answer

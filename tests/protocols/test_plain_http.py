@@ -224,6 +224,7 @@ BAD = [
     (b"", "", NUMBERS, InvalidInput, "the body is empty"),
     (b"[1, 2", "application/json", NUMBERS, InvalidInput, "no JSON document"),
     (b"[" * 5000, "application/json", NUMBERS, InvalidInput, "no JSON document"),
+    (b"[%s]" % (b"[]," * 2**20), "application/json", NUMBERS, InvalidInput, "lists, objects and"),
     (b"[[" * 40 + b"1" + b"]]" * 40, "application/json", NUMBERS, InvalidInput, "deep"),
     (b'{"z": 1}', "application/json", NUMBERS, InvalidInput, "send its input 'x' FP32 [-1, 3]"),
     (b'[["a"]]', "application/json", NUMBERS, InvalidInput, "send numbers"),

@@ -12,6 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from tidegate.errors import InvalidInput, UnsupportedContent
+from tidegate.protocols.open_inference.bounds import check_document
 from tidegate.protocols.open_inference.tensors import MAX_NAME, checked_name, shown
 from tidegate.protocols.plain_http.headers import ENCODED_FORM, FORM, JSON, UNSAID, MediaType
 from tidegate.types import Json
@@ -63,8 +64,9 @@ class Content:
         """Return it as a JSON document.
 
         Raises:
-            InvalidInput: it is none.
+            InvalidInput: it is none, or has too many parts.
         """
+        check_document(self.data)
         try:
             found: Json = orjson.loads(self.data)
         except orjson.JSONDecodeError as error:
