@@ -18,9 +18,19 @@ from tidegate.errors import InvalidInput
 from tidegate.protocols.open_inference import messages
 from tidegate.replica.batch import BatchRunner
 from tidegate.replica.binding import binding
+from tidegate.replica.hooks import Functions
+from tidegate.replica.loading import with_hooks
 from tidegate.replica.warmup import batched_signatures, warm_up
 from tidegate.runtimes.interface import Model
-from tidegate.types import Array, DType, InferRequest, Signature, Tensor, TensorSpec
+from tidegate.types import (
+    Array,
+    DType,
+    InferRequest,
+    RequestedOutput,
+    Signature,
+    Tensor,
+    TensorSpec,
+)
 
 X = TensorSpec("x", DType.FP32, ("n",))
 SIGNATURES = {
@@ -179,3 +189,18 @@ async def test_over_grpc_too(tmp_path: Path) -> None:
             assert reply.grpc_status == 0
             assert outputs_of(reply.message)["y"].dtype == dtype
         assert [name for name, _ in many.runs] == ["double", "double", "count", "total"]
+
+
+def test_hooks_see_requests_of_every_signature() -> None:
+    many = model()
+    # A list, which becomes what the signature takes.
+    found = with_hooks(many, Functions(preprocess=lambda request: [5.0, 7.0]))
+    hooks = found.hooks(binding(SIGNATURES, BATCHED))
+    assert hooks is not None
+    for name, dtype, answer in (("", DType.FP32, [10, 14]), ("count", DType.INT64, [0, 0])):
+        sent = InferRequest("m", payload="text", outputs=(RequestedOutput("y"),), signature=name)
+        prepared = hooks.prepare(sent)
+        (outcome,) = found.runner(lambda: 0.0).run([prepared.bound]).outcomes
+        assert isinstance(outcome, dict)
+        (tensor,) = hooks.finish(sent, prepared, outcome).outputs
+        assert (tensor.dtype, tensor.data.tolist()) == (dtype, answer)

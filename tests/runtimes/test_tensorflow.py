@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,12 @@ def test_a_saved_model_computes_what_tensorflow_does(model: TensorflowModel, sav
         assert found[name].flags.c_contiguous
     np.testing.assert_allclose(found["scores"], made.expected()["scores"], rtol=1e-5)
     assert list(model.run({"x": X}, ("best",))) == ["best"]
+
+
+def test_operators_beside_each_other_compute_the_same(saved: Path) -> None:
+    model = opened(saved, "tensorflow: {inter_op_threads: 2}")
+    (saved / "model.yaml").unlink()
+    np.testing.assert_allclose(run(model, X)["scores"], made.expected()["scores"], rtol=1e-5)
 
 
 def test_dimensions_have_a_name_where_they_are_equal(model: TensorflowModel) -> None:
@@ -250,6 +257,15 @@ def test_code_in_a_keras_file_needs_trust(tmp_path: Path, name: str) -> None:
         opened(tmp_path / name)
     trusted = opened(tmp_path / name, "trust: pickle")
     assert run(trusted, np.ones((1, 2), np.float32))["y"].tolist() == [[7, 7]]
+
+
+def test_a_keras_file_needs_a_temporary_folder(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network.save(tmp_path / "m.keras")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigurationError, match=r"temporary folder, and there is none.*TMPDIR"):
+        opened(tmp_path / "m.keras")
 
 
 def test_weights_of_keras_alone(network: Any, tmp_path: Path) -> None:

@@ -85,27 +85,35 @@ class Functions:
 
 
 class FunctionHooks:
-    """Calls the functions of a model's hooks; ``signature`` is the model's own."""
+    """Calls the functions of a model's hooks; ``signature`` is the model's own.
 
-    def __init__(self, functions: Functions, signature: Signature, binding: Binding) -> None:
+    ``signatures`` are those that a request may name, where the model has several.
+    """
+
+    def __init__(
+        self,
+        functions: Functions,
+        signature: Signature,
+        binding: Binding,
+        signatures: Mapping[str, Signature] = NO_PARAMETERS,
+    ) -> None:
         self._functions = functions
         self._signature = signature
+        self._signatures = signatures
         self._binding = binding
         self._incoming = Incoming(functions.incoming)
         self.before = functions.preprocess is not None
         self.after = functions.postprocess is not None
         self._given: Collection[str] | None = None
-        """The names of the outputs, if they are known."""
-        if not self.after:
-            self._given = [spec.name for spec in signature.outputs]
-        elif functions.outgoing.known:
+        """The names of the outputs, if the hooks say which they give."""
+        if self.after and functions.outgoing.known:
             self._given = [spec.name for spec in functions.outgoing.described(PAYLOAD)]
 
     def prepare(self, request: InferRequest) -> Prepared:
         """Return what the model takes; see :meth:`Hooks.prepare`."""
         functions = self._functions
-        if request.outputs and self._given is not None:
-            check_outputs(request, self._given)
+        if request.outputs and (given := self._names(request)) is not None:
+            check_outputs(request, given)
         tensors, payload = self._incoming.read(request)
         seen = Request(
             tensors,
@@ -131,7 +139,7 @@ class FunctionHooks:
         """Return the answer; see :meth:`Hooks.finish`."""
         functions = self._functions
         if functions.postprocess is None:
-            return InferResponse("", "", sent.id, self._own(answer))
+            return InferResponse("", "", sent.id, _own(answer, self._asked(sent)))
         found = called("postprocess", functions.postprocess, prepared.request, answer)
         response = self._response(found)
         response.id = sent.id
@@ -140,7 +148,7 @@ class FunctionHooks:
         return response
 
     def _bound(self, found: Any, request: InferRequest, outputs: Sequence[Any]) -> Bound:
-        specs = {spec.name: spec for spec in self._signature.inputs}
+        specs = {spec.name: spec for spec in self._asked(request).inputs}
         if not isinstance(found, Mapping):
             if len(specs) != 1:
                 raise InferenceFailed(
@@ -181,13 +189,15 @@ class FunctionHooks:
             parameters,
         )
 
-    def _own(self, answer: Outputs) -> list[Tensor]:
-        """Return the model's own outputs."""
-        dtypes = {spec.name: spec.dtype for spec in self._signature.outputs}
-        return [
-            tensor_of("the model's outputs", name, array, dtypes.get(name))
-            for name, array in answer.items()
-        ]
+    def _names(self, request: InferRequest) -> Collection[str] | None:
+        """Return the names of the outputs, if they are known."""
+        if self.after:
+            return self._given
+        return [spec.name for spec in self._asked(request).outputs]
+
+    def _asked(self, request: InferRequest) -> Signature:
+        """Return the model's signature that the request is for."""
+        return self._signatures.get(request.signature, self._signature)
 
     def _response(self, found: Any) -> InferResponse:
         """Return what ``postprocess`` gave as an answer, of the kind that was declared."""
@@ -282,6 +292,15 @@ def check_outputs(request: InferRequest, given: Collection[str]) -> None:
             raise InvalidInput(
                 f"the model has no output {output.name!r}: it gives " + ", ".join(map(repr, given))
             )
+
+
+def _own(answer: Outputs, signature: Signature) -> list[Tensor]:
+    """Return the model's own outputs."""
+    dtypes = {spec.name: spec.dtype for spec in signature.outputs}
+    return [
+        tensor_of("the model's outputs", name, array, dtypes.get(name))
+        for name, array in answer.items()
+    ]
 
 
 def _wanted(sent: InferRequest, response: InferResponse) -> Sequence[Tensor]:

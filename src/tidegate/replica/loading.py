@@ -124,7 +124,9 @@ def with_hooks(model: Model, functions: Functions | None) -> Loaded:
         functions.incoming if before else None,
         functions.outgoing if after else None,
     )
-    signature, found = model.signature, functions
-    return Loaded(
-        model, public, lambda binding: FunctionHooks(found, signature, binding), parameters
-    )
+    found = functions
+
+    def hooks(binding: Binding) -> FunctionHooks:
+        return FunctionHooks(found, model.signature, binding, model.signatures)
+
+    return Loaded(model, public, hooks, parameters)

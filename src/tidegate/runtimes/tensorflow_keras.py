@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tidegate.errors import InsufficientMemory, InvalidModel
+from tidegate.errors import ConfigurationError, InsufficientMemory, InvalidModel
 from tidegate.runtimes.tensorflow_framework import reraise, tf
 from tidegate.types import DEFAULT_SIGNATURE
 
@@ -38,12 +38,20 @@ def exported(path: Path, kind: str, *, trusted: bool) -> Iterator[Path]:
     Raises:
         InvalidModel: Keras refuses it, or it needs code that is not in the file.
         InsufficientMemory: it does not fit.
+        ConfigurationError: there is no folder for temporary files.
     """
     # A setting of the user's may name another backend.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
 
-    with tempfile.TemporaryDirectory(prefix="tidegate-keras-") as folder:
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="tidegate-keras-")
+    except OSError as error:
+        raise ConfigurationError(
+            f"Keras models are exported to a temporary folder, and there is none: {error}; set "
+            f"TMPDIR to a folder that can be written to, or, {_OTHERWISE}"
+        ) from error
+    with temporary as folder:
         target = Path(folder, "model")
         try:
             model = _load(keras, path, kind, Path(folder), trusted=trusted)
