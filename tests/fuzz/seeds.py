@@ -117,6 +117,7 @@ def infer_messages() -> tuple[bytes, ...]:
     raw.inputs.add(name="s", datatype="BYTES", shape=(1,))
     raw.outputs.add(name="y")
     raw.parameters["p"].int64_param = 5
+    raw.parameters["signature_name"].string_param = "text"
     found = [raw.SerializeToString()]
     raw.raw_input_contents.extend((bytes(16), b"\1\0\0\0a"))
     found.append(raw.SerializeToString())
