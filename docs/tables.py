@@ -21,9 +21,10 @@ from pydantic.fields import FieldInfo
 
 from tidegate.cli.exits import documented
 from tidegate.cli.main import cli
-from tidegate.config.model import ModelConfig, Section
+from tidegate.config.model import ModelConfig
 from tidegate.config.node import NodeConfig
 from tidegate.config.origins import fields
+from tidegate.config.section import Section
 from tidegate.config.units import parse_duration, parse_size
 from tidegate.telemetry.names import METRICS
 

@@ -42,6 +42,21 @@ def identity(path: Path, dtype: DType = DType.FP32, shape: Shape = ("batch", 4))
     return _write(path, [node], [_value("x", dtype, shape)], [_value("y", dtype, shape)])
 
 
+def channel_means(path: Path) -> Path:
+    """``y`` ``[batch, 3]``: the means of the channels of images ``[batch, 3, 4, 6]``."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["y"]),
+    ]
+    shape = ("batch", 3, 4, 6)
+    return _write(
+        path,
+        nodes,
+        [_value("x", DType.FP32, shape)],
+        [_value("y", DType.FP32, ("batch", 3))],
+    )
+
+
 def every_dtype(
     path: Path, shape: Shape = ("batch", 2), dtypes: Sequence[DType] = tuple(ELEMENT)
 ) -> Path:

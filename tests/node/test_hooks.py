@@ -18,7 +18,9 @@ from tritonclient.utils import InferenceServerException
 
 from tests import dl_inference, models
 from tests.node.harness import ServedNode
+from tests.replica.test_steps import tokenizer
 from tidegate import AsyncClient
+from tidegate.types import DType
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -55,7 +57,11 @@ def preprocess(request):
 def postprocess(request, outputs):
     return f"{request.text.upper()} {labels.NAMES}"
 """
-MODELS = ("picture", "shout", "mmoe")
+COLORS = """
+preprocess: {image: {}}
+postprocess: {softmax: true, labels: labels.txt, top_k: 2}
+"""
+MODELS = ("picture", "shout", "colors", "words", "mmoe")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -67,6 +73,14 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
         (root / name / "hooks.py").write_text(source)
     (root / "picture" / "labels.py").write_text("NAMES = ['red', 'green', 'blue']\n")
     (root / "shout" / "labels.py").write_text("NAMES = 1\n")
+    (root / "colors").mkdir()
+    models.channel_means(root / "colors" / "model.onnx")
+    (root / "colors" / "labels.txt").write_text("red\ngreen\nblue\n")
+    (root / "colors" / "model.yaml").write_text(COLORS)
+    (root / "words").mkdir()
+    models.identity(root / "words" / "model.onnx", DType.INT64, ("batch", "length"))
+    tokenizer(root / "words")
+    (root / "words" / "model.yaml").write_text("preprocess: {text: {inputs: {x: ids}}}\n")
     dl_inference.write(root / "mmoe")
     dl_inference.write(root / "untrusted", settings="")
     async with ServedNode(root, wait_ready=False) as served:
@@ -136,6 +150,27 @@ async def test_rest_and_the_client(node: ServedNode) -> None:
     async with AsyncClient(f"grpc://{node.target}") as connected:
         answer = await connected.model("picture").infer({"image": [image("blue")]})
         assert json.loads(answer["payload"][0])["label"] == "blue"
+
+
+async def test_steps_without_code(client: triton.InferenceServerClient) -> None:
+    metadata = await client.get_model_metadata("colors")
+    assert [(t.name, t.datatype, list(t.shape)) for t in metadata.inputs] == [
+        ("image", "BYTES", [-1])
+    ]
+    assert [(t.name, t.datatype, list(t.shape)) for t in metadata.outputs] == [
+        ("label", "BYTES", [-1, 2]),
+        ("score", "FP32", [-1, 2]),
+    ]
+    images = triton.InferInput("image", [2], "BYTES")
+    images.set_data_from_numpy(np.array([image("blue"), image("lime")], np.object_))
+    answer = await client.infer("colors", [images])
+    assert answer.as_numpy("label")[:, 0].tolist() == [b"blue", b"green"]
+    best, other = np.exp([1, 0]) / (np.e + 2)
+    np.testing.assert_allclose(answer.as_numpy("score"), [[best, other]] * 2, rtol=1e-5)
+    texts = triton.InferInput("text", [2], "BYTES")
+    texts.set_data_from_numpy(np.array([b"a b", "ü".encode()], np.object_))
+    answer = await client.infer("words", [texts])
+    assert answer.as_numpy("y").tolist() == [[2, 4, 5, 3], [2, 6, 3, 7]]
 
 
 async def test_a_folder_of_dl_inference(

@@ -149,9 +149,9 @@ class Reader:
         if not inputs:
             return "bytes"
         (spec, *more) = inputs
-        if more or spec.dtype is not DType.BYTES or spec.shape != (1,) or spec.name not in KINDS:
+        if more or spec.dtype is not DType.BYTES or spec.name not in KINDS:
             return None
-        return spec.name
+        return spec.name if spec.wire_shape in ((1,), (-1,)) else None
 
     def _value(self, document: Any) -> Tensor | None:
         """Return JSON that is itself what hooks take, and does not name an input."""

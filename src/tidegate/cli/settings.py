@@ -21,8 +21,9 @@ from tidegate.config.loading import (
     load_node_config,
     nearest,
 )
-from tidegate.config.model import ModelConfig, Section
+from tidegate.config.model import ModelConfig
 from tidegate.config.origins import DEFAULT, Origin, fields, value_of
+from tidegate.config.section import Section
 from tidegate.errors import ConfigurationError, ModelNotFound
 from tidegate.repository.layout import scan
 
@@ -83,7 +84,7 @@ def _as_json(key: str, values: Mapping[str, Any], origin: Origin) -> dict[str, A
     """Return one setting; sizes are in bytes and durations in seconds."""
     value: Any = values
     for name in key.split("."):
-        value = value[name]
+        value = None if value is None else value[name]
     return {
         "setting": key,
         "value": value,

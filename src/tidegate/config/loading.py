@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
-from tidegate.config.model import ModelConfig, Section
+from tidegate.config.model import ModelConfig
 from tidegate.config.node import NodeConfig
-from tidegate.config.origins import DEFAULT, Origin, fields, is_given
+from tidegate.config.origins import DEFAULT, Origin, fields, is_given, section_of
+from tidegate.config.section import Section
 from tidegate.errors import ConfigurationError
 
 MODEL_FILE = "model.yaml"
@@ -298,9 +299,10 @@ def _section(schema: type[Section], where: tuple[str | int, ...]) -> type[Sectio
         kind = None if field is None else field.annotation
         if typing.get_origin(kind) is tuple:
             kind = typing.get_args(kind)[0]
-        if not isinstance(kind, type) or not issubclass(kind, Section):
+        found = section_of(kind)
+        if found is None:
             break
-        schema = kind
+        schema = found
     return schema
 
 

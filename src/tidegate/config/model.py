@@ -12,22 +12,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveInt,
     model_validator,
 )
 
+from tidegate.config.section import Section, inside
+from tidegate.config.steps import Postprocess, Preprocess
 from tidegate.config.units import Duration, Size
 from tidegate.types import DType
-
-
-class Section(BaseModel):
-    """A part of the schema: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class Batching(Section):
@@ -188,20 +182,13 @@ class DeclaredSignature(Section):
         return self
 
 
-def _inside(value: str) -> str:
-    path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts or not path.name:
-        raise ValueError(f"{value!r} must lie in the model's folder: give its name there")
-    return value
-
-
 class Warmup(Section):
     """The runs before a model gets traffic."""
 
     enabled: bool = Field(
         True, description="run the model once before it gets traffic (short form: `warmup: false`)"
     )
-    sample: Annotated[str, AfterValidator(_inside)] | None = Field(
+    sample: Annotated[str, AfterValidator(inside)] | None = Field(
         None,
         description="inputs to run it on: an .npz, .npy or .json file in the model's folder "
         "(default: random ones that fit the signature; short form: `warmup: FILE`)",
@@ -293,7 +280,7 @@ class HookSettings(Section):
 class Tensorflow(Section):
     """What only TensorFlow models have."""
 
-    libraries: tuple[Annotated[str, AfterValidator(_inside)], ...] = Field(
+    libraries: tuple[Annotated[str, AfterValidator(inside)], ...] = Field(
         (),
         description="libraries of operators to load before the model, as `[ops/my_ops.so]`: files "
         "in the model's folder, whose code runs with all that the server may do",
@@ -400,6 +387,8 @@ class ModelConfig(Section):
     onnx: Onnx = Onnx()
     openvino: OpenVino = OpenVino()
     hooks: HookSettings = HookSettings()
+    preprocess: Preprocess = Preprocess()
+    postprocess: Postprocess = Postprocess()
     tensorflow: Tensorflow = Tensorflow()
     python: Python = Python()
     tensorrt: TensorRt = TensorRt()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from tidegate.config.model import Section
+from tidegate.config.section import Section
 from tidegate.config.units import Duration, Size
 
 Port = Annotated[int, Field(ge=0, le=65535)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import types
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from tidegate.config.model import Section
+from tidegate.config.section import Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,20 @@ class Origin:
 DEFAULT = Origin()
 
 
+def section_of(annotation: Any) -> type[Section] | None:
+    """Return the part of the schema that a field is, if it is one; it may be left out."""
+    kinds = [annotation]
+    if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+    (kind, *more) = kinds
+    return kind if not more and isinstance(kind, type) and issubclass(kind, Section) else None
+
+
 def fields(schema: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield every key of ``schema`` with its field; sections are flattened with dots."""
     for name, field in schema.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
+        kind = section_of(field.annotation)
+        if kind is not None:
             yield from fields(kind, f"{prefix}{name}.")
         else:
             yield prefix + name, field
@@ -46,15 +57,15 @@ def value_of(section: Section, key: str) -> Any:
     """Return the value of a key with dots."""
     value: Any = section
     for name in key.split("."):
-        value = getattr(value, name)
+        value = None if value is None else getattr(value, name)
     return value
 
 
-def is_given(section: Section, key: str) -> bool:
+def is_given(section: Section | None, key: str) -> bool:
     """Whether the source that ``section`` was made from said something of ``key``."""
     *above, last = key.split(".")
     for name in above:
-        if name not in section.model_fields_set:
+        if section is None or name not in section.model_fields_set:
             return False
         section = getattr(section, name)
-    return last in section.model_fields_set
+    return section is not None and last in section.model_fields_set

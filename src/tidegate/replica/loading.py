@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tidegate.errors import InvalidModel
+from tidegate.errors import ConfigurationError, InvalidModel
 from tidegate.replica import processor
 from tidegate.replica.batch import BatchRunner
 from tidegate.replica.binding import Binding
@@ -16,6 +16,7 @@ from tidegate.replica.hooks import FunctionHooks, Functions, Hooks
 from tidegate.replica.processor import ProcessorHooks, read_processor
 from tidegate.replica.public import Side, public_signature
 from tidegate.replica.run_hook import HookedModel, HookedRunner, Parameters
+from tidegate.replica.steps import has_steps, with_steps
 from tidegate.repository import formats
 from tidegate.runtimes import registry
 from tidegate.runtimes.folder_code import FolderCode, code_in
@@ -65,7 +66,7 @@ def load(runtime: str, path: Path, options: RuntimeOptions, *, enter: bool = Fal
         InsufficientMemory: it does not fit.
         ConfigurationError: ``model.yaml`` asks for what the model or the machine has not.
     """
-    functions = None
+    functions, code = None, None
     if options.folder is not None:
         code = code_in(path, options.folder)
         code.expose()
@@ -75,6 +76,7 @@ def load(runtime: str, path: Path, options: RuntimeOptions, *, enter: bool = Fal
             if whole is not None:
                 return whole
     model = registry.load(runtime, path, options)
+    functions = with_steps(functions, options.config, model.signature, code)
     return with_hooks(model, functions)
 
 
@@ -85,6 +87,11 @@ def _with_processor(
     file = code.path(processor.FILE)
     if file is None or formats.detect(path).name not in _WHOLE:
         return None
+    if has_steps(options.config):
+        raise ConfigurationError(
+            f"model.yaml has preprocess or postprocess, but {file.name} stands beside the model: "
+            "remove one of them"
+        )
     if enter:
         os.chdir(file.parent)
     registry.devices("torch")

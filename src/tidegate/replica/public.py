@@ -38,6 +38,8 @@ class Side:
 
     kind: Kind | None = None
     specs: tuple[TensorSpec, ...] | None = None
+    many: bool = False
+    """In a tensor, there may be any number of the kind."""
     own: bool = False
     """It is as the model's own, which is not known yet."""
 
@@ -75,7 +77,7 @@ class Side:
     def described(self, name: str) -> tuple[TensorSpec, ...]:
         """Return it as tensors; a value is called ``name``, and what is not known is none."""
         if self.kind is not None:
-            return (TensorSpec(name, DType.BYTES, (1,)),)
+            return (TensorSpec(name, DType.BYTES, ("batch",) if self.many else (1,)),)
         return self.specs or ()
 
 
@@ -102,6 +104,8 @@ class Incoming:
         if kind is not None:
             if request.payload is not None:
                 return {}, _payload(kind, request.payload)
+            if self._side.many:
+                return {kind: _elements(kind, inputs)}, None
             return {}, _payload(kind, _element(kind, inputs))
         if self._binder is not None:
             if request.payload is not None:
@@ -145,6 +149,23 @@ def _element(kind: Kind, inputs: Sequence[Tensor]) -> bytes:
         )
     element: bytes = tensor.data.reshape(-1)[0]
     return element
+
+
+def _elements(kind: Kind, inputs: Sequence[Tensor]) -> Array:
+    """Return the only tensor, which is a list of the kind."""
+    if len(inputs) == 1:
+        (tensor,) = inputs
+        # Some clients cannot send a list that is not of rows.
+        listed = tensor.data.ndim < 2 or (tensor.data.ndim == 2 and tensor.shape[1] == 1)
+        if tensor.name == kind and tensor.dtype is DType.BYTES and listed:
+            return tensor.data.reshape(-1)
+        sent = f"{tensor.name!r} {tensor.dtype.value} {list(tensor.shape)}"
+    else:
+        sent = f"{len(inputs)} tensors"
+    raise InvalidInput(
+        f"the model takes {_called(kind)}: send one BYTES tensor {kind!r} of one dimension, an "
+        f"element for each, not {sent}"
+    )
 
 
 def _payload(kind: Kind, sent: bytes | str | Json) -> bytes | str | Json:
