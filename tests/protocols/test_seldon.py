@@ -19,6 +19,7 @@ from tidegate.protocols.seldon.content import Form
 from tidegate.types import (
     Array,
     DType,
+    InferRequest,
     InferResponse,
     ModelMetadata,
     Signature,
@@ -256,6 +257,16 @@ def test_an_infinite_answer_has_no_json() -> None:
     response = InferResponse("m", "1", "", [Tensor.of("y", np.array([np.inf]))])
     with pytest.raises(InvalidInput, match="call over gRPC"):
         rest.encode(request, Form.TENSOR, response)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_bytes_that_are_no_text_have_no_array(count: int) -> None:
+    """It is the caller who can ask for another form: no fault of the server."""
+    data = np.array([b"\xff"], np.object_)
+    found = InferResponse("m", "1", "", [Tensor(f"y{i}", DType.BYTES, data) for i in range(count)])
+    for encode in (grpc.encode, rest.encode):
+        with pytest.raises(InvalidInput, match="bytes that are no text"):
+            encode(InferRequest("m"), Form.NDARRAY, found)
 
 
 def test_errors_are_statuses() -> None:

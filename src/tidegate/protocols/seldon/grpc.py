@@ -79,6 +79,7 @@ def encode(request: InferRequest, form: Form, response: InferResponse) -> list[B
 
     Raises:
         InferenceFailed: the model's answer is nothing that can be sent.
+        InvalidInput: another form could hold it.
     """
     tags = answer_tags(request, response)
     meta = _meta(response.id or request.id, tags)
@@ -291,7 +292,7 @@ def texts(data: Any) -> Any:
     """Return nested lists with texts for bytes.
 
     Raises:
-        InferenceFailed: bytes are no text.
+        InvalidInput: bytes are no text.
     """
     if isinstance(data, dict):
         return {key: texts(value) for key, value in data.items()}
@@ -302,7 +303,7 @@ def texts(data: Any) -> Any:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise InferenceFailed(
+        raise InvalidInput(
             "the model answered with bytes that are no text, which an array of this protocol "
             "cannot hold: ask for a tftensor, by sending one"
         ) from error

@@ -99,6 +99,7 @@ def encode(request: InferRequest, form: Form, response: InferResponse) -> bytes:
 
     Raises:
         InferenceFailed: the model's answer is nothing that can be sent.
+        InvalidInput: another form could hold it.
     """
     answer: dict[str, Any] = {
         "status": {"code": 200, "status": "SUCCESS"},
