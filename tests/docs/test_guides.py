@@ -55,6 +55,24 @@ def test_calling_models_from_python() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of the packages that Keras imports
+def test_from_tensorflow_serving(tmp_path: Path) -> None:
+    from tests import tensorflow_models as made  # quietly
+
+    def scores(images: Any) -> Any:
+        return {"scores": images * 2}
+
+    form = ([None, 4], made.tf.float32)
+    made.save_function(tmp_path / "flowers" / "1", scores, images=form)
+    images = np.ones((2, 4), np.float32)
+    with serve(tmp_path) as server:
+        target = server.url.removeprefix("http://")
+        [code] = blocks("from-tensorflow-serving.md", **{"localhost:8000": target})
+        names: dict[str, Any] = {"images": images}
+        run(code, names)
+    assert np.array_equal(names["scores"], images * 2)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the packages that Keras imports
 def test_tensorflow_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.tensorflow_models import tf  # quietly
 
