@@ -29,7 +29,7 @@ def test_a_payload_is_one_bytes_tensor_of_one_element(payload: Any, sent: bytes)
     (tensor,) = as_tensors(response)
     assert (tensor.name, tensor.dtype, tensor.shape) == ("payload", DType.BYTES, (1,))
     assert tensor.data[0] == sent
-    message = messages.parsed(messages.ModelInferResponse, grpc.encode_infer(response))
+    message = messages.ModelInferResponse.FromString(grpc.encode_infer(response))
     assert [(o.name, o.datatype, list(o.shape)) for o in message.outputs] == [
         ("payload", "BYTES", [1])
     ]

@@ -16,6 +16,7 @@ from tidegate.errors import InvalidInput, MethodNotAllowed, MethodNotFound
 from tidegate.protocols.dialect import Inference, ModelView, Reply, RestCall
 from tidegate.protocols.seldon import grpc, messages, rest
 from tidegate.protocols.seldon.content import Form
+from tidegate.protocols.varints import write_length
 from tidegate.types import (
     Array,
     DType,
@@ -181,7 +182,7 @@ def test_payloads_and_tags_go_back() -> None:
 @pytest.mark.parametrize(
     ("sent", "words"),
     [
-        (b"\xff", "no seldon.protos.SeldonMessage"),
+        (b"\xff", "not a valid seldon.protos.SeldonMessage"),
         (b"", "has no data"),
         (message(data={}), "no tensor, ndarray or tftensor"),
         (message(data={"tensor": {"shape": [2, 2], "values": [1]}}), "has 1 values"),
@@ -274,6 +275,36 @@ def test_errors_are_statuses() -> None:
         "code": 400, "info": "é", "reason": "", "status": "FAILURE",
     }  # fmt: skip
     assert rest.encode_error(400, "\ud800").endswith(b'"FAILURE"}}')
+
+
+def nested(depth: int) -> bytes:
+    """Return a JSON value of lists in lists."""
+    found = b""
+    for _ in range(depth):
+        found = b"\x0a" + write_length(len(found)) + found
+        found = b"\x32" + write_length(len(found)) + found
+    return found
+
+
+def field(tag: int, content: bytes) -> bytes:
+    return bytes([tag]) + write_length(len(content)) + content
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (field(0x1A, field(0x1A, b"\x0a\x00" * 2**21)), "more than"),
+        (field(0x1A, b"\x0a\x00" * 2**21), "more than"),
+        (field(0x12, b"\x12\x00" * 2**21), "more than"),
+        (field(0x32, nested(9000)), "nested too deep"),
+    ],
+    ids=["values", "names", "tags", "depth"],
+)
+def test_messages_of_too_many_parts(sent: bytes, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        grpc.read_predict(sent, view(takes_payload=True))
+    with pytest.raises(InvalidInput, match=words):
+        grpc.read_feedback(field(0x0A, sent), view())
 
 
 @given(st.binary(max_size=200))

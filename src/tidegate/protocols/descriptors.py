@@ -11,6 +11,10 @@ from importlib import resources
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from tidegate.errors import InvalidInput
+from tidegate.protocols.grpc_frames import Buffer
 
 
 def read_files(package: str, name: str) -> list[Any]:
@@ -25,3 +29,18 @@ def message_classes(files: list[Any]) -> dict[str, Any]:
     for file in files:
         pool.Add(file)  # type: ignore[no-untyped-call, unused-ignore]
     return dict(message_factory.GetMessageClassesForFiles([f.name for f in files], pool))
+
+
+def parsed(kind: Any, message: Buffer) -> Any:
+    """Return the message of this kind that lies in ``message``.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    try:
+        return kind.FromString(bytes(message))
+    except DecodeError as error:
+        raise InvalidInput(
+            f"the message of {len(message)} bytes is not a valid {kind.DESCRIPTOR.full_name}: "
+            f"{error}; encode it with the protocol's own .proto file"
+        ) from error

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from tidegate.errors import InferenceFailed, InvalidInput, Unsupported
+from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.bounds import check_message
@@ -166,7 +167,7 @@ def encode_infer_placed(response: InferResponse, placed: Mapping[str, Placed]) -
 @functools.lru_cache(maxsize=1024)
 def _plan(head: bytes) -> _Plan:
     """Return what a request without its id and raw data says."""
-    request = messages.parsed(messages.ModelInferRequest, head)
+    request = parsed(messages.ModelInferRequest, head)
     plan = _plan_of(request)
     for tensor in request.inputs:
         if tensor.contents.ByteSize():
@@ -292,7 +293,7 @@ def _plan_of(request: Any, *, shared: bool = False) -> _Plan:
 
 def _decode_any(message: Buffer, reader: Reader | None = None) -> InferRequest:
     """Decode a message however it is laid out, by protobuf's own parser."""
-    request = messages.parsed(messages.ModelInferRequest, message)
+    request = parsed(messages.ModelInferRequest, message)
     plan = _plan_of(request, shared=reader is not None)
     places = {} if reader is None else _places(request)
     # The contents or raw data of those that are in the message.

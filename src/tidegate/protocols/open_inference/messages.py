@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
-from tidegate.errors import InvalidInput
 from tidegate.protocols.descriptors import message_classes, read_files
-from tidegate.protocols.grpc_frames import Buffer
 
 FILES = read_files(__package__ or "", "open_inference")
 """The descriptors, for reflection."""
@@ -35,18 +31,3 @@ LogSettingsResponse: Any = _CLASSES["inference.LogSettingsResponse"]
 SystemSharedMemoryStatusRequest: Any = _CLASSES["inference.SystemSharedMemoryStatusRequest"]
 SystemSharedMemoryStatusResponse: Any = _CLASSES["inference.SystemSharedMemoryStatusResponse"]
 SystemSharedMemoryRegisterRequest: Any = _CLASSES["inference.SystemSharedMemoryRegisterRequest"]
-
-
-def parsed(kind: Any, message: Buffer) -> Any:
-    """Return the message of this kind that lies in ``message``.
-
-    Raises:
-        InvalidInput: it is none.
-    """
-    try:
-        return kind.FromString(bytes(message))
-    except DecodeError as error:
-        raise InvalidInput(
-            f"the message of {len(message)} bytes is not a valid {kind.DESCRIPTOR.full_name}: "
-            f"{error}; encode it with the Open Inference Protocol's own .proto file"
-        ) from error

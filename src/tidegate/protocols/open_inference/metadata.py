@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import messages
 from tidegate.types import ModelMetadata, TensorSpec
@@ -22,7 +23,7 @@ def decode_model(message: Buffer) -> tuple[str, str]:
     Raises:
         InvalidInput: the message is malformed.
     """
-    request = messages.parsed(messages.ModelReadyRequest, message)
+    request = parsed(messages.ModelReadyRequest, message)
     return request.name, request.version
 
 

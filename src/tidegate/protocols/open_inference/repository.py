@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from tidegate.errors import InvalidInput, Unsupported
+from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.documents import read_bool, read_object
@@ -55,7 +56,7 @@ def decode_index(message: Buffer) -> bool:
         InvalidInput: the message is malformed.
         Unsupported: it names a repository.
     """
-    request = messages.parsed(messages.RepositoryIndexRequest, message)
+    request = parsed(messages.RepositoryIndexRequest, message)
     _refuse_repository(request.repository_name)
     return bool(request.ready)
 
@@ -88,7 +89,7 @@ def decode_load(message: Buffer) -> str:
         InvalidInput: the message is malformed, the name is none, or a parameter is not known.
         Unsupported: it brings a configuration or files of its own, or names a repository.
     """
-    request = messages.parsed(messages.RepositoryModelLoadRequest, message)
+    request = parsed(messages.RepositoryModelLoadRequest, message)
     _refuse_repository(request.repository_name)
     _check_load(request.parameters)
     check_model(request.model_name)
@@ -113,7 +114,7 @@ def decode_unload(message: Buffer) -> str:
         InvalidInput: the message is malformed, the name is none, or a parameter is not known.
         Unsupported: it names a repository.
     """
-    request = messages.parsed(messages.RepositoryModelUnloadRequest, message)
+    request = parsed(messages.RepositoryModelUnloadRequest, message)
     _refuse_repository(request.repository_name)
     _check_unload(request.parameters)
     check_model(request.model_name)

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import orjson
 
 from tidegate.errors import InvalidInput
+from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.documents import read_object
@@ -39,7 +40,7 @@ def decode_trace(message: Buffer) -> tuple[str, TraceSettings]:
     Raises:
         InvalidInput: the message is malformed.
     """
-    request = messages.parsed(messages.TraceSettingRequest, message)
+    request = parsed(messages.TraceSettingRequest, message)
     settings = {key: tuple(value.value) for key, value in request.settings.items()}
     return request.model_name, settings
 
@@ -81,7 +82,7 @@ def decode_log(message: Buffer) -> LogSettings:
     Raises:
         InvalidInput: the message is malformed, or a setting has no value.
     """
-    request = messages.parsed(messages.LogSettingsRequest, message)
+    request = parsed(messages.LogSettingsRequest, message)
     settings: dict[str, bool | int | str] = {}
     for key, value in request.settings.items():
         choice = value.WhichOneof("parameter_choice")

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import orjson
 
 from tidegate.errors import InvalidInput
+from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.documents import read_object, read_size, read_text
@@ -52,7 +53,7 @@ def decode_register(message: Buffer) -> Region:
     Raises:
         InvalidInput: the message is malformed, or says what can be no region.
     """
-    request = messages.parsed(messages.SystemSharedMemoryRegisterRequest, message)
+    request = parsed(messages.SystemSharedMemoryRegisterRequest, message)
     return _checked(request.name, request.key, request.offset, request.byte_size)
 
 
@@ -62,7 +63,7 @@ def decode_region(message: Buffer) -> str:
     Raises:
         InvalidInput: the message is malformed.
     """
-    return str(messages.parsed(messages.SystemSharedMemoryStatusRequest, message).name)
+    return str(parsed(messages.SystemSharedMemoryStatusRequest, message).name)
 
 
 def encode_status_body(regions: Iterable[Region]) -> bytes:

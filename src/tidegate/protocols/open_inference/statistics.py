@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.routing import check_model
@@ -47,7 +48,7 @@ def decode_statistics(message: Buffer) -> tuple[str, str]:
     Raises:
         InvalidInput: the message is malformed, or a name or version is none.
     """
-    request = messages.parsed(messages.ModelStatisticsRequest, message)
+    request = parsed(messages.ModelStatisticsRequest, message)
     if request.name or request.version:
         check_model(request.name, request.version)
     return request.name, request.version

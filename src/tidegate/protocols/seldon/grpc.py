@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tidegate.errors import InferenceFailed, InvalidInput
+from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.dialect import Bytes, Inference, ModelView, Reply
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference.tensors import MAX_RANK
@@ -23,6 +24,7 @@ from tidegate.protocols.seldon.content import (
     answer_tags,
     request_of,
 )
+from tidegate.protocols.tensorflow_serving.bounds import Tree, check_message
 from tidegate.protocols.tensorflow_serving.tensors import tensor_of, write_tensor
 from tidegate.protocols.unnamed import array_of, plain
 from tidegate.protocols.varints import read_length, write_length
@@ -33,6 +35,17 @@ _NAMES, _TENSOR = 0x0A, 0x12
 _SHAPE, _VALUES = 0x0A, 0x12
 _STATUS = b"\x0a\x03\x08\xc8\x01"
 """A Status: success, code 200."""
+
+
+_LONGEST_META, _MOST_NAMES = 2**14, 2**14
+"""Bytes and names: with more a message is counted before it is read."""
+
+_VALUE: dict[int, Tree] = {}
+_LIST: Tree = {1: _VALUE}
+_VALUE.update({5: {1: {2: _VALUE}}, 6: _LIST})
+_DEFAULT_DATA: Tree = {2: {}, 3: _LIST, 4: {2: {2: {}}}}
+_MESSAGE: Tree = {2: {2: {2: _VALUE}, 3: {}, 4: {}, 5: {4: {}}}, 3: _DEFAULT_DATA, 6: _VALUE}
+_FEEDBACK: Tree = {1: _MESSAGE, 2: _MESSAGE, 4: _MESSAGE}
 
 
 class _Unusual(Exception):
@@ -56,7 +69,8 @@ def read_feedback(message: Buffer, model: ModelView) -> Reply:
     Raises:
         InvalidInput: it is malformed.
     """
-    messages.parsed(messages.Feedback, message)
+    _check(message, _FEEDBACK)
+    parsed(messages.Feedback, message)
     return Reply((_STATUS,))
 
 
@@ -122,7 +136,7 @@ def _walk(message: Buffer) -> Content:
     """Read a message with one tensor of packed values, by where its fields lie."""
     meta = content = None
     for tag, start, end in _fields(message, 0, len(message)):
-        if tag == _META and meta is None:
+        if tag == _META and meta is None and end - start < _LONGEST_META:
             meta = message[start:end]
         elif tag == _DATA and content is None:
             content = _data(message, start, end)
@@ -131,14 +145,15 @@ def _walk(message: Buffer) -> Content:
     if content is None:
         raise _Unusual
     if meta is not None:
-        _read_meta(content, messages.parsed(messages.Meta, meta))
+        _read_meta(content, parsed(messages.Meta, meta))
     return content
 
 
 def _data(message: Buffer, start: int, end: int) -> Content:
-    names, tensor = [], None
+    names: list[str] = []
+    tensor = None
     for tag, first, last in _fields(message, start, end):
-        if tag == _NAMES:
+        if tag == _NAMES and len(names) < _MOST_NAMES:
             names.append(str(message[first:last], "utf-8"))
         elif tag == _TENSOR and tensor is None:
             tensor = _tensor(message, first, last)
@@ -198,7 +213,8 @@ def shaped(values: Array, shape: list[int]) -> Array:
 
 def _parse(message: Buffer, limit: int) -> Content:
     """Read a message however it is laid out."""
-    sent = messages.parsed(messages.SeldonMessage, message)
+    _check(message, _MESSAGE)
+    sent = parsed(messages.SeldonMessage, message)
     kind = sent.WhichOneof("data_oneof")
     if kind == "data":
         data = sent.data
@@ -221,6 +237,14 @@ def _parse(message: Buffer, limit: int) -> Content:
         content = Content(Form(kind), getattr(sent, kind))
     _read_meta(content, sent.meta)
     return content
+
+
+def _check(message: Buffer, tree: Tree) -> None:
+    """Refuse a message of too many fields, or too deep ones, before it is parsed."""
+    try:
+        check_message(message, tree)
+    except RecursionError:
+        raise InvalidInput("the message is nested too deep: send an array") from None
 
 
 def _read_meta(content: Content, meta: Any) -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from google.protobuf import descriptor_pb2, struct_pb2
-from google.protobuf.message import DecodeError
 
-from tidegate.errors import InvalidInput
 from tidegate.protocols.descriptors import message_classes, read_files
-from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.tensorflow_serving.messages import TENSORFLOW_FILES
 
 STRUCT = descriptor_pb2.FileDescriptorProto.FromString(struct_pb2.DESCRIPTOR.serialized_pb)
@@ -24,18 +21,3 @@ Tensor: Any = _CLASSES["seldon.protos.Tensor"]
 Feedback: Any = _CLASSES["seldon.protos.Feedback"]
 ListValue: Any = _CLASSES["google.protobuf.ListValue"]
 Value: Any = _CLASSES["google.protobuf.Value"]
-
-
-def parsed(kind: Any, message: Buffer) -> Any:
-    """Return the message of this kind that lies in ``message``.
-
-    Raises:
-        InvalidInput: it is none.
-    """
-    try:
-        return kind.FromString(bytes(message))
-    except DecodeError as error:
-        raise InvalidInput(
-            f"the message is no {kind.DESCRIPTOR.full_name}: {error}; send one of the published "
-            ".proto files"
-        ) from error

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tidegate.errors import Unsupported
+from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.dialect import Inference, ModelView, Reply
 from tidegate.protocols.tensorflow_serving import messages
 from tidegate.protocols.tensorflow_serving.bounds import CLASSIFY, check_message
@@ -72,10 +73,10 @@ def _read_examples(
     write: Callable[[str, Any, InferResponse], Reply],
 ) -> Inference:
     check_message(message, CLASSIFY)
-    parsed = messages.parsed(kind, message)
-    spec = spec_of(parsed.model_spec)
+    sent = parsed(kind, message)
+    spec = spec_of(sent.model_spec)
     signature = signature_of(view.metadata, spec.signature)
-    examples = examples_of(parsed.input)
+    examples = examples_of(sent.input)
     found = choose(signature, len(examples.rows))
     request = InferRequest(
         spec.model,

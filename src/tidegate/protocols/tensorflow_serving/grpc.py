@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tidegate.errors import InvalidInput
+from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference.tensors import checked_name
 from tidegate.protocols.payloads import as_tensors
@@ -199,7 +200,7 @@ def _walk(message: Buffer, limit: int) -> tuple[Spec, tuple[Tensor, ...], list[s
 def _parse(message: Buffer, limit: int) -> tuple[Spec, tuple[Tensor, ...], list[str]]:
     """Read a message however it is laid out."""
     check_message(message, PREDICT)
-    request = messages.parsed(messages.PredictRequest, message)
+    request = parsed(messages.PredictRequest, message)
     spec = spec_of(request.model_spec)
     tensors = tuple(
         tensor_of(checked_name("an input", name), proto, limit)
@@ -251,7 +252,7 @@ def _requested(names: list[str]) -> tuple[RequestedOutput, ...]:
 
 @functools.lru_cache(maxsize=256)
 def _spec(message: bytes) -> Spec:
-    return spec_of(messages.parsed(messages.ModelSpec, message))
+    return spec_of(parsed(messages.ModelSpec, message))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from google.protobuf import any_pb2, descriptor_pb2, wrappers_pb2
-from google.protobuf.message import DecodeError
 
-from tidegate.errors import InvalidInput
 from tidegate.protocols.descriptors import message_classes, read_files
-from tidegate.protocols.grpc_frames import Buffer
 
 
 def _imported(module: Any) -> Any:
@@ -49,18 +46,3 @@ GetModelStatusRequest: Any = _CLASSES[_SERVING + "GetModelStatusRequest"]
 GetModelStatusResponse: Any = _CLASSES[_SERVING + "GetModelStatusResponse"]
 ReloadConfigRequest: Any = _CLASSES[_SERVING + "ReloadConfigRequest"]
 ReloadConfigResponse: Any = _CLASSES[_SERVING + "ReloadConfigResponse"]
-
-
-def parsed(kind: Any, message: Buffer) -> Any:
-    """Return the message of this kind that lies in ``message``.
-
-    Raises:
-        InvalidInput: it is none.
-    """
-    try:
-        return kind.FromString(bytes(message))
-    except DecodeError as error:
-        raise InvalidInput(
-            f"the message of {len(message)} bytes is not a valid {kind.DESCRIPTOR.full_name}: "
-            f"{error}; encode it with the .proto files of TensorFlow Serving"
-        ) from error

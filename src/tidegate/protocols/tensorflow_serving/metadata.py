@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from tidegate.errors import InvalidInput
+from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference.tensors import shown
 from tidegate.protocols.tensorflow_serving import messages
@@ -30,7 +31,7 @@ def decode_metadata(message: Buffer) -> Spec:
     Raises:
         InvalidInput: it is malformed, or asks for other fields than ``signature_def``.
     """
-    request = messages.parsed(messages.GetModelMetadataRequest, message)
+    request = parsed(messages.GetModelMetadataRequest, message)
     if not request.metadata_field:
         raise InvalidInput(f"metadata_field is empty; ask for {_SIGNATURE_DEF!r}")
     for field in request.metadata_field:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from tidegate.errors import InvalidInput
+from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference.tensors import shown
 from tidegate.protocols.routing import check_model
@@ -65,7 +66,7 @@ def decode_status(message: Buffer) -> Spec:
     Raises:
         InvalidInput: it is malformed, or names no model.
     """
-    return spec_of(messages.parsed(messages.GetModelStatusRequest, message).model_spec)
+    return spec_of(parsed(messages.GetModelStatusRequest, message).model_spec)
 
 
 def encode_status(statuses: Sequence[VersionStatus]) -> bytes:
@@ -101,7 +102,7 @@ def decode_reload(message: Buffer) -> Reload:
     Raises:
         InvalidInput: it is malformed, has no list of models, or one twice.
     """
-    request = messages.parsed(messages.ReloadConfigRequest, message)
+    request = parsed(messages.ReloadConfigRequest, message)
     if request.config.WhichOneof("config") != "model_config_list":
         raise InvalidInput(
             "the request has no model_config_list, which is all that can be reloaded"

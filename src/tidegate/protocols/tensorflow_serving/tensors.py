@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate.errors import InvalidInput
+from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference.tensors import (
     INTEGER_RANGES,
@@ -176,7 +177,7 @@ def _packed(tensor: Tensor) -> bytes | memoryview:
 @functools.lru_cache(maxsize=1024)
 def _head(name: str, head: bytes) -> tuple[DType, tuple[int, ...]]:
     """Return the type and the shape in a ``TensorProto`` without elements."""
-    return _dtype_and_shape(name, messages.parsed(messages.TensorProto, head))
+    return _dtype_and_shape(name, parsed(messages.TensorProto, head))
 
 
 def _dtype_and_shape(name: str, proto: Any) -> tuple[DType, tuple[int, ...]]:
