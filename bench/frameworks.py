@@ -5,12 +5,13 @@
 The same seeded weights, on one node, each with all cores for its threads, in rounds that take
 turns: while one is called the others rest. Callers are closed loops of one image each, and
 requests are batched as by default. Every answer is compared with those of ONNX Runtime without a
-server. What other processes of the machine disturb is measured again, at most twice.
+server. A measurement waits for others to leave the machine alone, and is repeated if they did not.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import importlib.util
 import json
@@ -105,12 +106,23 @@ async def undisturbed(
     """Measure until others leave the machine alone; return the least disturbed figures."""
     found = []
     for _ in range(_ATTEMPTS):
+        await _calm(server, given)
         others = hardware.Others(lambda: time.process_time() + server.cpu_seconds())
         figures = await measure(server, workload, subject, clients, given.seconds)
         found.append(figures | {"others": others.share()})
         if found[-1]["others"] <= given.quiet:
             break
     return min(found, key=lambda figures: figures["others"])
+
+
+async def _calm(server: Server, given: argparse.Namespace) -> None:
+    """Wait for a moment in which others leave the machine alone, but not for ever."""
+    deadline = time.monotonic() + given.patience
+    while time.monotonic() < deadline:
+        others = hardware.Others(lambda: time.process_time() + server.cpu_seconds())
+        await asyncio.sleep(0.5)
+        if others.share() <= given.quiet:
+            return
 
 
 async def measure(
@@ -169,12 +181,15 @@ async def run(given: argparse.Namespace) -> int:
                             f"round {number + 1}, {clients} clients, {subject.name}: "
                             f"{found['rate']:.1f}/s; others took {found['others']:.0%} of the CPU"
                         )
+                _keep(given, {"machine": machine, "model": given.model, "rounds": rounds})
     show(console, given.model, rounds)
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    if given.json:
-        document = {"machine": machine, "model": given.model, "rounds": rounds}
-        given.json.write_text(json.dumps(document, indent=2) + "\n")
     return 0
+
+
+def _keep(given: argparse.Namespace, document: dict[str, object]) -> None:
+    if given.json:
+        given.json.write_text(json.dumps(document, indent=2) + "\n")
 
 
 def show(console: Console, model: str, rounds: Figures) -> None:
@@ -204,6 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument(
         "--quiet", type=float, default=0.15, help="the most that others may take of the CPU"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=10.0, help="seconds to wait for such a moment"
     )
     parser.add_argument("--json", type=Path, help="write all rounds there")
     return uvloop.run(run(parser.parse_args(arguments)))
