@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
 import tritonclient.grpc.aio as triton
+from google.protobuf import json_format
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
@@ -20,6 +22,8 @@ from tests import dl_inference, models
 from tests.node.harness import ServedNode
 from tests.replica.test_steps import tokenizer
 from tidegate import AsyncClient
+from tidegate.protocols.dl_inference import PYTORCH_PREDICT
+from tidegate.protocols.seldon.messages import SeldonMessage
 from tidegate.types import DType
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -81,7 +85,7 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
     models.identity(root / "words" / "model.onnx", DType.INT64, ("batch", "length"))
     tokenizer(root / "words")
     (root / "words" / "model.yaml").write_text("preprocess: {text: {inputs: {x: ids}}}\n")
-    dl_inference.write(root / "mmoe")
+    dl_inference.write(root / "mmoe", settings="trust: pickle\ntask_ids: [69]\n")
     dl_inference.write(root / "untrusted", settings="")
     async with ServedNode(root, wait_ready=False) as served:
         await served.until(lambda: served.output.count(" ready in ") == len(MODELS))
@@ -183,6 +187,35 @@ async def test_a_folder_of_dl_inference(
         await ask(client, "mmoe", "text", b"one two")
     assert "untrusted/model.pth" in node.output
     assert "trust: pickle" in node.output
+
+
+async def test_a_client_of_dl_inference(node: ServedNode) -> None:
+    async with grpc.aio.insecure_channel(node.target) as channel:
+        predict = channel.unary_unary(
+            PYTORCH_PREDICT,
+            request_serializer=SeldonMessage.SerializeToString,
+            response_deserializer=SeldonMessage.FromString,
+        )
+        for data in (
+            {"strData": "1 2 3 4"},
+            {"binData": "MSAyIDMgNA=="},
+            {"jsonData": {"numbers": [1, 2, 3, 4]}},
+            {"data": {"ndarray": [1, 2, 3, 4]}},
+            {"data": {"tensor": {"shape": [4], "values": [1, 2, 3, 4]}}},
+        ):
+            sent = json_format.ParseDict(
+                {"meta": {"tags": {"taskId": 69}}, **data}, SeldonMessage()
+            )
+            answer = json_format.MessageToDict((await predict(sent, timeout=20)).jsonData)
+            assert (answer["sum"], answer["tags"]) == (20.0, {"taskId": 69.0})
+
+
+async def test_curl(node: ServedNode) -> None:
+    status, body = await node.post("/models/colors", image("blue"), {"content-type": "image/png"})
+    assert status == 200, body
+    assert [each["label"] for each in json.loads(body)] == ["blue", "red"]
+    status, body = await node.post("/models/words", "ü b".encode(), {"content-type": "text/plain"})
+    assert (status, json.loads(body)["outputs"]["y"]) == (200, [[2, 6, 5, 3]])
 
 
 async def test_changed_hooks_are_taken_without_a_failure(

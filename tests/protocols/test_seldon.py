@@ -177,6 +177,9 @@ def test_payloads_and_tags_go_back() -> None:
     assert as_json(found.jsonData) == {"k": [1, None]}
     assert as_json(found.meta)["tags"] == {"a": 1, "b": "x"}
     assert found.meta.puid == request.id != ""
+    listed = answer(Form.TEXT, payload=[{"label": "a", "score": 0.5}, "x"])
+    assert as_json(listed.data.ndarray) == [{"label": "a", "score": 0.5}, "x"]
+    assert answer(Form.JSON, payload=[]).WhichOneof("data_oneof") == "data"
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,10 @@ def test_lists_of_tensors(root: Path) -> None:
     [
         ("'a text'", "a text"),
         ("b'bytes'", b"bytes"),
-        ("data.tolist()", [[4, 1]]),
+        ("[1, 'a']", [1, "a"]),
+        ("[[1], [2, 3]]", [[1], [2, 3]]),
+        ("[{'a': data}]", [{"a": [[4, 1]]}]),
+        ("[]", []),
         ("{'y': data, 'n': np.float32(1)}", {"y": [[4, 1]], "n": 1}),
         ("json.dumps({'a': 1})", '{"a": 1}'),
     ],
@@ -133,11 +136,18 @@ def test_what_postprocess_may_return(root: Path, returned: str, payload: Any) ->
     assert asked(model, **tensor("x", np.ones((1, 4)))).payload == payload
 
 
-def test_an_array_is_a_tensor(root: Path) -> None:
-    source = "def postprocess(data, **kwargs):\n return data.numpy()\n"
-    model = loaded(root / "tensor", source)
-    (output,) = asked(model, **tensor("x", np.ones((1, 4)))).outputs
-    assert (output.name, output.data.tolist()) == ("output", [[4, 1]])
+@pytest.mark.parametrize(
+    ("returned", "output"),
+    [
+        ("data.numpy()", [[4, 1]]),
+        ("data.tolist()", [[4, 1]]),
+        ("['a', 'b']", [b"a", b"b"]),
+    ],
+)
+def test_arrays_and_lists_are_a_tensor(root: Path, returned: str, output: Any) -> None:
+    model = loaded(root / "tensor", f"def postprocess(data, **kwargs): return {returned}")
+    response = asked(model, **tensor("x", np.ones((1, 4))))
+    assert [(o.name, o.data.tolist()) for o in response.outputs] == [("output", output)]
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class LabelPostprocess:
             )
         values = self._probabilities(scores.astype(np.float32))
         if self._top is None:
-            return Response(self._said(values.tolist(), request), {self._spec.name: values})
+            return Response(_said(values.tolist()), {self._spec.name: values})
         best = np.argsort(-values, axis=1, kind="stable")[:, : self._top]
         top = np.take_along_axis(values, best, axis=1)
         names = best if self._bytes is None else self._bytes[best]
@@ -84,7 +84,7 @@ class LabelPostprocess:
             ]
             for classes, row in zip(best.tolist(), top.tolist())
         ]
-        return Response(self._said(rows, request), {key: names, SCORE: top})
+        return Response(_said(rows), {key: names, SCORE: top})
 
     def _probabilities(self, scores: Array) -> Array:
         if self._step.sigmoid:
@@ -96,9 +96,10 @@ class LabelPostprocess:
             return np.asarray(powers / powers.sum(axis=1, keepdims=True))
         return scores
 
-    def _said(self, rows: list[Any], request: Request) -> Any:
-        """Return the JSON: of what was no list, the only row."""
-        return rows[0] if request.payload is not None and len(rows) == 1 else rows
+
+def _said(rows: list[Any]) -> Any:
+    """Return the JSON, which is the row itself where there is only one."""
+    return rows[0] if len(rows) == 1 else rows
 
 
 def label_postprocess(

@@ -124,7 +124,7 @@ class ProcessorHooks:
             if function is None:
                 made = _as_it_is(found)
             else:
-                made = called("postprocess", function, found, **prepared.meta)
+                made = _as_array(called("postprocess", function, found, **prepared.meta))
             return self._answers.finish(sent, Prepared(prepared.bound, Request()), {"": made})
 
 
@@ -162,6 +162,21 @@ def _own(array: Array) -> Array:
     except UnicodeDecodeError:
         return array.copy()
     return np.array(texts).reshape(array.shape)
+
+
+def _as_array(made: Any) -> Any:
+    """Return a list of numbers or texts as an array, as Seldon answers with it."""
+    if not isinstance(made, list) or not made:
+        return made
+    try:
+        array = np.array(made)
+    except (ValueError, TypeError):  # rows of different lengths, tensors
+        return made
+    if array.dtype.kind in "iuf":
+        return array
+    # Numpy makes texts of what is mixed.
+    mixed = array.dtype.kind == "U" and array.tolist() != made
+    return made if mixed or array.dtype.kind != "U" else array
 
 
 def _as_it_is(found: Any) -> Any:

@@ -282,6 +282,11 @@ def _payload(payload: bytes | str | Json) -> bytes:
         answer.binData = payload
     elif isinstance(payload, str):
         answer.strData = payload
+    elif isinstance(payload, list):
+        # As Seldon answers with a list.
+        for item in payload:
+            _write(answer.data.ndarray.values.add(), item)
+        answer.data.SetInParent()
     else:
         _write(answer.jsonData, payload)
     return bytes(answer.SerializeToString())
