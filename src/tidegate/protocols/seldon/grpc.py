@@ -286,7 +286,7 @@ def _payload(payload: bytes | str | Json) -> bytes:
         # As Seldon answers with a list.
         for item in payload:
             _write(answer.data.ndarray.values.add(), item)
-        answer.data.SetInParent()
+        answer.data.ndarray.SetInParent()
     else:
         _write(answer.jsonData, payload)
     return bytes(answer.SerializeToString())

@@ -112,7 +112,7 @@ def encode(request: InferRequest, form: Form, response: InferResponse) -> bytes:
     if isinstance(payload, bytes):
         answer[Form.BYTES.value] = base64.b64encode(payload).decode()
     elif isinstance(payload, list):
-        answer["data"] = {"names": [], "ndarray": payload}
+        answer["data"] = {"ndarray": payload}
     elif payload is not None:
         answer[(Form.TEXT if isinstance(payload, str) else Form.JSON).value] = payload
     else:
