@@ -26,7 +26,7 @@ from tidegate.repository.formats import detect
 from tidegate.repository.layout import read_model
 from tidegate.runtimes.interface import RuntimeOptions
 from tidegate.runtimes.tensorflow import TensorflowModel, load
-from tidegate.runtimes.tensorflow_framework import _cpu_features
+from tidegate.runtimes.tensorflow_framework import _cpu_features, devices, prepare
 from tidegate.types import Array, DType, Signature, TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the packages that Keras and h5py import
@@ -398,6 +398,27 @@ def test_a_gpu_that_is_not_here(saved: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"device: cuda:1 needs a GPU.*and-cuda"):
         load(saved, RuntimeOptions(device="cuda:1"))
     (saved / "model.yaml").unlink(missing_ok=True)
+
+
+def test_what_is_set_up_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus, told = ["gpu 0", "gpu 1"], []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda found, kind: told.append(found))
+    growing = tf.config.experimental
+    monkeypatch.setattr(growing, "set_memory_growth", lambda gpu, on: told.append((gpu, on)))
+    chosen = [prepare(RuntimeOptions(device=d)) for d in ("auto", "cuda", "cuda:1", "cpu")]
+    assert chosen == ["cuda:0", "cuda:0", "cuda:1", "cpu"]
+    first, second = [["gpu 0"], ("gpu 0", True)], [["gpu 1"], ("gpu 1", True)]
+    assert told == [*first, *first, *second, []]
+    assert devices() == ("cpu", "cuda")
+    with pytest.raises(ConfigurationError, match=r"TensorFlow sees 2 GPUs, cuda:0 to cuda:1"):
+        prepare(RuntimeOptions(device="cuda:2"))
+    with pytest.raises(ConfigurationError, match=r"bf16 is not .* on cuda:0: use fp16 or fp32"):
+        prepare(RuntimeOptions(device="cuda", config=ModelConfig(precision="bf16")))
+    assert prepare(RuntimeOptions(device="cuda", config=ModelConfig(precision="fp32")))
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
+    monkeypatch.undo()
+    prepare(RuntimeOptions(device="cpu"))  # as it was
 
 
 def test_the_precision_that_a_cpu_has_not(saved: Path) -> None:

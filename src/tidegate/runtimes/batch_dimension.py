@@ -37,7 +37,11 @@ def with_batch(signature: Signature, run: Run, samples: Samples) -> Signature:
     except InsufficientMemory:
         raise
     except TidegateError as error:
-        log.info("which dimensions are the batch is not known: a trial run failed: %s", error)
+        log.info(
+            "no dimension is known to be the batch's, since made-up inputs failed (%s): put real "
+            "ones into warmup.sample of model.yaml",
+            error,
+        )
         return signature
     if lengths is None or _may_differ(signature, run, samples):
         return signature
