@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -222,3 +223,28 @@ def test_one_list_of_a_megabyte_nested_or_flat() -> None:
             assert same(found, array)
             spaced = text.replace(b",", b" ,\n  ")
             assert json_numbers.read(DType.FP32, array.shape, spaced) is not None
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=5).map(tuple),
+    st.sampled_from([None, 1]),
+)
+def test_the_shape_of_a_list(shape: tuple[int, ...], indent: int | None) -> None:
+    array = np.zeros(shape)
+    text = json.dumps(array.tolist(), indent=indent).encode()
+    assert json_numbers.shape_of(text) == shape
+
+
+@given(st.text("[],1 ", max_size=12))
+def test_the_shape_of_anything(text: str) -> None:
+    """What has no shape is no list of numbers; what has one is that, or none of `read`'s."""
+    data = f"[{text}".encode()
+    shape = json_numbers.shape_of(data)
+    try:
+        found = np.array(orjson.loads(data), np.float64)
+    except ValueError:
+        found = None
+    if found is not None and found.size:
+        assert shape == found.shape
+    elif shape is not None:
+        assert json_numbers.read(DType.FP64, shape, data) is None

@@ -377,3 +377,53 @@ def test_paths(path: str, version: str) -> None:
 def test_paths_that_are_none(method: str, path: str, error: type[TidegateError]) -> None:
     with pytest.raises(error):
         rest.read_call(RestCall(method, f"/v1/models/{path}", "", {}, b'{"inputs": 1}'), ONE)
+
+
+# -- the quick way and the ordinary one -----------------------------------------------------------
+
+VALUES = st.sampled_from(
+    ["1", "2.5", "-3e2", "7", "1e99", "null", "true", "NaN", "-Infinity", '"a"', '{"b64": "YQ=="}',
+     "01", "", "{}", "18446744073709551616", '"a\\":[1,2"']
+)  # fmt: skip
+LISTS = st.recursive(
+    VALUES | st.just("1"),
+    lambda inner: st.lists(inner, max_size=3).map(lambda found: f"[{', '.join(found)}]"),
+    max_leaves=12,
+)
+NAMES = st.sampled_from(["x", "n", "t", "signature_name", "instances", "inputs"])
+OBJECTS = st.dictionaries(NAMES, LISTS, max_size=3).map(
+    lambda found: "{" + ", ".join(f'"{name}": {value}' for name, value in found.items()) + "}"
+)
+BODIES = st.dictionaries(
+    NAMES,
+    LISTS | OBJECTS | st.lists(OBJECTS, max_size=3).map(lambda found: f"[{', '.join(found)}]"),
+    max_size=2,
+).map(lambda found: "{" + ", ".join(f'"{n}": {v}' for n, v in found.items()) + "}")
+
+
+def outcome(body: bytes, model: ModelView) -> Any:
+    try:
+        found = request(body, model)
+    except InvalidInput as error:
+        return str(error)
+    return [(t.name, t.dtype, t.data.shape, repr(t.data.tolist())) for t in found.inputs]
+
+
+@given(
+    BODIES,
+    st.sampled_from(
+        [
+            ONE,
+            view(spec("x", DType.INT64)),
+            view(spec("t", DType.BYTES)),
+            view(spec("x"), spec("n", DType.INT8)),
+        ]
+    ),
+)
+def test_both_ways_read_the_same(body: str, model: ModelView) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_numbers, "SHORTEST", 2)
+        patch.setattr(json_numbers, "_PIECE", 3)
+        quickly = outcome(body.encode(), model)
+        patch.setattr(json_numbers, "SHORTEST", 2**40)
+        assert outcome(body.encode(), model) == quickly

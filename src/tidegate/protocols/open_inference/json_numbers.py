@@ -43,8 +43,8 @@ _COMMA = re.compile(b",")
 _CLOSING = b"] \t\r\n"
 _ROW_END = re.compile(rb"[] \t\r\n]+,")
 _NO_SKELETON = b"0123456789+-.eE \t\r\n"
-_REFUSED = (ValueError, TypeError, RuntimeError)
-"""What simdjson raises when it does not take a text, or not as the type asked for."""
+_REFUSED = (ValueError, TypeError, RuntimeError, AttributeError)
+"""What is raised when simdjson does not take a text, not as the type asked for, or as no list."""
 
 
 def cut_out(document: bytes, key: bytes = _KEY) -> tuple[bytes, dict[str, bytes]]:

@@ -47,6 +47,8 @@ from tidegate.types import Array, DType, Tensor, element_count
 _DTYPE, _SHAPE, _VERSION = 0x08, 0x12, 0x18
 _BY_TAG = {field.tag: field for field in (CONTENT, *FIELDS.values())}
 _STRINGS = FIELDS[DType.BYTES]
+_MOST_TEXTS = 4096
+"""Strings that are read one by one; the parser is quicker with many."""
 _LONGEST_HEAD = 4096
 """Bytes of a tensor's type and shape that are worth remembering."""
 
@@ -75,19 +77,37 @@ def read_tensor(name: str, message: Buffer, start: int, end: int, limit: int) ->
         return Tensor(name, dtype, _filled(name, dtype, shape, None, limit))
     width = 1 if message[at] < 0x80 else 2
     field = _BY_TAG.get(bytes(message[at : at + width]))
-    if field is None or field == _STRINGS:
+    if field is None:
         raise Unusual
+    if field == _STRINGS and dtype is DType.BYTES:
+        values = _texts(message, at, end)
+        return Tensor(name, dtype, _filled(name, dtype, shape, values, limit))
     size, at = read_length(message, at + width)
     if at + size != end:
         raise Unusual
+    elements = memoryview(message)[at:end]
     if field == CONTENT:
         if not size:
             raise Unusual
-        return _from_content(name, dtype, shape, message[at:end])
+        return _from_content(name, dtype, shape, elements)
     if field != FIELDS[dtype]:
         raise _wrong_field(name, dtype, field.name)
-    values = _numbers(name, dtype, message[at:end])
+    values = _numbers(name, dtype, elements)
     return Tensor(name, dtype, _filled(name, dtype, shape, values, limit))
+
+
+def _texts(message: Buffer, at: int, end: int) -> Array:
+    """Return the strings that lie between, if nothing else does and they are few."""
+    found: list[bytes] = []
+    while at < end:
+        if message[at] != _STRINGS.tag[0] or len(found) >= _MOST_TEXTS:
+            raise Unusual
+        size, start = read_length(message, at + 1)
+        at = start + size
+        found.append(bytes(message[start:at]))
+    if at != end:
+        raise Unusual
+    return object_array(found, (len(found),))
 
 
 def _end_of_head(message: Buffer, start: int, end: int) -> int:
