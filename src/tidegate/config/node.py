@@ -5,12 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from tidegate.config.section import Section
 from tidegate.config.units import Duration, Size
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _listed(value: object) -> object:
+    """Take a text of several words, as options and variables give it."""
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+WebOrigin = Annotated[
+    str,
+    Field(
+        pattern=r"^https?://[a-z0-9.-]+(:[0-9]{1,5})?$|^https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?$"
+    ),
+]
+"""What a browser sends as ``Origin`` (RFC 6454, section 7)."""
 
 
 class NodeConfig(Section):
@@ -55,6 +69,11 @@ class NodeConfig(Section):
     public_control: bool = Field(
         False,
         description="let every client load and unload models, not the admin port alone",
+    )
+    allowed_origins: Annotated[tuple[WebOrigin, ...], BeforeValidator(_listed)] | None = Field(
+        None,
+        description="sites whose pages may call models from a browser, as https://app.example "
+        "(default: none but the node's own pages)",
     )
     shared_memory_prefix: (
         Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None

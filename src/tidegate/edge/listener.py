@@ -104,7 +104,7 @@ def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager
     manager.rds.config_source.CopyFrom(from_controller(initial_fetch_timeout=0))
     script = lua_pb2.Lua()
     script.default_source_code.inline_string = routing_script(
-        settings.routings, settings.max_message_size
+        settings.routings, settings.max_message_size, settings.origins
     )
     for name, message in (
         (ROUTING_FILTER, script),

@@ -16,6 +16,7 @@ from tidegate.edge.names import (
     CLUSTER_HEADER,
     CONTROLLER_CLUSTER,
     MODEL_PREFIX,
+    ORIGIN_HEADER,
     ROUTES,
     ROUTING_FILTER,
     SOLE,
@@ -46,6 +47,8 @@ def route_configuration(
         # A message can be sent again only while it is held, so all of it is.
         request_body_buffer_limit=wrappers_pb2.UInt64Value(value=largest),
     )
+    if settings.origins:
+        _tell_pages(host)
     if topology.sole is not None:
         for routing in settings.routings:
             for method in routing.methods:
@@ -65,7 +68,7 @@ def route_configuration(
         name=ROUTES,
         virtual_hosts=[host],
         # Dropped from what clients send before a route is looked up for the first time.
-        internal_only_headers=[CLUSTER_HEADER],
+        internal_only_headers=[CLUSTER_HEADER, ORIGIN_HEADER],
         max_direct_response_body_size_bytes=wrappers_pb2.UInt32Value(
             value=max(_MIN_DIRECT_RESPONSE, len(server_metadata))
         ),
@@ -74,6 +77,17 @@ def route_configuration(
 
 MESSAGE_ROOM = 2**16
 """Bytes beside the message: the gRPC frame's head, and what is under way when it is full."""
+
+
+def _tell_pages(host: route_components_pb2.VirtualHost) -> None:
+    """Let a browser show an answer to a page of another site, if that may call."""
+    for name, value in (
+        # Without the header that is empty, and an empty one is left out.
+        ("access-control-allow-origin", f"%REQ({ORIGIN_HEADER})%"),
+        ("access-control-expose-headers", "*"),
+        ("vary", "origin"),
+    ):
+        host.response_headers_to_add.add(header=base_pb2.HeaderValue(key=name, value=value))
 
 
 def _answer(host: route_components_pb2.VirtualHost, path: str, status: int, body: bytes) -> None:

