@@ -168,8 +168,19 @@ def tfs_rows(target: str, case: Case) -> Answer:
     return {"": found}
 
 
-def _tensorflow_rest(target: str, case: Case, document: Any) -> Any:
-    path = f"/v1/models/{case.model}:predict"
+def tfs_classes(target: str, case: Case) -> Answer:
+    """Send an example for each row; return the scores, or the labels where there are any."""
+    columns = [nested(a if a.ndim == 1 else a.reshape(len(a), -1)) for a in case.inputs.values()]
+    rows = [dict(zip(case.inputs, row)) for row in zip(*columns)]
+    found = _tensorflow_rest(target, case, {"examples": rows}, "classify")["results"]
+    if found[0][0][0]:
+        return {"": [row[0][0] for row in found]}
+    (name,) = case.classified().outputs
+    return {name: [[score for _, score in row] for row in found]}
+
+
+def _tensorflow_rest(target: str, case: Case, document: Any, verb: str = "predict") -> Any:
+    path = f"/v1/models/{case.model}:{verb}"
     return decoded(json.loads(post(target, path, json.dumps(document).encode())))
 
 
@@ -319,6 +330,7 @@ CALLERS: dict[str, Callable[[str, Case], Answer]] = {
     "v2-typed": v2_typed,
     "tfs-rows": tfs_rows,
     "tfs-columns": tfs_columns,
+    "tfs-classes": tfs_classes,
     "seldon-rest": seldon_rest,
     "seldon-grpc": seldon_grpc,
     "dl-predict": dl_predict,
@@ -327,4 +339,4 @@ CALLERS: dict[str, Callable[[str, Case], Answer]] = {
     "dl-tis": dl_tis,
     "plain": plain,
 }
-"""All but TensorFlow Serving over gRPC, whose client needs TensorFlow."""
+"""All but those of TensorFlow Serving over gRPC: see ``worker``."""

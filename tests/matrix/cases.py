@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,11 @@ class Case:
     kind: str
     inputs: dict[str, Array]
     outputs: dict[str, Array] = field(default_factory=dict)
+
+    def classified(self) -> Case:
+        """Return what must come back when only scores and labels do."""
+        outputs = {name: array for name, array in self.outputs.items() if array.dtype.kind in "fO"}
+        return replace(self, outputs=outputs)
 
     @property
     def file(self) -> bytes | None:

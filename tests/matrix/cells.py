@@ -71,6 +71,15 @@ RUNTIMES = {
 
 IN_JSON = "JSON holds texts, not bytes: send them as binary data, or with another protocol"
 
+NOT_TEXTS = "Classify answers with labels, which are texts"
+NO_CLASSES = {
+    "integers": "Classify answers with labels, scores or both, and such a model has neither",
+    "bytes": NOT_TEXTS,
+    "picture": NOT_TEXTS,
+}
+CLASSIFYING = ("tfs-classify", "tfs-classes")
+"""Those that answer with the scores or labels among the outputs, and leave the others out."""
+
 PROTOCOLS = {
     "v2-json": Side(
         "Open Inference, REST, JSON", {"bytes": IN_JSON, "image": IN_JSON, "picture": IN_JSON}
@@ -81,6 +90,8 @@ PROTOCOLS = {
     "tfs-grpc": Side("TensorFlow Serving, gRPC"),
     "tfs-rows": Side("TensorFlow Serving, REST, rows"),
     "tfs-columns": Side("TensorFlow Serving, REST, columns"),
+    "tfs-classify": Side("TensorFlow Serving, gRPC, `Classify`", NO_CLASSES),
+    "tfs-classes": Side("TensorFlow Serving, REST, `:classify`", NO_CLASSES),
     "seldon-rest": Side("Seldon, REST"),
     "seldon-grpc": Side("Seldon, gRPC"),
     "dl-predict": Side("dl_inference, `Predict`"),

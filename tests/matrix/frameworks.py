@@ -8,13 +8,11 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
-import grpc
 import joblib
 import numpy as np
 import onnx
@@ -29,14 +27,10 @@ from torch import nn
 from tests import caffe_models, torch_models
 from tests import models as onnx_models
 from tests.matrix import cells
-from tests.matrix.cases import Case, Refused, strings
+from tests.matrix.cases import Case, strings
 from tests.tensorflow_models import save_function, tf
 from tidegate.runtimes.openvino_quiet import openvino
 from tidegate.types import Array
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 Arrays = dict[str, Array]
 Maker = Callable[[Path, Arrays], Arrays]
@@ -402,21 +396,3 @@ MAKERS: dict[tuple[str, str], Maker] = {
     ("python", "bytes"): python_texts,
     ("onnx", "picture"): onnx_picture,
 }
-
-
-# -- TensorFlow Serving's own client ------------------------------------------------------------
-
-
-def ask_tensorflow_serving(target: str, case: Case) -> dict[str, Any]:
-    """Call ``Predict`` with the stub and the messages of ``tensorflow-serving-api``."""
-    request = predict_pb2.PredictRequest()
-    request.model_spec.name = case.model
-    for name, array in case.inputs.items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
-    with grpc.insecure_channel(target) as channel:
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        try:
-            answer = stub.Predict(request, timeout=30)
-        except grpc.RpcError as error:
-            raise Refused(error.code().name, error.details()) from None
-    return {name: tf.make_ndarray(proto) for name, proto in answer.outputs.items()}

@@ -56,10 +56,8 @@ async def node(repository: Path, cases: Cases) -> AsyncIterator[ServedNode]:
 def ask(frameworks: ProcessPoolExecutor) -> Asking:
     async def asked(protocol: str, target: str, case: Case) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
-        if protocol == "tfs-grpc":
-            return await loop.run_in_executor(
-                frameworks, worker.ask_tensorflow_serving, target, case
-            )
+        if protocol in worker.CALLERS:
+            return await loop.run_in_executor(frameworks, worker.CALLERS[protocol], target, case)
         return await asyncio.to_thread(CALLERS[protocol], target, case)
 
     return asked
@@ -70,6 +68,8 @@ async def test_an_answer_is_that_of_the_framework(
     node: ServedNode, cases: Cases, ask: Asking, protocol: str, runtime: str, kind: str
 ) -> None:
     case = cases[runtime, kind]
+    if protocol in cells.CLASSIFYING:
+        case = case.classified()
     check(case, await ask(protocol, node.target, case))
 
 

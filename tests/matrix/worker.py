@@ -15,8 +15,19 @@ def make(root: Path) -> list[Case]:
     return frameworks.make(root)
 
 
-def ask_tensorflow_serving(target: str, case: Case) -> dict[str, Any]:
-    """Call a model with the client that TensorFlow Serving publishes."""
-    from tests.matrix import frameworks
+def predict(target: str, case: Case) -> dict[str, Any]:
+    """Call ``Predict`` with the client that TensorFlow Serving publishes."""
+    from tests.matrix import tensorflow_client
 
-    return frameworks.ask_tensorflow_serving(target, case)
+    return tensorflow_client.predict(target, case)
+
+
+def classify(target: str, case: Case) -> dict[str, Any]:
+    """Call ``Classify`` with the client that TensorFlow Serving publishes."""
+    from tests.matrix import tensorflow_client
+
+    return tensorflow_client.classify(target, case)
+
+
+CALLERS = {"tfs-grpc": predict, "tfs-classify": classify}
+"""Those whose client needs TensorFlow."""

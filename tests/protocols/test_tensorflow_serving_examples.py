@@ -148,7 +148,7 @@ def test_values_that_do_not_fit(dtype: DType, value: Any, words: str) -> None:
 # -- classes, scores and values -------------------------------------------------------------------
 
 NUMBERS = np.array([[0.25, 0.75], [1, 0]], np.float64)
-LABELS = np.array([[b"a", b"b"], [b"c", b"\xff"]], object)
+LABELS = np.array([[b"a", b"b"], ["\u4e2d".encode(), b""]], object)
 
 
 def spec(name: str, dtype: DType, rank: int | None = 2) -> TensorSpec:
@@ -181,7 +181,7 @@ def on_rest(verb: str, model: ModelView, response: InferResponse) -> Any:
 def test_classes() -> None:
     scores, labels = Tensor.of("scores", NUMBERS), Tensor.of("classes", LABELS)
     named = (spec("scores", DType.FP64), spec("classes", BYTES))
-    both = [[("a", 0.25), ("b", 0.75)], [("c", 1), ("\ufffd", 0)]]
+    both = [[("a", 0.25), ("b", 0.75)], [("\u4e2d", 1), ("", 0)]]
     assert classes(named, scores, labels) == both
     assert classes((*named, spec("z", FP32)), scores, labels) == both
     other = (Tensor.of("q", NUMBERS), Tensor.of("t", LABELS))
@@ -211,6 +211,18 @@ def test_models_that_cannot_classify() -> None:
             Tensor.of("p", np.zeros((2, 3), np.float32)),
             Tensor.of("t", LABELS),
         )
+    with pytest.raises(InvalidInput, match=r"label b'.xff', which is no text"):
+        classes((spec("t", BYTES, 1),), Tensor.of("t", np.array([b"a", b"\xff"], object)))
+
+
+def test_what_hooks_say_is_a_label() -> None:
+    body = b'{"examples": [{"image": {"b64": "AA=="}}]}'
+    picture = view(TensorSpec("image", BYTES, (1,)), outputs=(TensorSpec("payload", BYTES, (1,)),))
+    found = rest.read_call(RestCall("POST", "/v1/models/m:classify", "", {}, body), picture)
+    assert isinstance(found, Inference)
+    reply = found.encode(InferResponse("m", "3", "", (), payload={"digit": 7}))
+    assert isinstance(reply, Reply)
+    assert json.loads(b"".join(reply.parts)) == {"results": [[['{"digit":7}', 0.0]]]}
 
 
 def values(outputs: tuple[TensorSpec, ...], *tensors: Tensor) -> list[float]:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tidegate.errors import InvalidInput
+from tidegate.protocols.open_inference.tensors import shown
+from tidegate.protocols.payloads import as_tensors
 from tidegate.protocols.tensorflow_serving import messages
 from tidegate.types import Array, InferResponse, RequestedOutput, Signature, TensorSpec
 
@@ -87,9 +89,9 @@ def rows_of(found: Classified, response: InferResponse) -> list[list[tuple[str, 
     A label is empty where the model gives none, a score is 0 then.
 
     Raises:
-        InvalidInput: the outputs have not a row for each example.
+        InvalidInput: the outputs have not a row for each example, or a label is no text.
     """
-    outputs = {tensor.name: tensor.data for tensor in response.outputs}
+    outputs = {tensor.name: tensor.data for tensor in as_tensors(response)}
     classes = _rows(outputs, found.classes, found.examples)
     scores = _rows(outputs, found.scores, found.examples)
     if classes is not None and scores is not None and classes.shape != scores.shape:
@@ -176,7 +178,15 @@ def _rows(outputs: dict[str, Array], name: str, count: int) -> Array | None:
 
 
 def _text(label: Any) -> str:
-    return label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
+    if not isinstance(label, bytes):
+        return str(label)
+    try:
+        return label.decode()
+    except UnicodeDecodeError:
+        raise InvalidInput(
+            f"the model answered with the label {shown(label)}, which is no text in UTF-8; call "
+            "Predict"
+        ) from None
 
 
 def _listed(outputs: Sequence[TensorSpec]) -> str:
