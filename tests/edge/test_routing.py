@@ -230,6 +230,8 @@ async def test_rest_paths_that_lead_nowhere(
 
 async def test_the_server_answers_for_itself(edge: Edge) -> None:
     await models(edge)
+    root = await edge.rest("GET", "/")
+    assert (root.status, root.headers["location"]) == (302, "/models")
     live = await edge.rest("GET", "/v2/health/live")
     ready = await edge.rest("GET", "/v2/health/ready")
     about = await edge.rest("GET", "/v2")

@@ -24,6 +24,7 @@ from tidegate.edge.names import (
 )
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.topology import Topology
+from tidegate.protocols.plain_http.paths import LIST
 
 LIVE, READY, METADATA = "/v2/health/live", "/v2/health/ready", "/v2"
 OWN_PATHS = (LIVE, READY)
@@ -31,6 +32,7 @@ OWN_PATHS = (LIVE, READY)
 
 _MIN_DIRECT_RESPONSE = 4096
 _RETRY_BACK_OFF = 0.005
+_GET = string_pb2.StringMatcher(safe_regex={"regex": "GET|HEAD"})
 _TASK_IN_NAME = re.compile("-([0-9]{1,18})$")
 
 
@@ -59,6 +61,7 @@ def route_configuration(
     _answer(host, READY, 200 if ready else 503, b'{"ready":%s}' % (b"true" if ready else b"false"))
     _answer(host, METADATA, 200, server_metadata)
     _answer(host, METADATA + "/", 200, server_metadata)
+    _lead_on(host, "/", LIST)
     _forward_to_controller(host)
     _forward_to_model(host)
     _forward_named_otherwise(host, topology)
@@ -93,9 +96,7 @@ def _tell_pages(host: route_components_pb2.VirtualHost) -> None:
 def _answer(host: route_components_pb2.VirtualHost, path: str, status: int, body: bytes) -> None:
     route = host.routes.add(name=path)
     route.match.path = path
-    route.match.headers.add(
-        name=":method", string_match=string_pb2.StringMatcher(safe_regex={"regex": "GET|HEAD"})
-    )
+    route.match.headers.add(name=":method", string_match=_GET)
     route.direct_response.status = status
     route.direct_response.body.inline_bytes = body
     route.response_headers_to_add.add(
@@ -111,6 +112,19 @@ def _answer(host: route_components_pb2.VirtualHost, path: str, status: int, body
     else:
         other.direct_response.body_format.text_format_source.inline_string = words
     other.response_headers_to_add.add(header=base_pb2.HeaderValue(key="allow", value="GET"))
+
+
+def _lead_on(host: route_components_pb2.VirtualHost, path: str, to: str) -> None:
+    """Lead a person from ``path`` to another one, whatever the name and scheme of the server."""
+    route = host.routes.add(name=path)
+    route.match.path = path
+    route.match.headers.add(name=":method", string_match=_GET)
+    route.direct_response.status = 302
+    route.response_headers_to_add.add(
+        header=base_pb2.HeaderValue(key="location", value=to),
+        # Envoy has one of its own for this status, with the scheme that it sees.
+        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
 
 
 def _answer_nothing(
