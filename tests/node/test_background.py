@@ -21,7 +21,7 @@ from tidegate.node.keeper import Keeper, Surroundings
 from tidegate.node.launcher import ProcessLauncher
 from tidegate.node.run_directory import RunDirectory
 from tidegate.replica.notices import Notices
-from tidegate.repository.layout import VersionEntry
+from tidegate.repository.entries import VersionEntry
 
 
 class _Edge:

@@ -12,7 +12,7 @@ from tidegate.config.model import ModelConfig, Versions
 from tidegate.node.back_off import BackOff
 from tidegate.node.fleet import Fleet, Generation, Replica, ReplicaState
 from tidegate.replica.spec import Ready, ReplicaSpec
-from tidegate.repository.layout import ModelEntry, Problem, Repository, VersionEntry
+from tidegate.repository.entries import ModelEntry, Problem, Repository, VersionEntry
 
 BROKEN = Problem("m/model.yaml", "a slip", "invalid", "")
 

@@ -12,7 +12,7 @@ from tidegate.config.node import NodeConfig
 from tidegate.errors import ModelNotFound
 from tidegate.node import controller
 from tidegate.node.run_directory import RunDirectory
-from tidegate.repository.layout import Repository
+from tidegate.repository.entries import Repository
 
 
 async def test_a_look_at_the_repository_holds_up_nothing(

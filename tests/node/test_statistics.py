@@ -9,7 +9,7 @@ from tidegate.config.model import ModelConfig
 from tidegate.node.fleet import Fleet, Generation, ReplicaState
 from tidegate.node.statistics import Statistics
 from tidegate.replica.spec import Ready, ReplicaSpec
-from tidegate.repository.layout import VersionEntry
+from tidegate.repository.entries import VersionEntry
 from tidegate.telemetry.statistics import ModelStats, ReplicaStats
 
 

@@ -11,14 +11,8 @@ import pytest
 
 from tests import models
 from tidegate.errors import ConfigurationError
-from tidegate.repository.layout import (
-    ModelEntry,
-    Problem,
-    Repository,
-    is_model_folder,
-    read_model,
-    scan,
-)
+from tidegate.repository.entries import ModelEntry, Problem, Repository
+from tidegate.repository.layout import is_model_folder, read_model, scan
 
 
 @pytest.fixture

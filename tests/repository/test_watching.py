@@ -8,7 +8,7 @@ import pytest
 import watchfiles
 
 from tidegate.config.model import ModelConfig
-from tidegate.repository.layout import ModelEntry, Repository
+from tidegate.repository.entries import ModelEntry, Repository
 from tidegate.repository.watching import Settling, changes
 
 

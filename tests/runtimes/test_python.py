@@ -21,7 +21,8 @@ from tidegate.errors import (
 from tidegate.replica.batch import BatchRunner
 from tidegate.replica.binding import Bound
 from tidegate.replica.warmup import can_batch, warm_up
-from tidegate.repository.layout import VersionEntry, is_model_folder, read_model, scan
+from tidegate.repository.entries import VersionEntry
+from tidegate.repository.layout import is_model_folder, read_model, scan
 from tidegate.runtimes.interface import RuntimeOptions
 from tidegate.runtimes.python import PythonModel, load
 from tidegate.runtimes.samples import samples_of

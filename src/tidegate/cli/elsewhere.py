@@ -13,7 +13,7 @@ from tidegate.config.model import ModelConfig
 from tidegate.errors import InvalidModel
 from tidegate.node import environments
 from tidegate.replica.describe import Described, Wanted
-from tidegate.repository.layout import VersionEntry
+from tidegate.repository.entries import VersionEntry
 from tidegate.types import Signature
 
 _LAST = 300

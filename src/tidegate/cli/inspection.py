@@ -21,15 +21,8 @@ from tidegate.errors import ConfigurationError, ModelError
 from tidegate.node.environments import is_own
 from tidegate.protocols.statuses import status_of
 from tidegate.replica.loading import load as load_model
-from tidegate.repository.layout import (
-    ModelEntry,
-    Problem,
-    Repository,
-    VersionEntry,
-    is_model_folder,
-    read_model,
-    scan,
-)
+from tidegate.repository.entries import ModelEntry, Problem, Repository, VersionEntry
+from tidegate.repository.layout import is_model_folder, read_model, scan
 from tidegate.runtimes.interface import RuntimeOptions
 from tidegate.types import Signature, TensorSpec
 

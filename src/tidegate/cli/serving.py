@@ -14,8 +14,9 @@ import click
 
 from tidegate.config.loading import load_node_config
 from tidegate.errors import RuntimeMissing
+from tidegate.repository.entries import ModelEntry
 from tidegate.repository.formats import REQUIREMENTS
-from tidegate.repository.layout import ModelEntry, scan
+from tidegate.repository.layout import scan
 from tidegate.telemetry.logs import formatter
 
 _SERVING_PARTS = ("grpc", "httptools", "psutil", "starlette", "uvicorn", "uvloop", "watchfiles")

@@ -13,7 +13,8 @@ from tidegate.client.blocking import Client
 from tidegate.client.face import DEFAULT_TIMEOUT
 from tidegate.config.loading import nearest
 from tidegate.errors import ConfigurationError, InvalidModel, ModelNotFound, RuntimeMissing
-from tidegate.repository.layout import ModelEntry, Repository, is_model_folder, read_model, scan
+from tidegate.repository.entries import ModelEntry, Repository
+from tidegate.repository.layout import is_model_folder, read_model, scan
 from tidegate.types import InferRequest, InferResponse, Signature, Tensor
 
 

@@ -56,7 +56,8 @@ from tidegate.replica.flight import read_suspects
 from tidegate.replica.http import Server
 from tidegate.replica.spec import ReplicaSpec
 from tidegate.repository import watching
-from tidegate.repository.layout import Repository, scan
+from tidegate.repository.entries import Repository
+from tidegate.repository.layout import scan
 
 log = logging.getLogger(__name__)
 

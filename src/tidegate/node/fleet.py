@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tidegate.config.model import ModelConfig
 from tidegate.replica.spec import Ready, ReplicaSpec
-from tidegate.repository.layout import ModelEntry, Repository, VersionEntry
+from tidegate.repository.entries import ModelEntry, Repository, VersionEntry
 
 
 class ReplicaState(enum.Enum):

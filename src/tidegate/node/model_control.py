@@ -11,7 +11,7 @@ from tidegate.node.server_calls import Call, Endpoint, Extension
 from tidegate.protocols import open_inference
 from tidegate.protocols.open_inference import repository
 from tidegate.protocols.open_inference.repository import IndexEntry, State
-from tidegate.repository.layout import ModelEntry
+from tidegate.repository.entries import ModelEntry
 
 _INDEX = {
     "type": "array",

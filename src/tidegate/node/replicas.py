@@ -14,7 +14,7 @@ from tidegate.node.launcher import Launcher, ReplicaProcess
 from tidegate.node.probing import probe
 from tidegate.node.run_directory import RunDirectory
 from tidegate.replica.spec import ReplicaSpec
-from tidegate.repository.layout import VersionEntry
+from tidegate.repository.entries import VersionEntry
 
 _KILL_AFTER = 1.0
 

@@ -27,7 +27,7 @@ from tidegate.protocols.tensorflow_serving.status import (
     encode_status,
     encode_status_body,
 )
-from tidegate.repository.layout import ModelEntry
+from tidegate.repository.entries import ModelEntry
 
 _PATH = "/v1/models/{model}"
 _SCHEMA = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import watchfiles
 
-from tidegate.repository.layout import ModelEntry, Repository
+from tidegate.repository.entries import ModelEntry, Repository
 
 _DEBOUNCE_MS = 1600
 _STEP_MS = 200
