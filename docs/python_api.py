@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import tidegate
-from tidegate import client, errors, types
+from tidegate import client, errors, hooks, types
 from tidegate.client import Model
 from tidegate.serving import Server, serve
 
 CLASSES = (tidegate.Client, Model, tidegate.AsyncClient, tidegate.InferResult)
 RECORDS = (types.ModelMetadata, types.ServerMetadata, types.Signature, types.TensorSpec)
+HOOKS = (hooks.Request, hooks.Response, hooks.Batch, hooks.Model)
 SECTIONS = ("Args", "Attributes", "Returns", "Raises")
 ROLE = re.compile(r":(?:class|meth|func|mod):`~?(?:[a-z_]+\.)*([^`]+)`")
 
@@ -37,6 +38,20 @@ def records() -> str:
         fields = ", ".join(f"`{name}`" for name in kind.__dataclass_fields__)
         rows.append(f"| `{kind.__name__}` | {fields} | {prose(summary(kind))} |")
     return "\n".join(["| record | fields | what it is |", "| --- | --- | --- |", *rows]) + "\n"
+
+
+def hook_types() -> str:
+    """Return what functions of ``hooks.py`` are given and may return."""
+    rows = []
+    for kind in HOOKS:
+        names = [f"`{name}`" for name in getattr(kind, "__dataclass_fields__", ())]
+        for name, member in vars(kind).items():
+            if isinstance(member, property):
+                names.append(f"`{name}`")
+            elif inspect.isfunction(member) and not name.startswith("_"):
+                names.append(f"`{name}()`")
+        rows.append(f"| `{kind.__name__}` | {', '.join(names)} | {prose(summary(kind))} |")
+    return "\n".join(["| type | has | what it is |", "| --- | --- | --- |", *rows]) + "\n"
 
 
 def error_tree() -> str:

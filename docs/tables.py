@@ -185,6 +185,7 @@ TABLES = {
     "serving": python_api.serving,
     "clients": python_api.clients,
     "records": python_api.records,
+    "hooks": python_api.hook_types,
     "errors": python_api.error_tree,
     "matrix": cells.markdown,
 }

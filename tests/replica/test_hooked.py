@@ -13,17 +13,21 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.replica.edge_client import EdgeClient, Reply
 from tests.replica.fake_model import FakeModel
 from tests.replica.served import INFER, Replica, infer_request, serving
 from tests.replica.waiting import WAIT, until
+from tidegate.clock import MonotonicClock
 from tidegate.errors import InvalidInput
 from tidegate.hooks import Batch, Model, Outputs, Request
 from tidegate.protocols.open_inference import messages
 from tidegate.replica.flight import read_suspects
 from tidegate.replica.hooks import Functions
 from tidegate.replica.public import Side
+from tidegate.replica.tracing import Tracer
 from tidegate.types import Array
 
 TEXT = Side(kind="text")
@@ -340,6 +344,48 @@ async def test_a_request_in_a_hook_is_in_the_flight_recorder(folder: Path) -> No
         await asyncio.gather(*running)
         assert read_suspects(folder / "flight") == []
         assert replica.engine.depth == 0
+
+
+async def test_hooks_see_the_callers_headers(folder: Path) -> None:
+    seen: list[dict[str, str]] = []
+
+    def preprocess(request: Request) -> dict[str, Array]:
+        seen.append(dict(request.headers))
+        return number(request)
+
+    async with (
+        serving(FakeModel(), folder, functions=functions(preprocess=preprocess)) as replica,
+        clients(replica, 1) as c,
+    ):
+        headers: dict[str, Any] = {
+            "x_own": "é",
+            "grpc_timeout": "9S",
+            "x_envoy_attempt_count": "1",
+        }
+        answered(await c[0].grpc(INFER, asking("1"), **headers))
+        assert seen[0]["x-own"] == "é"
+        assert not [name for name in seen[0] if name.startswith(("grpc-", "x-envoy", ":"))]
+
+
+async def test_a_span_has_the_times_of_hooks(folder: Path) -> None:
+    exporter = InMemorySpanExporter()
+    tracer = Tracer(SimpleSpanProcessor(exporter), MonotonicClock(), {})
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with (
+        serving(FakeModel(), folder, functions=functions(), tracer=tracer) as replica,
+        clients(replica, 1) as c,
+    ):
+        answered(await c[0].grpc(INFER, asking("1"), traceparent=parent))
+        assert (await c[0].grpc(INFER, asking("bad"), traceparent=parent)).grpc_status == 3
+    good, bad = exporter.get_finished_spans()
+    assert [event.name for event in good.events] == ["queued", "dequeued", "run", "ran", "encode"]
+    assert good.attributes is not None
+    assert bad.attributes is not None
+    times = [
+        good.attributes[f"tidegate.hooks.{name}_us"] for name in ("preprocess", "postprocess")
+    ]
+    assert all(isinstance(time, int) and time >= 0 for time in times)
+    assert bad.attributes["error.type"] == "InvalidInput"
 
 
 async def test_an_answer_that_cannot_be_sent(folder: Path) -> None:

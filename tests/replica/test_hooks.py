@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from tests.replica.fake_model import FakeModel
-from tidegate.config.model import DeclaredTensor
+from tidegate.config.model import Batching, DeclaredTensor
 from tidegate.errors import InferenceFailed, InvalidInput, QueueFull, TidegateError
 from tidegate.hooks import Batch, Model, Request, Response
 from tidegate.replica.binding import binding
 from tidegate.replica.hooks import Functions
 from tidegate.replica.loading import Loaded, with_hooks
 from tidegate.replica.public import Declared, Side
+from tidegate.replica.warmup import can_batch
 from tidegate.types import (
     DType,
     InferRequest,
@@ -361,6 +362,15 @@ def test_run_model_calls_the_model_as_often_as_it_likes() -> None:
     )
     with pytest.raises(InvalidInput, match="'scale' must be a text, a number or a bool"):
         run(functions, InferRequest("m", inputs=(Tensor.of("a", ROW),), tags={"scale": [1]}))
+
+
+def test_run_model_need_not_take_made_up_samples() -> None:
+    def run_model(model: Model, batch: Batch) -> Any:
+        return {"total": model(batch.inputs)["total"] * float(str(batch.parameters["scale"]))}
+
+    model = loaded(Functions(run_model=run_model, group_by=("scale",))).model
+    assert can_batch(model, Batching())
+    assert model.run({"a": ROW}, ["total"])["total"].tolist() == [[2, 2]]
 
 
 @pytest.mark.parametrize(

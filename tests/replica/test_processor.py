@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests import dl_inference
+from tests import dl_inference, torch_models
 from tidegate.config.model import ModelConfig
 from tidegate.errors import ConfigurationError, InferenceFailed, InvalidInput, InvalidModel
 from tidegate.replica.binding import binding
@@ -187,10 +187,30 @@ def test_what_cannot_be_served(root: Path) -> None:
 
 def test_hooks_py_goes_before_it(root: Path) -> None:
     folder = root / "tensor"
-    (folder / "hooks.py").write_text("def postprocess(request, outputs): return 'mine'")
+    (folder / "hooks.py").write_text(
+        "def run_model(model, batch):\n"
+        "    assert type(model.native).__name__ == 'Net' and model.device == 'cpu'\n"
+        "    model.native.layer.weight.data.fill_(float(batch.parameters['weight']))\n"
+        "    return model(batch.inputs)\n"
+        "GROUP_BY = ('weight',)\n"
+    )
     declared = {"inputs": [{"name": "x", "dtype": "FP32", "shape": ["batch", 4]}]}
+    with pytest.raises(InvalidModel, match="does not say what it takes"):
+        loaded(folder, warmup={"dimensions": {}}, signature={"inputs": [{"name": "x"}]})
     model = loaded(folder, signature=declared)
-    assert asked(model, **tensor("x", np.ones((1, 4), np.float32))).payload == "mine"
+    x = tensor("x", np.ones((1, 4), np.float32))
+    for weight in (2, 3):
+        (output,) = asked(model, **x, parameters={"weight": weight}).outputs
+        assert output.data.tolist() == [[4 * weight] * 2]
+
+
+def test_torchscript_beside_it(root: Path) -> None:
+    folder = root / "tensor"
+    torch_models.script(folder / "model.pth", torch.nn.Linear(4, 1))
+    (folder / "models" / "net.py").unlink()
+    model = loaded(folder, BARE, trust=None)
+    assert asked(model, **tensor("x", np.ones((1, 4)))).outputs[0].shape == (1, 1)
+    assert model.model.platform == "pytorch_torchscript"
 
 
 def test_tensors_are_moved_wherever_they_lie() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from tidegate.replica.spec import THREAD_STACK
 from tidegate.scheduling.batcher import PATIENCE, BatcherLimits
 from tidegate.scheduling.pending import PendingHeap
 from tidegate.scheduling.slot import NO_DEADLINE, Slot
@@ -39,8 +40,12 @@ class HookThreads:
 
     def start(self) -> None:
         """Start the threads; they do not keep the process from ending."""
-        for number in range(self.count):
-            threading.Thread(target=self._work, name=f"hooks-{number}", daemon=True).start()
+        usual = threading.stack_size(THREAD_STACK)
+        try:
+            for number in range(self.count):
+                threading.Thread(target=self._work, name=f"hooks-{number}", daemon=True).start()
+        finally:
+            threading.stack_size(usual)
 
     def stop(self) -> None:
         """Let the threads end as soon as they have nothing to do."""

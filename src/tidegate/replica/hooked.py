@@ -33,6 +33,7 @@ from tidegate.types import InferRequest, InferResponse
 
 log = logging.getLogger(__name__)
 
+_NOT_THE_CALLERS = (b":", b"grpc-", b"x-envoy-", b"transfer-encoding", b"connection")
 _BETWEEN_WARNINGS = 10.0
 """Seconds."""
 
@@ -149,6 +150,7 @@ class HookedService(Service):
         if self.regions is not None and request.outputs:
             for place in places_of(request.outputs).values():
                 self.regions.check(place)
+        request.metadata = _headers(exchange)
         priority, timeout = schedule(request.parameters)
         now = self._clock.now()
         head = exchange.head
@@ -297,3 +299,12 @@ class HookedService(Service):
         if isinstance(error, InferenceFailed):
             self._engine.log_failure(error, slot)
         slot.fail(error)
+
+
+def _headers(exchange: Exchange) -> dict[str, str]:
+    """Return the caller's headers: what HTTP, gRPC and the edge say by them is left out."""
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in exchange.headers.items()
+        if not name.startswith(_NOT_THE_CALLERS)
+    }

@@ -118,7 +118,7 @@ def with_hooks(model: Model, functions: Functions | None) -> Loaded:
     parameters = None
     before, after = functions.preprocess is not None, functions.postprocess is not None
     if functions.run_model is not None:
-        parameters = Parameters()
+        parameters = Parameters(functions.group_by)
         given = None if after else functions.outgoing.specs
         model = HookedModel(model, functions.run_model, parameters, given)
     functions = replace(

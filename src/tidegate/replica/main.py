@@ -86,7 +86,8 @@ def main(arguments: Sequence[str]) -> int:
         batched = batched_signatures(
             loaded.model, spec.config.batching, samples_of(_options(spec))
         )
-        _check_room(spec, "Python, the runtime and the model", loaded=True)
+        hooks = _hook_threads(spec) if loaded.hooked else 0
+        _check_room(spec, "Python, the runtime and the model", loaded=True, hooks=hooks)
     except (TidegateError, MemoryError) as error:
         _limit_memory(None)
         failure = _explain(error, spec)
@@ -130,8 +131,11 @@ def _limit_memory(limit: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
-def _check_room(spec: ReplicaSpec, what: str, *, loaded: bool) -> None:
-    """Make sure that there is room to answer requests, and for threads that are yet to start."""
+def _check_room(spec: ReplicaSpec, what: str, *, loaded: bool, hooks: int = 0) -> None:
+    """Make sure that there is room to answer requests, and for threads that are yet to start.
+
+    ``hooks`` are the threads that call hooks.
+    """
     limit = spec.config.resources.memory
     if limit is None:
         return
@@ -142,6 +146,7 @@ def _check_room(spec: ReplicaSpec, what: str, *, loaded: bool) -> None:
     needed = _HEADROOM + (min(1, stacks) if loaded else stacks) * (
         (spec.threads - 1) * THREAD_STACK
     )
+    needed += hooks * THREAD_STACK
     if used + needed > limit:
         raise InsufficientMemory(
             f"{what} take {used} bytes, and {needed} more are needed to answer requests"
@@ -240,7 +245,7 @@ async def _serve(
         around = Around(hooks, threads, shared, limits.max_queue_size, limits.max_queue_bytes)
         service = HookedService(served, engine, around, *about)
     connections.refuse = service.refuse
-    if tracer is None:
+    if tracer is None and hooks is None:
         connections.unread = TRACE_FIELDS
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

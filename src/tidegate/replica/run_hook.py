@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tidegate.errors import InferenceFailed
+from tidegate.errors import InferenceFailed, InvalidInput
 from tidegate.hooks import Batch
 from tidegate.replica.batch import BatchRunner, Ran
 from tidegate.replica.binding import Bound
 from tidegate.replica.hooks import HookedBound, called
 from tidegate.replica.values import tensor_of
 from tidegate.runtimes.interface import Model
-from tidegate.types import NO_PARAMETERS, Array, Json, Parameter, Signature, TensorSpec
+from tidegate.types import Array, Json, Parameter, Signature, TensorSpec
+
+log = logging.getLogger(__name__)
 
 RunModel = Callable[["Handle", Batch], Any]
 
@@ -20,10 +23,12 @@ RunModel = Callable[["Handle", Batch], Any]
 class Parameters:
     """Those of the batch that is being run, which all of its requests share."""
 
-    __slots__ = ("current",)
+    __slots__ = ("current", "made_up")
 
-    def __init__(self) -> None:
-        self.current: Mapping[str, Parameter | Json] = NO_PARAMETERS
+    def __init__(self, group_by: Sequence[str] = ()) -> None:
+        self.current: Mapping[str, Parameter | Json] = dict.fromkeys(group_by)
+        self.made_up = True
+        """There was no request yet: what is run is a warm-up, or a trial of batching."""
 
 
 class Handle:
@@ -98,7 +103,15 @@ class HookedModel:
             else [spec.name for spec in self._model.signature.outputs]
         )
         batch = Batch(inputs, wanted, self._parameters.current)
-        found = called("run_model", self._run_model, self._handle, batch)
+        try:
+            found = called("run_model", self._run_model, self._handle, batch)
+        except (InferenceFailed, InvalidInput) as error:
+            if not self._parameters.made_up or self._given is not None:
+                raise
+            log.info(
+                "run_model does not take a made-up sample, the model is tried alone: %s", error
+            )
+            return self._model.run(inputs, outputs)
         if not isinstance(found, Mapping):
             if len(self._dtypes) != 1:
                 raise InferenceFailed(
@@ -137,5 +150,6 @@ class HookedRunner(BatchRunner):
         """Run ``batch``, requests of one group; it never raises."""
         first = batch[0]
         if isinstance(first, HookedBound):
+            self._parameters.made_up = False
             self._parameters.current = first.parameters
         return super().run(batch)

@@ -11,7 +11,7 @@ from tidegate.config.model import ModelConfig
 from tidegate.telemetry.logs import LogSettings
 
 THREAD_STACK = 4 * 2**20
-"""Bytes of the stack of a framework's thread, which count as memory before they are used."""
+"""Bytes of the stack of a thread, which count as memory before they are used."""
 
 
 class ReplicaSpec(BaseModel):

@@ -51,6 +51,8 @@ class CaffeModel(OneSignature):
         self, net: Any, signature: Signature, places: Mapping[str, Place], device: str
     ) -> None:
         self._net = net
+        self.native = net
+        """The ``cv2.dnn.Net``."""
         self._inputs = tuple(spec.name for spec in signature.inputs)
         # Always all of them: with others, OpenCV sets the whole net up anew.
         self._names = tuple(places)
@@ -83,7 +85,7 @@ class CaffeModel(OneSignature):
 
     def close(self) -> None:
         """Free the net."""
-        del self._net
+        del self._net, self.native
 
 
 def load(path: Path, options: RuntimeOptions) -> CaffeModel:

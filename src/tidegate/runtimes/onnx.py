@@ -84,6 +84,8 @@ class OnnxModel(OneSignature):
         self, session: Any, signature: Signature, device: str, twins: Mapping[str, str]
     ) -> None:
         self._run = session.run
+        self.native = session
+        """The ``onnxruntime.InferenceSession``."""
         self._twins = twins
         self.signature = signature
         self.device = device

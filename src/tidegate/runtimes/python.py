@@ -73,6 +73,8 @@ class PythonModel(OneSignature):
 
     def __init__(self, instance: Any, code: FolderCode, signature: Signature, device: str) -> None:
         self._instance = instance
+        self.native = instance
+        """The instance of the class."""
         self._code = code
         self._dtypes = {spec.name: spec.dtype for spec in signature.outputs}
         self.signature = signature

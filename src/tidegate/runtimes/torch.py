@@ -110,7 +110,7 @@ class TorchModel(OneSignature):
     def __init__(
         self,
         runner: _Runner,
-        platform: str,
+        program: Program,
         device: torch.device,
         signature: Signature,
         most_rows: int | None,
@@ -119,7 +119,9 @@ class TorchModel(OneSignature):
         self._inputs = tuple(spec.name for spec in signature.inputs)
         self._outputs = signature.outputs
         self._places = {spec.name: place for place, spec in enumerate(signature.outputs)}
-        self.platform = platform
+        self.platform = program.platform
+        self.native = program.module
+        """The ``torch.nn.Module``."""
         self.device = str(device)
         self.signature = signature
         self.most_rows = most_rows
@@ -166,7 +168,7 @@ class TorchModel(OneSignature):
 
     def close(self) -> None:
         """Free the model."""
-        del self._runner
+        del self._runner, self.native
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
@@ -236,7 +238,7 @@ def _with_signature(
         signature = of_export(program.exported.signature, declared)
         runner = _Runner(program.call, device, options)
         most_rows = program.exported.most_rows
-        return TorchModel(runner, program.platform, device, signature, most_rows)
+        return TorchModel(runner, program, device, signature, most_rows)
 
     def run(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> list[Output]:
         refuse_bytes(specs)
@@ -252,7 +254,7 @@ def _with_signature(
     refuse_bytes(signature.inputs)
     names = [spec.name for spec in signature.inputs]
     runner = _Runner(program.parameters.order(program.call, names), device, options)
-    return TorchModel(runner, program.platform, device, signature, None)
+    return TorchModel(runner, program, device, signature, None)
 
 
 def _device(wanted: str) -> torch.device:

@@ -78,6 +78,8 @@ class Program:
     platform: str
     call: Call
     parameters: Parameters
+    module: Any
+    """The module, before anything was made of it."""
     exported: Exported | None = None
     """What the file itself says of its signature."""
 
@@ -130,7 +132,7 @@ def _open_script(path: Path, config: ModelConfig, device: torch.device) -> Progr
         parameters.append(argument)
     required = sum(not argument.has_default_value() for argument in parameters)
     names = tuple(argument.name for argument in parameters)
-    return Program("pytorch_torchscript", module, Parameters(names, required))
+    return Program("pytorch_torchscript", module, Parameters(names, required), module)
 
 
 def _open_export(path: Path, config: ModelConfig, device: torch.device) -> Program:
@@ -143,7 +145,7 @@ def _open_export(path: Path, config: ModelConfig, device: torch.device) -> Progr
     call = torch.compile(module, dynamic=True) if config.torch.compile else module
     names = tuple(spec.name for spec in exported.signature.inputs)
     return Program(
-        "pytorch_export", exported.caller(call), Parameters(names, len(names)), exported
+        "pytorch_export", exported.caller(call), Parameters(names, len(names)), module, exported
     )
 
 
@@ -157,7 +159,7 @@ def _eager(path: Path, module: nn.Module, config: ModelConfig, device: torch.dev
             names.append(parameter.name)
             required += parameter.default is parameter.empty
     call = torch.compile(module, dynamic=True) if config.torch.compile else module
-    return Program("pytorch_eager", call, Parameters(tuple(names), required, more))
+    return Program("pytorch_eager", call, Parameters(tuple(names), required, more), module)
 
 
 def _arranged(module: Any, config: ModelConfig, device: torch.device) -> Any:

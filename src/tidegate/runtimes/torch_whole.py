@@ -122,7 +122,7 @@ def load(path: Path, options: RuntimeOptions) -> WholeModel:
     device = prepare_device(options)
     program = open_program(path, formats.detect(path).name, options, device)
     reduced = Reduced.of(options)
-    return WholeModel(program.call, device, program.platform, reduced)
+    return WholeModel(program.module, device, program.platform, reduced)
 
 
 def from_array(array: Array, dtype: Any) -> Any:
