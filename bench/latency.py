@@ -34,7 +34,7 @@ async def run(given: argparse.Namespace) -> int:
             command += ["--model", given.model, "--input", str(row)]
             command += ["--rate", given.rates, "--duration", str(given.seconds)]
             command += ["--concurrency", "256"]
-            for option, file in (("--plot", given.plot), ("--json", given.json)):
+            for option, file in (("--plot", given.plot), ("--output", given.json)):
                 if file is not None:
                     command += [option, str(file)]
             process = await asyncio.create_subprocess_exec(*command)

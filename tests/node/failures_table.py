@@ -378,7 +378,7 @@ FAILURES = (
     Failure(
         "a format without a runtime", _infer("lite", 0), "503", "UNAVAILABLE",
         r"^model 'lite' is not ready: lite\.tflite is a TensorFlow Lite model, which is not "
-        r"served by this version of Tidegate; convert the model with tf2onnx$",
+        r"served by this version of Tidegate; serve the SavedModel it was made from$",
     ),
     Failure(
         "the caller's deadline", _infer("slow", 400, timeout=0.15), "504", "DEADLINE_EXCEEDED",
