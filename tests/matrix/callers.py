@@ -169,14 +169,11 @@ def tfs_rows(target: str, case: Case) -> Answer:
 
 
 def tfs_classes(target: str, case: Case) -> Answer:
-    """Send an example for each row; return the scores, or the labels where there are any."""
+    """Send an example for each row; return labels, scores or both."""
     columns = [nested(a if a.ndim == 1 else a.reshape(len(a), -1)) for a in case.inputs.values()]
     rows = [dict(zip(case.inputs, row)) for row in zip(*columns)]
     found = _tensorflow_rest(target, case, {"examples": rows}, "classify")["results"]
-    if found[0][0][0]:
-        return {"": [row[0][0] for row in found]}
-    (name,) = case.classified().outputs
-    return {name: [[score for _, score in row] for row in found]}
+    return case.of_classes(found)
 
 
 def _tensorflow_rest(target: str, case: Case, document: Any, verb: str = "predict") -> Any:
@@ -232,14 +229,22 @@ def read_seldon(case: Case, document: Any) -> Answer:
         return {"payload": base64.b64decode(document["binData"])}
     if "jsonData" in document:
         found = document["jsonData"]
-        return {"payload": json.dumps(found)} if case.file is not None else dict(found)
+        return _of_file(found) if case.file is not None else dict(found)
     data = document["data"]
     if "ndarray" in data:
-        return {"": data["ndarray"]}
+        rows = data["ndarray"]
+        return {"": rows} if case.file is None else _of_file(rows)
     if "tftensor" in data:
         return {"": array_of(json_format.ParseDict(data["tftensor"], tfs.TensorProto()))}
     shape = [int(size) for size in data["tensor"]["shape"]]
     return {"": np.reshape(data["tensor"]["values"], shape).tolist()}
+
+
+def _of_file(document: Any) -> Answer:
+    """Return what a model of pictures says in JSON: that of hooks, or labels and scores."""
+    if not isinstance(document, list):
+        return {"payload": json.dumps(document)}
+    return {name: [[best[name] for best in document]] for name in document[0]}
 
 
 def seldon_rest(target: str, case: Case) -> Answer:
@@ -308,7 +313,8 @@ def plain(target: str, case: Case) -> Answer:
     path = f"/models/{case.model}"
     if case.file is not None:
         form, kind = multipart(case.file)
-        return {"payload": post(target, path, form, kind)}
+        answer = post(target, path, form, kind)
+        return {"payload": answer} if case.kind == "picture" else _of_file(json.loads(answer))
     body = json.dumps({name: nested(array) for name, array in case.inputs.items()})
     outputs: Answer = decoded(json.loads(post(target, path, body.encode()))["outputs"])
     return outputs

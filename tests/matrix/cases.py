@@ -38,10 +38,18 @@ class Case:
         outputs = {name: array for name, array in self.outputs.items() if array.dtype.kind in "fO"}
         return replace(self, outputs=outputs)
 
+    def of_classes(self, rows: list[list[tuple[str, float]]]) -> dict[str, Any]:
+        """Return what Classify answered, as outputs: for each row labels with their scores."""
+        found = {}
+        for name, wanted in self.classified().outputs.items():
+            column = [[pair[wanted.dtype.kind == "f"] for pair in row] for row in rows]
+            found[name] = column if wanted.ndim > 1 else [first for (first,) in column]
+        return found
+
     @property
     def file(self) -> bytes | None:
         """The picture that is sent."""
-        if self.kind not in ("image", "picture"):
+        if "image" not in self.inputs or self.kind == "numbers":
             return None
         content: bytes = self.inputs["image"][0]
         return content

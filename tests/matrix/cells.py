@@ -32,11 +32,13 @@ KINDS = {
     "texts": Kind("T", "strings in and out, not of English alone"),
     "bytes": Kind("B", "strings that are no text: any bytes in and out"),
     "image": Kind("P", "a picture as its file in, JSON out: a model with hooks"),
+    "steps": Kind("S", "a picture as its file in, labels and scores out, by `model.yaml` alone"),
     "picture": Kind("Q", "a picture as its file in, another one out: a model with hooks"),
 }
 
 NO_STRINGS = "{} has no tensors of strings; a model with hooks takes texts"
-ONE_IS_ENOUGH = "hooks stand before the runtime: tested with ONNX Runtime"
+ONE_IS_ENOUGH = "it is there, but tested with ONNX Runtime alone: hooks know no runtime"
+STANDING_BEFORE = {"steps": ONE_IS_ENOUGH, "picture": ONE_IS_ENOUGH}
 
 RUNTIMES = {
     "onnx": Side("ONNX Runtime", {"bytes": "ONNX Runtime's strings are texts in UTF-8"}),
@@ -45,16 +47,16 @@ RUNTIMES = {
         {
             "texts": NO_STRINGS.format("PyTorch"),
             "bytes": NO_STRINGS.format("PyTorch"),
-            "picture": ONE_IS_ENOUGH,
+            **STANDING_BEFORE,
         },
     ),
-    "tensorflow": Side("TensorFlow", {"picture": ONE_IS_ENOUGH}),
+    "tensorflow": Side("TensorFlow", STANDING_BEFORE),
     "openvino": Side(
         "OpenVINO",
         {
             "texts": NO_STRINGS.format("OpenVINO on a CPU"),
             "bytes": NO_STRINGS.format("OpenVINO on a CPU"),
-            "picture": ONE_IS_ENOUGH,
+            **STANDING_BEFORE,
         },
     ),
     "caffe": Side(
@@ -63,10 +65,10 @@ RUNTIMES = {
             "integers": "Caffe computes in FP32 alone",
             "texts": NO_STRINGS.format("Caffe"),
             "bytes": NO_STRINGS.format("Caffe"),
-            "picture": ONE_IS_ENOUGH,
+            **STANDING_BEFORE,
         },
     ),
-    "python": Side("Python", {"picture": ONE_IS_ENOUGH}),
+    "python": Side("Python", STANDING_BEFORE),
 }
 
 IN_JSON = "JSON holds texts, not bytes: send them as binary data, or with another protocol"
@@ -82,7 +84,8 @@ CLASSIFYING = ("tfs-classify", "tfs-classes")
 
 PROTOCOLS = {
     "v2-json": Side(
-        "Open Inference, REST, JSON", {"bytes": IN_JSON, "image": IN_JSON, "picture": IN_JSON}
+        "Open Inference, REST, JSON",
+        {"bytes": IN_JSON, "image": IN_JSON, "steps": IN_JSON, "picture": IN_JSON},
     ),
     "v2-binary": Side("Open Inference, REST, binary data"),
     "v2-grpc": Side("Open Inference, gRPC, raw contents"),
@@ -127,7 +130,7 @@ def markdown() -> str:
     for protocol in PROTOCOLS:
         letters = (_letters(protocol, runtime) for runtime in RUNTIMES)
         rows.append(f"| {PROTOCOLS[protocol].title} | {' | '.join(letters)} |")
-    reasons = ["| what is not there | why |", "| --- | --- |", *_reasons()]
+    reasons = ["| what is left out | why |", "| --- | --- |", *_reasons()]
     return "\n\n".join("\n".join(part) for part in (meanings, rows, reasons)) + "\n"
 
 

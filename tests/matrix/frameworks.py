@@ -175,6 +175,23 @@ def reading_pictures(numbers: Maker) -> Maker:
     return write
 
 
+STEPS = """\
+preprocess: {image: {scale: 0.0625}}
+postprocess: {output: probabilities, labels: labels.txt, top_k: 3}
+"""
+
+
+def labelling_pictures(folder: Path, inputs: Arrays) -> Arrays:
+    """Write a model of numbers with a ``model.yaml`` that says what is done around it."""
+    arrays = {"image": pixels_of(inputs["image"][0])[None, None] / 16}
+    scores = onnx_numbers(folder, arrays)["probabilities"][0]
+    (folder / "labels.txt").write_text("".join(f"\u2116 {digit}\n" for digit in range(10)))
+    (folder / "model.yaml").write_text(STEPS)
+    best = np.argsort(-scores)[:3]
+    labels = strings(*(f"\u2116 {digit}".encode() for digit in best))
+    return {"label": labels[None], "score": scores[best][None]}
+
+
 # -- ONNX Runtime -------------------------------------------------------------------------------
 
 
@@ -394,5 +411,6 @@ MAKERS: dict[tuple[str, str], Maker] = {
     ("python", "texts"): python_texts,
     ("tensorflow", "bytes"): tensorflow_texts,
     ("python", "bytes"): python_texts,
+    ("onnx", "steps"): labelling_pictures,
     ("onnx", "picture"): onnx_picture,
 }

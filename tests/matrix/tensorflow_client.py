@@ -33,7 +33,7 @@ def predict(target: str, case: Case) -> dict[str, Any]:
 
 
 def classify(target: str, case: Case) -> dict[str, Any]:
-    """Send a ``tf.Example`` for each row; return the scores, or the labels where there are any."""
+    """Send a ``tf.Example`` for each row; return labels, scores or both."""
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name = case.model
     rows = len(next(iter(case.inputs.values())))
@@ -44,10 +44,7 @@ def classify(target: str, case: Case) -> dict[str, Any]:
             _values(feature, array.dtype).extend(np.ravel(array[row]).tolist())
     answer = _call(target, lambda stub: stub.Classify(request, timeout=TIMEOUT))
     found = [[(c.label, c.score) for c in row.classes] for row in answer.result.classifications]
-    if found[0][0][0]:
-        return {"": [row[0][0] for row in found]}
-    (name,) = case.classified().outputs
-    return {name: [[score for _, score in row] for row in found]}
+    return case.of_classes(found)
 
 
 def _values(feature: Any, dtype: np.dtype[Any]) -> Any:
