@@ -18,6 +18,7 @@
     │   └── InvalidAnswer           what came back is not what the protocol says
     └── RequestError                one request is answered with an error
         ├── InvalidInput            the caller must change the request
+        │   └── SignatureNotFound   the model has no signature of that name
         ├── Unauthenticated         the server wants to know who asks
         ├── ModelNotFound           no such model or version here
         ├── MethodNotFound          no such method of the protocol
@@ -107,6 +108,10 @@ class RequestError(TidegateError):
 
 class InvalidInput(RequestError):
     """The request itself is wrong: the caller must change it."""
+
+
+class SignatureNotFound(InvalidInput):
+    """The model has no signature of that name: what TensorFlow Serving's Predict tells apart."""
 
 
 class Unauthenticated(RequestError):

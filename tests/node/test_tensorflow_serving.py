@@ -195,7 +195,13 @@ async def test_wrong_calls_over_rest(node: ServedNode) -> None:
         ("scale:predict", {"instances": "a"}, 400, "send a list"),
         ("scale:explain", {}, 404, "there is no path /v1/models/scale:explain"),
         ("scale/versions/9:predict", {"instances": [1]}, 404, "scale:9 is not served here"),
-        ("scale/labels/gone:predict", {"instances": [1]}, 404, "scale@gone is not served here"),
+        (
+            "scale/labels/gone:predict",
+            {"instances": [1]},
+            400,
+            "has the label 'gone': there is 'c",
+        ),
+        ("nobody/labels/a:predict", {"instances": [1]}, 404, "'nobody' is not served here"),
         ("scale/labels/gone", None, 400, "no version of the model has the label 'gone'"),
         ("scale/versions/1", None, 404, "version 1 of 'scale' is not served"),
         ("broken:predict", {"instances": [1]}, 503, "not ready"),
@@ -309,12 +315,13 @@ async def test_metadata(predictions: Any) -> None:
 
 async def test_errors(predictions: Any) -> None:
     invalid, missing = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+    unmet = grpc.StatusCode.FAILED_PRECONDITION
     for request, expected, words in (
         (predict("scale", {"x": ROW}, version=9), missing, "scale:9"),
-        (predict("scale", {"x": ROW}, version_label="gone"), missing, "scale@gone"),
+        (predict("scale", {"x": ROW}, version_label="gone"), invalid, "has the label 'gone'"),
         (predict("nobody", {"x": ROW}), missing, "nobody"),
         (predict("", {"x": ROW}), invalid, "no model name"),
-        (predict("scale", {"x": ROW}, signature_name="no"), invalid, "no signature 'no'"),
+        (predict("scale", {"x": ROW}, signature_name="no"), unmet, "no signature 'no'"),
         (predict("scale", {"x": ROW.astype(float)}), invalid, "must be FP32"),
         (predict("scale", {"z": ROW}), invalid, "no input 'z'"),
     ):

@@ -63,6 +63,7 @@ def route_configuration(
     _answer(host, METADATA + "/", 200, server_metadata)
     _lead_on(host, "/", LIST)
     _forward_to_controller(host)
+    _forward_labelled(host, topology)
     _forward_to_model(host)
     _forward_named_otherwise(host, topology)
     _answer_nothing(host, "method %REQ(:PATH):256%").match.grpc.SetInParent()
@@ -162,6 +163,21 @@ def _forward_to_controller(host: route_components_pb2.VirtualHost) -> None:
     # The controller's calls change things: only what it has not seen is sent again.
     route.route.retry_policy.retry_on = "connect-failure,refused-stream,reset-before-request"
     route.route.retry_policy.num_retries.value = 1
+
+
+def _forward_labelled(host: route_components_pb2.VirtualHost, topology: Topology) -> None:
+    """Send calls to the versions that have labels; the controller answers for other labels."""
+    for key in filter(lambda key: "@" in key, topology.clusters):
+        route = host.routes.add(name=key)
+        route.match.prefix = "/"
+        _match_cluster(route, exact=MODEL_PREFIX + key)
+        _forward_inference(route)
+        route.route.cluster = MODEL_PREFIX + key
+    route = host.routes.add(name="label")
+    route.match.prefix = "/"
+    _match_cluster(route, contains="@")
+    _forward(route)
+    route.route.cluster = CONTROLLER_CLUSTER
 
 
 def _forward_to_model(host: route_components_pb2.VirtualHost) -> None:

@@ -178,13 +178,14 @@ local function walk(view, at, stop, tree)
         if keys then note_task(view, keys) end
       elseif node then
         view.at[node], view.length[node] = at, size
+        if node == "label" then view.number = nil end -- a version has a number or a label
       end
       at = at + size
     elseif wire == 0 then
       local number
       number, i = varint(bytes, i)
       if not number then return "a number is malformed" end
-      if tree[tag / 8] == "number" then view.number = number end
+      if tree[tag / 8] == "number" then view.number, view.length.label = number, nil end
       at = first + i
     elseif wire == 1 then
       if tree[(tag - 1) / 8] == "double" then view.double = whole(bytes, i) end

@@ -110,7 +110,8 @@ class ControllerApi:
         if not cluster.startswith(MODEL_PREFIX):
             return False
         model = re.split("[:@]", cluster.removeprefix(MODEL_PREFIX))[0]
-        self._unserved[model, GRPC if exchange.grpc else REST] += 1
+        if model in self._fleet.models:
+            self._unserved[model, GRPC if exchange.grpc else REST] += 1
         if exchange.grpc and exchange.path == open_inference.MODEL_READY:
             exchange.reply_grpc((metadata_codec.encode_model_ready(False),))
         else:
@@ -147,9 +148,16 @@ class ControllerApi:
 
     def _why_label(self, model: str, label: str) -> Exception:
         entry = self._fleet.models.get(model)
-        version = None if entry is None else entry.config.versions.labels.get(label)
-        if version is None:
-            return ModelNotFound(f"no version of model {model!r} has the label {label!r} here")
+        labels = {} if entry is None else entry.config.versions.labels
+        version = labels.get(label)
+        if entry is None:
+            return ModelNotFound(f"model {model!r} is not served here")
+        if version not in entry.versions:
+            known = sorted(n for n, v in labels.items() if v in entry.versions)
+            return InvalidInput(
+                f"no version of {model!r} has the label {label!r}: there is "
+                f"{', '.join(map(repr, known)) or 'none'}; see versions.labels in its model.yaml"
+            )
         return self._why(f"{model}:{version}")
 
     def _why_nobody(self, cluster: str) -> Exception:

@@ -61,6 +61,7 @@ _TABLE: dict[type[errors.TidegateError], Status] = {
     errors.InvalidAnswer: Status(502, GrpcCode.INTERNAL, _PROTOCOL),
     errors.RequestError: Status(500, GrpcCode.INTERNAL, _SOFTWARE),
     errors.InvalidInput: Status(400, GrpcCode.INVALID_ARGUMENT, _DATA),
+    errors.SignatureNotFound: Status(400, GrpcCode.FAILED_PRECONDITION, _DATA),
     errors.Unauthenticated: Status(401, GrpcCode.UNAUTHENTICATED, _NO_PERMISSION),
     errors.ModelNotFound: Status(404, GrpcCode.NOT_FOUND, _NO_INPUT),
     errors.MethodNotFound: Status(404, GrpcCode.UNIMPLEMENTED, _USAGE),

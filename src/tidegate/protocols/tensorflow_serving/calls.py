@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from tidegate.errors import Unsupported
+from tidegate.errors import InvalidInput, SignatureNotFound, Unsupported
 from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.dialect import Inference, ModelView, Reply
 from tidegate.protocols.tensorflow_serving import messages
@@ -35,6 +35,11 @@ from tidegate.types import InferRequest, InferResponse, Signature
 def read_predict(message: bytes | memoryview, view: ModelView) -> Inference:
     """Read ``Predict``."""
     request = decode_predict(message, view.limit, view.labels)
+    if request.signature:
+        try:
+            signature_of(view.metadata, request.signature)
+        except InvalidInput as error:
+            raise SignatureNotFound(str(error)) from error
     return Inference(request, functools.partial(_write_predict, request.signature))
 
 
