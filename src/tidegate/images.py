@@ -55,5 +55,8 @@ def open_image(data: bytes, mode: str = "RGB", most_pixels: int = MOST_PIXELS) -
         ) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InvalidInput(f"the image is too large: {error}") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (InvalidInput, MemoryError):
+        raise
+    except Exception as error:
+        # Of a damaged file, what reads it raises whatever comes: struct.error, TypeError, …
         raise InvalidInput(f"the image cannot be decoded: {error}") from None

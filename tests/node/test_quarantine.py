@@ -248,3 +248,42 @@ async def test_killing_both_replicas_of_equal_requests_blames_none(tmp_path: Pat
         assert "FAILED_PRECONDITION" not in traffic.results[0].codes, traffic.failures
         assert await call(node, grpc_messages("scale")[0]) == ("OK", "")
         assert "quarantined" not in node.output
+
+
+DEADLY_HOOK = """
+import os
+import signal
+
+INPUT = OUTPUT = "text"
+
+def preprocess(request):
+    import numpy as np
+    if request.text == "poison":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return np.ones((1, 4), np.float32)
+
+def postprocess(request, outputs):
+    return request.text
+"""
+
+
+async def test_a_request_that_kills_in_a_hook(tmp_path: Path) -> None:
+    models.identity(tmp_path / "deadly/1/model.onnx")
+    (tmp_path / "deadly/hooks.py").write_text(DEADLY_HOOK)
+    (tmp_path / "deadly/model.yaml").write_text("replicas: 3\n")
+
+    def text(value: str) -> bytes:
+        request = service_pb2.ModelInferRequest(model_name="deadly")
+        request.inputs.add(name="text", datatype="BYTES", shape=[1])
+        request.inputs[0].contents.bytes_contents.append(value.encode())
+        return bytes(request.SerializeToString())
+
+    async with ServedNode(tmp_path) as node:
+        await until_ready(node, 3)
+        assert (await call(node, text("poison")))[0] == "UNAVAILABLE"
+        await node.until(lambda: "quarantined" in node.output)
+        await until_ready(node, 3)
+        for _ in range(6):
+            assert (await call(node, text("poison")))[0] == "FAILED_PRECONDITION"
+        assert await call(node, text("other")) == ("OK", "")
+        assert await deaths(node) == 2

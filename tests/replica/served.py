@@ -15,7 +15,7 @@ from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.model_config import ModelConfiguration
 from tidegate.replica.binding import Bound, binding
 from tidegate.replica.engine import Answer, Engine
-from tidegate.replica.flight import FlightRecorder, SharedRecorder
+from tidegate.replica.flight import Casualties, FlightRecorder, SharedRecorder
 from tidegate.replica.hook_threads import HookThreads
 from tidegate.replica.hooked import Around, HookedService
 from tidegate.replica.hooks import Functions
@@ -90,8 +90,9 @@ async def serving(
         service = Service(served, engine, clock, ready, tracer=tracer, dialects=dialects)
     else:
         around = Around(hooks, pool, recorder, bounds.max_queue_size, bounds.max_queue_bytes)
+        dead = Casualties(folder / "flight")
         service = HookedService(
-            served, engine, around, clock, ready, tracer=tracer, dialects=dialects
+            served, engine, around, clock, ready, dead, tracer=tracer, dialects=dialects
         )
         pool.start()
     handler = service.handle if tracer is None else service.handle_traced

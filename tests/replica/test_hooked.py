@@ -24,7 +24,7 @@ from tidegate.clock import MonotonicClock
 from tidegate.errors import InvalidInput
 from tidegate.hooks import Batch, Model, Outputs, Request
 from tidegate.protocols.open_inference import messages
-from tidegate.replica.flight import read_suspects
+from tidegate.replica.flight import FlightRecorder, read_suspects
 from tidegate.replica.hooks import Functions
 from tidegate.replica.public import Side
 from tidegate.replica.tracing import Tracer
@@ -344,6 +344,42 @@ async def test_a_request_in_a_hook_is_in_the_flight_recorder(folder: Path) -> No
         await asyncio.gather(*running)
         assert read_suspects(folder / "flight") == []
         assert replica.engine.depth == 0
+
+
+async def test_suspects_run_one_by_one(folder: Path) -> None:
+    gate = Gate()
+    running: list[str] = []
+
+    def preprocess(request: Request) -> dict[str, Array]:
+        running.append(request.text)
+        gate()
+        return number(request)
+
+    dead = FlightRecorder(folder / "other.flight")
+    dead.write([b"\x04id-%d" % n for n in range(3)])
+    async with (
+        serving(
+            FakeModel(), folder, functions=functions(preprocess=preprocess), threads=4
+        ) as replica,
+        clients(replica, 4) as c,
+    ):
+        suspects = [
+            asyncio.create_task(
+                one.grpc(INFER, asking(str(n)), x_request_id=f"id-{n}", x_envoy_attempt_count="2")
+            )
+            for n, one in enumerate(c[:3])
+        ]
+        await gate.until_entered()
+        other = asyncio.create_task(c[3].grpc(INFER, asking("7")))
+        await gate.until_entered()
+        c[1].abort()
+        assert sorted(running)[1:] == ["7"]
+        gate.open.set()
+        assert answered(await other)["total"] == 8
+        for n in (0, 2):
+            assert answered(await suspects[n])["total"] == n + 1
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await suspects[1]
 
 
 async def test_hooks_see_the_callers_headers(folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
@@ -112,6 +113,9 @@ class HookedService(Service):
         self._recorder = around.recorder
         self._limits = around
         self._warned = float("-inf")
+        self._suspects: deque[HookedSlot] = deque()
+        """Those that were running when another replica died: they run one by one, in hooks and in
+        the model, so that the innocent are not found beside the dead again."""
         engine.observe = self._model_has_run
 
     def stats(self) -> ReplicaStats:
@@ -133,6 +137,8 @@ class HookedService(Service):
     def concluded(self, slot: HookedSlot) -> None:
         """Let go of what may still wait or run for a slot that has its outcome."""
         self._threads.forget(slot)
+        if slot.alone:
+            self._next_suspect(slot)
         if slot.working is None or not isinstance(slot.error, DeadlineExceeded):
             return
         now = self._clock.now()
@@ -173,12 +179,36 @@ class HookedService(Service):
             if slot.trace is not None:
                 slot.trace.queued = now
         self._admit(slot)
+        if slot.alone:
+            self._suspects.append(slot)
+            self._engine.watch(slot)
+        if not slot.alone or slot is self._suspects[0]:
+            self._begin(slot, now)
+        exchange.on_gone = slot.abandon
+
+    def _begin(self, slot: HookedSlot, now: float) -> None:
+        request = slot.request
         if self._hooks.before:
             self._engine.watch(slot)
             self._in_thread(slot, lambda: self._hooks.prepare(request), begun=False)
-        else:
+            return
+        try:
             self._queue(slot, self._hooks.prepare(request), now)
-        exchange.on_gone = slot.abandon
+        except TidegateError as error:
+            slot.fail(error)
+
+    def _next_suspect(self, slot: HookedSlot) -> None:
+        """Begin the next of the requests that must not run beside each other."""
+        first = self._suspects[0] is slot
+        self._suspects.remove(slot)
+        if first and self._suspects:
+            found = self._suspects[0]
+            # Not now: the slot that is done is still being answered.
+            asyncio.get_running_loop().call_soon(self._begin_pending, found)
+
+    def _begin_pending(self, slot: HookedSlot) -> None:
+        if slot.pending and slot is self._suspects[0]:
+            self._begin(slot, self._clock.now())
 
     def _tag(self, exchange: Exchange, request: InferRequest) -> bytes | None:
         retried = exchange.head.retried
