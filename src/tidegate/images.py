@@ -20,11 +20,15 @@ class NotAnImage(InvalidInput):
     """The bytes are no image of any kind that is read."""
 
 
-def open_image(data: bytes, mode: str = "RGB", most_pixels: int = MOST_PIXELS) -> Picture:
+def open_image(
+    data: bytes, mode: str = "RGB", most_pixels: int = MOST_PIXELS, side: int | None = None
+) -> Picture:
     """Return the image in a file's bytes, turned as its camera says, in Pillow's ``mode``.
 
     The size that the file tells of is looked at before anything is decoded: so few bytes can
     tell of so many pixels that decoding them is an attack. Of an animation it is the first frame.
+    ``side`` says that no side need be longer than that: a JPEG is then decoded at a half, a
+    quarter or an eighth of its size if that will do, and may have eight times ``most_pixels``.
 
     Raises:
         NotAnImage: it is no image.
@@ -39,6 +43,8 @@ def open_image(data: bytes, mode: str = "RGB", most_pixels: int = MOST_PIXELS) -
         ) from error
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            if side is not None and opened.width * opened.height <= 8 * most_pixels:
+                opened.draft(None, (side, side))
             width, height = opened.size
             if width * height > most_pixels:
                 raise InvalidInput(

@@ -410,6 +410,29 @@ def _names() -> list[Row]:
     ]  # fmt: skip
 
 
+def _forms() -> list[Row]:
+    path = "/models/m"
+    form = {"content_type": "multipart/form-data; boundary=b"}
+    part = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    fields = b"".join(part % (b"%d" % n, b"") for n in range(10_000))
+
+    def bad(name: str, body: bytes, words: str, code: str = "400", **headers: Any) -> Row:
+        return Row(name, posted(body, path, **headers), None, (code, None), words)
+
+    return [
+        bad("a form without its end", part % (b"x", b"[1, 2, 3, 4]"), "is truncated", **form),
+        bad("a form of 10,000 fields", fields + b"--b--", "more than 256 fields", **form),
+        bad("a form with a head of 100 KiB", b"--b\r\n" + b"a" * 100_000, "malformed", **form),
+        bad("a form without a boundary", b"", "no boundary", content_type="multipart/form-data"),
+        bad("a picture for numbers", b"\x89PNG\r\n\x1a\n", "this is an image", "415"),
+        bad("an .npy file that promises 10^12 rows",
+            b"\x93NUMPY\1\0\x46\0{'descr':'<f4','fortran_order':False,'shape':(1000000000000,4)}",
+            "should hold 4000000000000"),
+        bad("a form from a page of another site", b"[1, 2, 3, 4]", "of another site", "403",
+            origin="https://example.org"),
+    ]  # fmt: skip
+
+
 def _models() -> list[Row]:
     def broken(
         name: str, model: str, words: str, codes: tuple[str, str] = ("503", "UNAVAILABLE")
@@ -440,7 +463,7 @@ _NEED_OTHERS = (
     "an input too many",
     "an element longer than its tensor",
 )
-_OF_MODEL = (*_malformed(), *_tensors(), *_framing(), *_names())
+_OF_MODEL = (*_malformed(), *_tensors(), *_framing(), *_names(), *_forms())
 
 ROWS = (*_OF_MODEL, *_models())
 SOLE_ROWS = tuple(row for row in _OF_MODEL if row.name not in _NEED_OTHERS)

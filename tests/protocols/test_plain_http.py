@@ -276,6 +276,14 @@ def test_an_image_of_too_many_pixels_is_not_decoded() -> None:
         ask(bomb, "image/png", PIXELS)
 
 
+def test_a_photograph_is_not_decoded_in_full_where_it_becomes_small() -> None:
+    red = np.full((2500, 2500, 3), [255, 0, 51])
+    (tensor,) = ask(picture(red, "JPEG"), "image/jpeg", PIXELS).inputs
+    np.testing.assert_allclose(tensor.data[0, 0, 0], [255, 0, 51], atol=3)
+    with pytest.raises(InvalidInput, match="2500 x 2500 pixels"):
+        ask(picture(red), "image/png", PIXELS)
+
+
 def test_a_server_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

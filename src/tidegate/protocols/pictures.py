@@ -54,11 +54,15 @@ class PictureInput:
             InvalidInput: it is no image, is damaged or has more than ``most_pixels``.
             RuntimeMissing: Pillow is not installed.
         """
-        picture = open_image(data, _MODES[self.channels], most_pixels)
+        size = None
         if isinstance(self.height, int) and isinstance(self.width, int):
+            size = (self.width, self.height)
+        side = None if size is None else max(size)
+        picture = open_image(data, _MODES[self.channels], most_pixels, side)
+        if size is not None:
             from PIL.Image import Resampling
 
-            picture = picture.resize((self.width, self.height), Resampling.BILINEAR)
+            picture = picture.resize(size, Resampling.BILINEAR)
         pixels = np.asarray(picture)
         if self.channels == 1:
             pixels = pixels[:, :, np.newaxis]

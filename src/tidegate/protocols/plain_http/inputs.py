@@ -32,8 +32,8 @@ WHITE = "white"
 """The query's parameter that says what a white pixel is to the model."""
 _ORDER = {"u": 0, "i": 0, "f": 1, "V": 1}
 """Kinds of numpy types: each can become those of its number or of a greater one."""
-MOST_PIXELS = 25_000_000
-"""Of an image that is decoded here: for as long, nothing else is answered."""
+MOST_PIXELS = 4_200_000
+"""2,048 x 2,048, of an image that is decoded here: nothing else is answered meanwhile."""
 
 
 class Sent(NamedTuple):
@@ -155,14 +155,14 @@ def _picture(spec: TensorSpec, data: bytes, white: float | None) -> Tensor:
     if takes is None:
         raise UnsupportedContent(
             f"the input {spec.name!r} takes numbers ({spec.dtype.value} {list(spec.wire_shape)}), "
-            "and this is an image: send JSON or an .npy file, or give the model a hooks.py that "
-            "reads images"
+            "and this is an image: send JSON or an .npy file, or let preprocess in model.yaml, "
+            "or hooks.py, read images"
         )
     if white is None and not takes.whole:
         raise InvalidInput(
             f"the input {spec.name!r} takes pixels as {spec.dtype.value}, and the model does not "
             f"say in which range: add ?{WHITE}=1 to the address if a white pixel is 1 to it "
-            f"(or ?{WHITE}=255), or give it a hooks.py that prepares images"
+            f"(or ?{WHITE}=255), or let preprocess in model.yaml, or hooks.py, prepare images"
         )
     try:
         return takes.tensor(data, None if white is None else white / 255, MOST_PIXELS)
