@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tidegate.errors import InvalidInput
@@ -107,6 +107,14 @@ def test_floats_survive(rows: list[list[float]]) -> None:
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)))
 def test_integers_survive(numbers: list[int]) -> None:
     (tensor,) = fit_array(array_of(numbers), (), signature(("x", DType.INT64, 1)))
+    assert tensor.data.tolist() == numbers
+
+
+@given(st.lists(st.integers(0, 2**64 - 1)))
+@example([0, 2**63 + 1])
+def test_large_integers_survive(numbers: list[int]) -> None:
+    """numpy would make FP64 of small and large ones together."""
+    (tensor,) = fit_array(array_of(numbers), (), signature(("x", DType.UINT64, 1)))
     assert tensor.data.tolist() == numbers
 
 

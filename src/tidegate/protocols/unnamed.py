@@ -16,6 +16,8 @@ from tidegate.errors import InvalidInput
 from tidegate.protocols.open_inference.tensors import INTEGER_RANGES, object_array, shown
 from tidegate.types import Array, DType, Json, Signature, Tensor, TensorSpec
 
+_TOO_LARGE = 2**63
+"""The smallest integer that INT64 cannot hold."""
 UNNAMED = "data"
 """What an array is called that goes to a model whose inputs nobody has declared."""
 
@@ -96,6 +98,9 @@ def array_of(data: object) -> Array:
         raise InvalidInput(
             "the array is not regular: send lists of one length at each depth"
         ) from error
+    if array.dtype.kind == "f" and array.size and array.max() >= _TOO_LARGE:
+        # numpy makes FP64 of small and large integers together, which rounds them.
+        return _of_large(data, array)
     if array.dtype.kind in "biuf":
         return array
     elements = np.array(data, np.object_).reshape(-1).tolist()
@@ -109,6 +114,16 @@ def array_of(data: object) -> Array:
             raise InvalidInput("a number of the array is larger than any type holds") from error
     other = next((e for e in elements if not isinstance(e, int | float)), elements[0])
     raise InvalidInput(f"the array has the element {shown(other)}: send numbers alone, or texts")
+
+
+def _of_large(data: object, rounded: Array) -> Array:
+    elements = np.array(data, np.object_).reshape(-1).tolist()
+    if not all(type(element) is int for element in elements):
+        return rounded
+    try:
+        return np.array(data, np.uint64)
+    except OverflowError:  # some are negative
+        return rounded
 
 
 def cast(array: Array, spec: TensorSpec) -> Array:
