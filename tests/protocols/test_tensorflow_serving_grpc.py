@@ -296,6 +296,24 @@ def test_what_is_wrong(message: bytes, words: str) -> None:
         grpc.decode_predict(message, LIMIT)
 
 
+def test_long_specs_and_names_are_not_remembered() -> None:
+    """What callers make up must not fill the memory."""
+    message, proto = request()
+    describe(proto, DType.FP32, (1,))
+    grpc._spec.cache_clear()
+    message.model_spec.signature_name = "s" * 5000
+    with pytest.raises(InvalidInput, match="the signature has 5000 characters"):
+        decode(message)
+    message.model_spec.signature_name = ""
+    grpc.decode_predict(message.SerializeToString() + b"\x0a\x03\x0a\x01m", LIMIT)
+    long = (
+        message.SerializeToString() + b"\x0a" + write_length(5003) + b"\x7a" + write_length(5000)
+    )
+    found = grpc.decode_predict(long + bytes(5000), LIMIT)
+    assert found.model == "m"
+    assert grpc._spec.cache_info().currsize <= 1
+
+
 def test_an_unknown_rank() -> None:
     message, proto = request()
     proto.dtype, proto.tensor_shape.unknown_rank = FP32, True

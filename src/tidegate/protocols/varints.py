@@ -68,14 +68,18 @@ def count_integers(packed: Buffer) -> int:
     data = np.frombuffer(packed, np.uint8)
     if not len(data):
         return 0
-    ends = np.flatnonzero(data < 0x80)
-    if not len(ends) or ends[-1] != len(data) - 1:
+    more = data >= 0x80
+    if more[-1]:
         raise IndexError
-    if len(ends) < len(data) and (
-        ends[0] >= LONGEST or int(np.diff(ends).max(initial=0)) > LONGEST
-    ):
-        raise IndexError
-    return len(ends)
+    count = len(data) - int(np.count_nonzero(more))
+    if count < len(data) and len(data) > LONGEST:
+        # Ten bytes in a row of which none is the last: arrays of places would be far larger.
+        two = more[1:] & more[:-1]
+        four = two[2:] & two[:-2]
+        eight = four[4:] & four[:-4]
+        if (eight[:-2] & two[8:]).any():
+            raise IndexError
+    return count
 
 
 def read_integers(packed: Buffer, start: int, count: int) -> npt.NDArray[np.uint64]:

@@ -182,7 +182,7 @@ def _walk(message: Buffer, limit: int) -> tuple[Spec, tuple[Tensor, ...], list[s
         if len(outputs) + len(tensors) > _MOST_FIELDS:
             raise Unusual
         if tag == _FIRST:
-            if spec is not None:
+            if spec is not None or end - start > _LONGEST_PLAN:
                 raise Unusual
             spec = _spec(bytes(message[start:end]))
         elif tag == _SECOND:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tidegate.errors import InvalidInput
-from tidegate.protocols.open_inference.tensors import shown
+from tidegate.protocols.open_inference.tensors import checked_name, shown
 from tidegate.protocols.routing import check_model
 from tidegate.protocols.tensorflow_serving import messages
 from tidegate.protocols.varints import write_length
@@ -54,13 +54,15 @@ def spec_of(message: Any) -> Spec:
     """Return what a parsed ``ModelSpec`` says.
 
     Raises:
-        InvalidInput: its model or version can be none.
+        InvalidInput: its model, version or signature can be none.
     """
     choice = message.WhichOneof("version_choice")
     version = str(message.version.value) if choice == "version" else ""
     check_model(message.name, version)
     label = message.version_label if choice == "version_label" else ""
-    return Spec(message.name, version, label, message.signature_name)
+    return Spec(
+        message.name, version, label, checked_name("the signature", message.signature_name)
+    )
 
 
 @functools.lru_cache(maxsize=256)

@@ -6,6 +6,7 @@ Source: ``api_rest.md`` and ``json_tensor.cc`` of TensorFlow Serving.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ MODELS = "/v1/models/"
 _PATH = re.compile(
     r"/v1/models/([^/:]+)(?:/versions/([^/:]+)|/labels/([^/:]+))?(?::([^/:]*)|/([^/:]*))?"
 )
+_MOST_SHOWN = 16
 _ROWS, _COLUMNS = "instances", "inputs"
 _Found = tuple[str, tuple[Tensor, ...], bool]
 
@@ -124,7 +126,7 @@ def _read_rows(value: object, signature: Signature, texts: Texts) -> tuple[Tenso
     columns: dict[str, list[Any]] = {spec.name: [] for spec in specs}
     for index, row in enumerate(value):
         if not isinstance(row, dict) or row.keys() != columns.keys():
-            found = ", ".join(map(shown, row)) if isinstance(row, dict) else shown(row)
+            found = _keys(row) if isinstance(row, dict) else shown(row)
             raise InvalidInput(
                 f"{_ROWS}[{index}] has {found}; send an object with {_names(signature)} in each"
             )
@@ -140,8 +142,7 @@ def _read_columns(value: object, signature: Signature, texts: Texts) -> tuple[Te
         return (_alone(signature, _COLUMNS, value, texts),)
     known = {spec.name for spec in signature.inputs}
     if value.keys() != known:
-        found = ", ".join(map(shown, value)) or "nothing"
-        raise InvalidInput(f"{_COLUMNS!r} has {found}; send {_names(signature)}")
+        raise InvalidInput(f"{_COLUMNS!r} has {_keys(value)}; send {_names(signature)}")
     return tuple(
         json_tensors.tensor_of(spec.name, spec.dtype, value[spec.name], texts)
         for spec in signature.inputs
@@ -255,6 +256,11 @@ def _signature_name(document: Mapping[str, Any]) -> str:
     if not isinstance(name, str):
         raise InvalidInput(f"'signature_name' is {shown(name)}; send a string")
     return name
+
+
+def _keys(found: Mapping[str, Any]) -> str:
+    """Return the first keys that came, for an error message."""
+    return ", ".join(map(shown, itertools.islice(found, _MOST_SHOWN))) or "nothing"
 
 
 def _names(signature: Signature) -> str:

@@ -260,6 +260,9 @@ def _numbers(name: str, dtype: DType, packed: Buffer) -> Array:
     if dtype is DType.BOOL and count == len(packed):
         found: Array = np.frombuffer(packed, np.uint8) != 0
         return found
+    if count == len(packed):  # none is above 127
+        small = np.frombuffer(packed, np.uint8)
+        return small.astype(np.uint16).view(numpy) if numpy.kind in "fV" else small.astype(numpy)
     return _narrowed(name, dtype, read_integers(packed, 0, count))
 
 
