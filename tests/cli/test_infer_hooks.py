@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests import models
+from tests import dl_inference, models
 from tidegate.cli.main import run
 
 _HOOKS = """
@@ -67,6 +68,16 @@ def test_a_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert asked(capfd, model, "--data", '"word"') == {"payload": "WORD"}
     assert asked(capfd, model, "--data", '{"text": ["word"]}') == {"payload": "WORD"}
     assert run(["infer", model, "--data", "[1]"]) != 0
+
+
+def test_a_folder_of_dl_inference(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = str(dl_inference.write(tmp_path / "mmoe"))
+    answer = asked(capfd, model, "--data", '{"numbers": [1, 2, 3, 4]}')
+    assert answer["payload"]["sum"] == 20.0
+    (tmp_path / "x.txt").write_text("1 2 3 4")
+    with contextlib.chdir(tmp_path):
+        assert asked(capfd, "mmoe/", "x.txt")["payload"]["file"] == "2"
+    assert run(["inspect", model]) == 0
 
 
 def test_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -111,6 +111,31 @@ def test_other_folders_beside_versions_are_the_models_own(root: Path, onnx: byte
     assert look(root).models["m"].problems == ()
 
 
+@pytest.mark.parametrize(
+    ("settings", "file"),
+    [
+        ("", "hooks.py"),
+        ("", "assets/code.py"),
+        ("postprocess: {labels: assets/labels.txt}\n", "assets/labels.txt"),
+        ("preprocess: {text: {}}\n", "tokenizer.json"),
+    ],
+)
+def test_what_hooks_and_steps_read_belongs_to_every_version(
+    root: Path, onnx: bytes, settings: str, file: str
+) -> None:
+    put(root / "m/1/model.onnx", onnx)
+    put(root / "m/model.yaml", settings)
+    put(root / f"m/{file}", "x = 1")
+    before = look(root).models["m"].versions[1].fingerprint
+    put(root / f"m/{file}", "x = 22")
+    assert look(root).models["m"].versions[1].fingerprint != before
+    (root / "m/hooks.py").touch()
+    put(root / "m/anything", "1")
+    before = look(root).models["m"].versions[1].fingerprint
+    put(root / "m/anything", "22")
+    assert look(root).models["m"].versions[1].fingerprint != before
+
+
 @pytest.mark.parametrize("name", ["my model.onnx", "-m.onnx", "ä.onnx", "a" * 129 + ".onnx"])
 def test_names_that_no_model_can_have(root: Path, onnx: bytes, name: str) -> None:
     put(root / name, onnx)

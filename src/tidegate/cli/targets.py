@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import chdir, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -70,11 +71,16 @@ class LocalModel:
         self._binder = binding(
             self._model.signatures, dict.fromkeys(self._model.signatures, False)
         )
+        self._home = loaded.home
         self._hooks = loaded.hooks(self._binder)
         self._runner = loaded.runner(time.monotonic)
 
     def infer(self, request: InferRequest) -> InferResponse:
         """Check the request against the signature and run the model, hooks included."""
+        with nullcontext() if self._home is None else chdir(self._home):
+            return self._infer(request)
+
+    def _infer(self, request: InferRequest) -> InferResponse:
         hooks = self._hooks
         prepared = None if hooks is None else hooks.prepare(request)
         bound = self._binder.bind(request) if prepared is None else prepared.bound

@@ -37,6 +37,8 @@ class Loaded:
     """What goes in and comes out to the outside."""
     make_hooks: Callable[[Binding], Hooks] | None = None
     parameters: Parameters | None = None
+    home: Path | None = None
+    """The folder that its code opens files in by name, if it relies on that."""
 
     @property
     def hooked(self) -> bool:
@@ -108,7 +110,12 @@ def _with_processor(
     incoming = Side.of(settings.input, "hooks.input")
     outgoing = Side.of(settings.output, "hooks.output")
     public = public_signature(model.signature, incoming, outgoing)
-    return Loaded(model, public, lambda binding: ProcessorHooks(read, model, incoming, outgoing))
+    return Loaded(
+        model,
+        public,
+        lambda binding: ProcessorHooks(read, model, incoming, outgoing),
+        home=file.parent,
+    )
 
 
 def with_hooks(model: Model, functions: Functions | None) -> Loaded:

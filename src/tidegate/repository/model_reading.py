@@ -16,7 +16,13 @@ from tidegate.repository.caffe_files import find_prototxt
 from tidegate.repository.entries import ModelEntry, Problem, VersionEntry
 from tidegate.repository.files import Files
 from tidegate.repository.pickles import danger
-from tidegate.repository.python_models import CODE, has_hooks, is_python_model, is_shared
+from tidegate.repository.python_models import (
+    CODE,
+    files_of_steps,
+    has_hooks,
+    is_python_model,
+    is_shared,
+)
 from tidegate.repository.serving_runtime import Refusal, choose
 
 _NAME = re.compile(NAME_PATTERN)
@@ -166,6 +172,8 @@ def _read_version(model: _Model, version: int, folder: Path) -> None:
     shared = [p for p in model.beside if every or is_shared(p, p.parent == model.folder)]
     if model.folder is not None:
         shared += [model.folder / name for name in model.config.tensorflow.libraries]
+        steps = (model.folder / name for name in files_of_steps(model.config))
+        shared += [path for path in steps if path.is_file()]
     if not _lead_nowhere_else(model, shared):
         return
     own += shared

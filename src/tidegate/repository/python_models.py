@@ -50,6 +50,14 @@ def has_hooks(folder: Path, shared: Path | None) -> bool:
     return any((f / name).is_file() for f in (folder, shared) if f is not None for name in _HOOKS)
 
 
+def files_of_steps(config: ModelConfig) -> list[str]:
+    """Return the files that steps without code read, if they lie beside the folders of versions."""
+    text, labels = config.preprocess.text, config.postprocess.labels
+    return [
+        name for name in (None if text is None else text.tokenizer, labels) if name is not None
+    ]
+
+
 def is_shared(path: Path, near: bool) -> bool:
     """Whether a file beside the folders of versions belongs to all of them.
 
