@@ -51,7 +51,7 @@ def has_hooks(folder: Path, shared: Path | None) -> bool:
 
 
 def files_of_steps(config: ModelConfig) -> list[str]:
-    """Return the files that steps without code read, if they lie beside the folders of versions."""
+    """Return the names of the files that steps without code read."""
     text, labels = config.preprocess.text, config.postprocess.labels
     return [
         name for name in (None if text is None else text.tokenizer, labels) if name is not None
