@@ -135,7 +135,7 @@ def _header(shape: str, descr: str = "'<f4'") -> bytes:
     [
         (_header("(1000000000000, 4)"), "should hold 4000000000000 elements"),
         (_header("(1000000000000,)", "'S0'"), "should hold"),
-        (_header("(-1, 4)"), "its shape is (-1, 4)"),
+        (_header("(-1, 4)"), "its header is"),
         (_header("(2,)") + b"1234", "should hold 2 elements of float32"),
         (_header("(os, 4)"), "is not an .npy file"),
         (_header("(1,)", "[('a', '<f4')]") + b"1234", "no tensor type holds"),

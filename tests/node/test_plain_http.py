@@ -298,6 +298,19 @@ async def test_the_form_has_a_field_for_each_input(node: ServedNode, browser: Br
     await page.close()
 
 
+async def test_a_long_answer_is_shown_in_part(node: ServedNode, browser: Browser) -> None:
+    page, complaints = await opened(browser, url(node, "shout") + "?times=50000")
+    await page.get_by_label("Text").fill("a" * 100)
+    await page.get_by_role("button", name="Ask the model").click()
+    await expect(page.get_by_text("5000002 bytes")).to_be_visible()
+    async with page.expect_download() as download:
+        await page.get_by_role("link", name="Download the answer").click()
+    path = await (await download.value).path()
+    assert json.loads(path.read_bytes()) == "A" * 5_000_000
+    assert complaints == []
+    await page.close()
+
+
 async def test_a_form_without_scripts(
     node: ServedNode, browser: Browser, digit: tuple[Path, str]
 ) -> None:

@@ -1,5 +1,6 @@
 "use strict";
 const MOST_SHOWN = 200000; // characters of an answer
+const MOST_READ = 4000000; // bytes of an answer that is laid out
 const form = document.querySelector("form");
 const inputs = [...form.querySelectorAll("fieldset")].map((box) => ({
   name: box.dataset.name,
@@ -159,6 +160,11 @@ async function show(response, blob) {
   }
   if (!kind.startsWith("application/json") && !kind.startsWith("text/")) {
     shown.append(element("p", blob.size + " bytes"), download(blob)[1]);
+    return;
+  }
+  if (blob.size > MOST_READ) {
+    const beginning = await blob.slice(0, MOST_SHOWN).text();
+    shown.append(element("p", blob.size + " bytes"), download(blob)[1], element("pre", beginning + " …"));
     return;
   }
   let text = await blob.text();
