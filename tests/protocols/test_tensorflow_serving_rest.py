@@ -404,8 +404,8 @@ BODIES = st.dictionaries(
 def outcome(body: bytes, model: ModelView) -> Any:
     try:
         found = request(body, model)
-    except InvalidInput as error:
-        return str(error)
+    except InvalidInput:
+        return None
     return [(t.name, t.dtype, t.data.shape, repr(t.data.tolist())) for t in found.inputs]
 
 

@@ -119,10 +119,13 @@ def _read_tensors(document: dict[str, Any], texts: Texts, view: ModelView) -> _F
 
 def _read_rows(value: object, signature: Signature, texts: Texts) -> tuple[Tensor, ...]:
     if not isinstance(value, list) or not value:
-        raise InvalidInput(f"{_ROWS!r} is {shown(value)}; send a list of at least one row")
+        raise _no_rows(value)
     specs = signature.inputs
     if not json_tensors.is_object(value[0]):
-        return (_alone(signature, _ROWS, value, texts),)
+        tensor = _alone(signature, _ROWS, value, texts)
+        if not len(tensor.data):  # a long list of nothing but spaces
+            raise _no_rows([])
+        return (tensor,)
     columns: dict[str, list[Any]] = {spec.name: [] for spec in specs}
     for index, row in enumerate(value):
         if not isinstance(row, dict) or row.keys() != columns.keys():
@@ -135,6 +138,10 @@ def _read_rows(value: object, signature: Signature, texts: Texts) -> tuple[Tenso
     return tuple(
         json_tensors.stacked(spec.name, spec.dtype, columns[spec.name], texts) for spec in specs
     )
+
+
+def _no_rows(value: object) -> InvalidInput:
+    return InvalidInput(f"{_ROWS!r} is {shown(value)}; send a list of at least one row")
 
 
 def _read_columns(value: object, signature: Signature, texts: Texts) -> tuple[Tensor, ...]:
