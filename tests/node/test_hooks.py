@@ -154,6 +154,9 @@ async def test_rest_and_the_client(node: ServedNode) -> None:
     async with AsyncClient(f"grpc://{node.target}") as connected:
         answer = await connected.model("picture").infer({"image": [image("blue")]})
         assert json.loads(answer["payload"][0])["label"] == "blue"
+        mmoe = connected.model("mmoe")
+        answer = await mmoe.infer({"text": ["1 2 3 4"]}, parameters={"taskId": 69})
+        assert json.loads(answer["payload"][0])["tags"] == {"taskId": 69}
 
 
 async def test_steps_without_code(client: triton.InferenceServerClient) -> None:

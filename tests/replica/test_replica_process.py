@@ -180,6 +180,19 @@ def digest_of(spec: ReplicaSpec, body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=16, key=key).digest()
 
 
+async def test_threads_for_hooks_must_fit(folder: Path) -> None:
+    (folder / "m").mkdir()
+    model = models.identity(folder / "m" / "model.onnx")
+    (folder / "m" / "hooks.py").write_text("def postprocess(request, outputs): return outputs")
+    async with replica_process(
+        folder, model, resources={"memory": "1GiB"}, hooks={"threads": 256}
+    ) as replica:
+        failed = await replica.event()
+    assert isinstance(failed, Failed)
+    assert failed.kind == "InsufficientMemory"
+    assert "more are needed to answer requests" in failed.reason
+
+
 async def test_notices_are_read_at_the_start_and_on_sighup(folder: Path) -> None:
     request = infer_request({"x": X})
     async with replica_process(folder, models.identity(folder / "m.onnx")) as replica:
