@@ -33,6 +33,12 @@ class Case:
     inputs: dict[str, Array]
     outputs: dict[str, Array] = field(default_factory=dict)
 
+    def turned(self, rows: int) -> Case:
+        """Return it with the last ``rows`` rows before the others, in and out."""
+        inputs = {name: np.roll(array, rows, axis=0) for name, array in self.inputs.items()}
+        outputs = {name: np.roll(array, rows, axis=0) for name, array in self.outputs.items()}
+        return replace(self, inputs=inputs, outputs=outputs)
+
     def classified(self) -> Case:
         """Return what must come back when only scores and labels do."""
         outputs = {name: array for name, array in self.outputs.items() if array.dtype.kind in "fO"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import multiprocessing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -69,6 +70,22 @@ async def test_an_answer_is_that_of_the_framework(
     if protocol in cells.CLASSIFYING:
         case = case.classified()
     check(case, await ask(protocol, node.target, case))
+
+
+async def test_callers_of_all_protocols_at_once(
+    node: ServedNode, cases: Cases, ask: Asking
+) -> None:
+    """They share batches, and each gets its own rows, whose order differs."""
+
+    async def asked(turn: int, protocol: str, case: Case) -> None:
+        turned = case.turned(turn)
+        if protocol in cells.CLASSIFYING:
+            turned = turned.classified()
+        check(turned, await ask(protocol, node.target, turned))
+
+    numbers = [cases[runtime, "numbers"] for runtime in cells.RUNTIMES]
+    pairs = itertools.product(cells.PROTOCOLS, numbers)
+    await asyncio.gather(*(asked(turn, *pair) for turn, pair in enumerate(pairs)))
 
 
 @pytest.mark.parametrize(("protocol", "runtime", "kind"), list(cells.cells(exist=False)))
