@@ -69,7 +69,7 @@ class ImageStep(Section):
         (1.0,), description="what is then divided by, likewise"
     )
     max_pixels: PositiveInt = Field(
-        2**26, description="an image of more pixels is refused before it is decoded"
+        2**25, description="an image of more pixels is refused before it is decoded"
     )
 
     @model_validator(mode="after")
