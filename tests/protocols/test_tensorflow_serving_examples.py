@@ -288,6 +288,18 @@ def test_texts_over_rest() -> None:
     assert [t.data.tolist() for t in found.request.inputs] == [[[b"a", b"ab"]], [7]]
 
 
+def test_the_signature_that_answers_is_named() -> None:
+    signature = Signature((X,), (SCORES,))
+    metadata = ModelMetadata("m", ("3",), "p", signature, {"first": signature, "b": signature})
+    for asked, named in (("", "first"), ("b", "b")):
+        message = message_of(messages.ClassificationRequest, {"x": [1.0, 2.0]})
+        message.model_spec.signature_name = asked
+        found = calls.read_classify(message.SerializeToString(), ModelView(metadata, "3"))
+        response = InferResponse("m", "3", "", [Tensor.of("p", np.zeros((1, 3), np.float32))])
+        answer = messages.ClassificationResponse.FromString(b"".join(found.encode(response).parts))
+        assert answer.model_spec.signature_name == named
+
+
 def test_multi_inference() -> None:
     with pytest.raises(Unsupported, match="call Classify and Regress, each for itself"):
         calls.read_multi_inference(b"", ONE)

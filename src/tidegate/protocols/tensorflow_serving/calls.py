@@ -27,6 +27,7 @@ from tidegate.protocols.tensorflow_serving.metadata import (
     decode_metadata,
     encode_metadata,
     signature_of,
+    signatures_of,
 )
 from tidegate.protocols.tensorflow_serving.model_spec import answered_by, spec_of
 from tidegate.types import InferRequest, InferResponse, Signature
@@ -40,7 +41,7 @@ def read_predict(message: bytes | memoryview, view: ModelView) -> Inference:
             signature_of(view.metadata, request.signature)
         except InvalidInput as error:
             raise SignatureNotFound(str(error)) from error
-    return Inference(request, functools.partial(_write_predict, request.signature))
+    return Inference(request, functools.partial(_write_predict, _name(request.signature, view)))
 
 
 def read_classify(message: bytes | memoryview, view: ModelView) -> Inference:
@@ -90,7 +91,12 @@ def _read_examples(
         outputs=found.wanted,
         signature=spec.signature,
     )
-    return Inference(request, functools.partial(write, spec.signature, found))
+    return Inference(request, functools.partial(write, _name(spec.signature, view), found))
+
+
+def _name(signature: str, view: ModelView) -> str:
+    """Return the name of the signature that answers: the model's first one by default."""
+    return signature or next(iter(signatures_of(view.metadata)))
 
 
 def _write_predict(signature: str, response: InferResponse) -> Reply:
