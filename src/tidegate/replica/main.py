@@ -58,6 +58,7 @@ log = logging.getLogger("tidegate.replica")
 
 _QUEUED_MESSAGES = 16
 _HOOK_THREADS = 4
+_SWITCH_INTERVAL = 0.5e-3
 _COLLECT_AFTER = 20_000
 _ORPHANS_GRACE = 10.0
 _HEADROOM = 16 * 2**20
@@ -262,6 +263,9 @@ async def _serve(
     )
     async with engine, http as server:
         if hooks is not None:
+            # Python's 5 ms is what the loop would wait at each step of each request for hooks
+            # that compute in Python.
+            sys.setswitchinterval(_SWITCH_INTERVAL)
             threads.start()
         log.info("ready: batches of up to %d rows on %s", limits.max_batch_size, model.device)
         _report(status_fd, ready)
