@@ -37,7 +37,7 @@ from tidegate.load.generator import grpc_load
 from tidegate.protocols.open_inference import MODEL_INFER, messages
 
 CLIENTS = (1, 4, 16, 32)
-_ATTEMPTS = 3
+_ATTEMPTS = 4
 _PACKAGES = ("tensorflow-cpu", "onnxruntime", "openvino")
 
 
@@ -120,7 +120,7 @@ async def _calm(server: Server, given: argparse.Namespace) -> None:
     deadline = time.monotonic() + given.patience
     while time.monotonic() < deadline:
         others = hardware.Others(lambda: time.process_time() + server.cpu_seconds())
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.3)
         if others.share() <= given.quiet:
             return
 
