@@ -18,6 +18,13 @@ def test_importing_it_brings_nothing() -> None:
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+def test_hooks_need_numpy_alone() -> None:
+    others = (*HEAVY[1:], "PIL", "torch", "tidegate.config", "tidegate.replica")
+    code = f"import sys, tidegate.hooks; print([m for m in {others!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
 def test_a_client_brings_its_transport_with_the_first_call() -> None:
     code = (
         "import sys, tidegate; tidegate.Client('grpc://127.0.0.1:1'); tidegate.AsyncClient(); "

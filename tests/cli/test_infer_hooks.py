@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from tests import dl_inference, models
 from tidegate.cli.main import run
+from tidegate.config.model import ModelConfig
 
 _HOOKS = """
 import numpy as np
@@ -84,3 +87,22 @@ def test_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = folder(tmp_path / "m", "bytes", "return request.data[::-1]")
     (tmp_path / "x").write_bytes(b"ab\xff")
     assert asked(capfd, model, str(tmp_path / "x")) == {"payload": {"b64": "/2Jh"}}
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "hooks.md"
+
+
+def test_the_guides_examples(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text = GUIDE.read_text("utf-8")
+    for settings in re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S):
+        ModelConfig.model_validate(yaml.safe_load(settings))
+    hooks = re.search(r"^```python\n(.*?)^```", text, re.M | re.S)
+    assert hooks is not None
+    models.identity(tmp_path / "model.onnx", shape=("batch", 3, 224, 224))
+    (tmp_path / "hooks.py").write_text(hooks[1].replace('["logits"][0]', '["y"][0].mean((1, 2))'))
+    (tmp_path / "labels.py").write_text("LABELS = ['rose', 'grass', 'sky']\n")
+    for size, color in ((20, "blue"), (9, "blue")):
+        Image.new("RGB", (size, size), color).save(tmp_path / f"{size}.png")
+    assert asked(capfd, str(tmp_path), str(tmp_path / "20.png")) == {"payload": {"label": "sky"}}
+    assert run(["infer", str(tmp_path), str(tmp_path / "9.png")]) != 0
+    assert "the image is too small" in capfd.readouterr().err
