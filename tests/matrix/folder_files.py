@@ -77,5 +77,5 @@ class Model:
 }
 STEPS = """\
 preprocess: {image: {scale: 0.0625}}
-postprocess: {output: probabilities, labels: labels.txt, top_k: 3}
+postprocess: {labels: labels.txt, top_k: 3}
 """

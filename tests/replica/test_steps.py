@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from tests.replica.fake_model import FakeModel
 from tidegate.config.model import ModelConfig
 from tidegate.errors import ConfigurationError, InferenceFailed, InvalidInput, InvalidModel
-from tidegate.hooks import Request
+from tidegate.hooks import Request, Response
 from tidegate.replica.binding import binding
 from tidegate.replica.hooks import Functions
 from tidegate.replica.loading import with_hooks
@@ -417,6 +417,15 @@ def test_outputs_that_are_no_scores(
 ) -> None:
     with pytest.raises(ConfigurationError, match=said):
         functions({"postprocess": step}, signature(outputs=outputs))
+
+
+def test_the_best_class_beside_the_scores_is_passed_over() -> None:
+    found = signature(outputs=(TensorSpec("digit", DType.INT64, ("n",)), *SCORES))
+    after = functions({"postprocess": {"top_k": 1}}, found).postprocess
+    assert after is not None
+    answer = after(Request(), {"digit": np.array([2]), "y": np.array([[0.25, 0.75, 0]])})
+    assert isinstance(answer, Response)
+    assert answer.payload == [{"class": 1, "score": 0.75}]
 
 
 def test_scores_of_another_shape_are_the_models_fault() -> None:

@@ -128,7 +128,7 @@ class Postprocess(Section):
     """What is done with the scores of classes after the model, without code."""
 
     output: str | None = Field(
-        None, description="the output with the scores (default: the only one)"
+        None, description="the output with the scores (default: the only one that can be)"
     )
     softmax: bool = Field(False, description="make probabilities of scores, which add up to 1")
     sigmoid: bool = Field(False, description="make a probability of each score by itself")

@@ -112,13 +112,15 @@ def label_postprocess(
         InvalidModel: there is no such file of labels, or it is damaged.
     """
     found = [spec for spec in outputs if step.output in (None, spec.name)]
+    if len(found) > 1:  # a model may tell the best class beside the scores
+        found = [spec for spec in found if _may_be_scores(spec)]
     if len(found) != 1:
         names = ", ".join(repr(spec.name) for spec in outputs)
         raise ConfigurationError(
             f"postprocess does not know which output has the scores: write output, one of {names}"
         )
     (spec,) = found
-    if spec.dtype.numpy.kind not in "fV" or len(spec.shape or (1, 1)) != 2:
+    if not _may_be_scores(spec):
         raise ConfigurationError(
             f"postprocess: the output {spec.name!r} is {spec.dtype.value} "
             f"{list(spec.wire_shape)}, not scores of [batch, classes]"
@@ -126,6 +128,10 @@ def label_postprocess(
     return LabelPostprocess(
         step, spec, None if step.labels is None else _labels(step.labels, find)
     )
+
+
+def _may_be_scores(spec: TensorSpec) -> bool:
+    return spec.dtype.numpy.kind in "fV" and len(spec.shape or (1, 1)) == 2
 
 
 def _labels(name: str, find: Callable[[str], Path | None]) -> tuple[str, ...]:
