@@ -43,7 +43,10 @@ def test_saturation(tmp_path: Path) -> None:
     assert "bare loop" in out
     assert set(told["mlp"]["bare rates"]) == {"1", "2", "4", "8", "16", "32"}
     assert str(told["mlp"]["best batch"]) in told["mlp"]["bare rates"]
-    assert all(len(f) == 2 and min(f) > 0 for f in told["mlp"]["rounds"].values())
+    rounds = told["mlp"]["rounds"]
+    assert all(len(found) == 2 for found in rounds.values())
+    # Others may have taken nothing.
+    assert all(min(found) > 0 for name, found in rounds.items() if name != "others")
 
 
 def test_frameworks(tmp_path: Path) -> None:
