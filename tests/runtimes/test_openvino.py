@@ -352,6 +352,31 @@ print(told, threading.active_count())
 """
 
 
+SIGNALLED = """
+import gc, signal, sys
+from pathlib import Path
+from tidegate.runtimes.interface import RuntimeOptions
+from tidegate.runtimes.openvino import load
+signal.signal(signal.SIGINT, lambda *_: print("survived"))
+options = RuntimeOptions("cpu", 1)
+first, second = (load(Path(sys.argv[1]), options) for _ in range(2))
+for model in (first, second):
+    model.close()
+del model, first
+gc.collect()
+del second
+gc.collect()
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_a_signal_after_models_were_closed(tmp_path: Path) -> None:
+    path = models.scale(tmp_path / "m.onnx")
+    command = [sys.executable, "-c", SIGNALLED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
+
+
 def test_importing_it_tells_nobody() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", QUIET], capture_output=True, text=True, timeout=60

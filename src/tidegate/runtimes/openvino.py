@@ -62,6 +62,9 @@ _NO_MEMORY = re.compile(
 _PLACES = re.compile(
     r"(Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|Caught exception:)\s*"
 )
+_CORES: list[Any] = []
+"""Every Core, for good. Its CPU plugin gives the thread a stack for signals, and takes it away
+with the Core; when two do that in turns, the next signal, as Ctrl-C, ends the process (2026.4)."""
 _COMPILING = 64 * 2**20
 """Bytes that compiling takes beside the weights, for threads and code."""
 _LONGEST = 1000
@@ -175,6 +178,7 @@ def load(path: Path, options: RuntimeOptions) -> OpenVinoModel:
 
     def requests() -> list[Any]:
         core = openvino.Core()
+        _CORES.append(core)
         capabilities = core.get_property(_CPU, "OPTIMIZATION_CAPABILITIES")
         compiled = core.compile_model(path, _CPU, settings_of(options, capabilities))
         streams = int(compiled.get_property("NUM_STREAMS"))
