@@ -108,12 +108,14 @@ def _follow(node: RunDirectory, find: Files, lines: int, screen: _Screen) -> Non
     with RustNotify(paths, False, False, 0, False, True) as changes:
         tails = {name: Tail(path, lines) for name, path in find().items()}
         while True:
+            # Before the look: what was written until then is the last that there is.
+            stopped = node.load() is None
             for name, path in find().items():
                 tail = tails.setdefault(name, Tail(path, None))
                 for line in tail.read():
                     screen.show(name, line)
             screen.flush()
-            if node.load() is None:
+            if stopped:
                 click.echo(f"the node on port {node.port} has stopped", err=True)
                 return
             if changes.watch(_GATHER_MS, _LOOK_MS, 0, None) == "signal":
