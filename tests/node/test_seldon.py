@@ -185,12 +185,24 @@ def run_client(folder: Path, target: str) -> str:
 
 CLIENT = """
 import sys
-import grpc, seldon_pb2, wpai_pb2_grpc
+import grpc, open_inference_pb2, seldon_pb2, tensorflow_serving_pb2, wpai_pb2_grpc
 with grpc.insecure_channel(sys.argv[1]) as channel:
     stub = wpai_pb2_grpc.WpaiDLPredictOnlineServiceStub(channel)
     message = seldon_pb2.SeldonMessage(binData=b"123")
     message.meta.tags["taskid"].number_value = 39
     print(stub.PytorchPredict(message, timeout=20).jsonData.struct_value["sum"])
+    print(stub.CaffePredict(message, timeout=20).jsonData.struct_value["sum"])
+    tensors = tensorflow_serving_pb2.PredictRequest()
+    tensors.model_spec.name = "any-69"
+    tensors.inputs["x"].dtype = 1
+    for size in (1, 4):
+        tensors.inputs["x"].tensor_shape.dim.add(size=size)
+    tensors.inputs["x"].float_val.extend([1, 2, 3, 4])
+    print(list(stub.Predict(tensors, timeout=20).outputs["y"].float_val))
+    triton = open_inference_pb2.ModelInferRequest(model_name="any-69")
+    row = triton.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+    row.contents.fp32_contents.extend([1, 2, 3, 4])
+    print(stub.TisPredict(triton, timeout=20).model_name)
 """
 
 
@@ -198,4 +210,5 @@ async def test_a_client_generated_from_the_published_files(
     node: ServedNode, tmp_path: Path
 ) -> None:
     """In a process of its own: the messages would collide with those of other tests."""
-    assert await asyncio.to_thread(run_client, tmp_path, node.target) == "36.0\n"
+    said = await asyncio.to_thread(run_client, tmp_path, node.target)
+    assert said.splitlines() == ["36.0", "36.0", "[2.0, 4.0, 6.0, 8.0]", "any-69"]
