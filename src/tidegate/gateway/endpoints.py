@@ -1,0 +1,75 @@
+"""What every source of endpoints gives: a place where a model is served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tidegate.config.addresses import numeric_address
+from tidegate.errors import ConfigurationError
+
+Protocol = Literal["tidegate", "tensorflow-serving", "open-inference", "seldon"]
+"""What an endpoint speaks; one of Tidegate's speaks all of them."""
+
+PROTOCOLS: tuple[Protocol, ...] = ("tidegate", "tensorflow-serving", "open-inference", "seldon")
+LARGEST_WEIGHT = 2**20
+LARGEST_PRIORITY = 127
+"""Envoy's own bound on the priorities of a cluster is 128."""
+_LONGEST_NAME = 253
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server of a model.
+
+    Raises:
+        ConfigurationError: an address is not ``IP:port``, or a number is out of its range; the
+            message says which.
+    """
+
+    address: str
+    """``10.0.0.7:8000`` or ``[fd00::1]:8000``, never a name; gRPC and, for tidegate, REST."""
+    protocol: Protocol
+    rest: str | None = None
+    """Where REST is answered, if elsewhere; for other protocols ``None`` means no REST."""
+    weight: int = 100
+    """Its share of the work beside the others, from 1 to 2**20."""
+    priority: int = 0
+    """0 is asked first; 1, 2 and so on take over when those before them are down: to 127."""
+    versions: frozenset[int] | None = None
+    """``None``: not known, it may be asked for any."""
+    labels: frozenset[str] | None = None
+    name: str = ""
+    """How people call it: a host's, a node's or a pod's name."""
+    secure: bool = False
+    """Whether it is spoken to over TLS."""
+
+    def __post_init__(self) -> None:
+        try:
+            # One place must have one spelling: sets of endpoints are merged by address.
+            object.__setattr__(self, "address", numeric_address(self.address))
+            if self.rest is not None:
+                object.__setattr__(self, "rest", numeric_address(self.rest))
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+        if self.protocol not in PROTOCOLS:
+            raise ConfigurationError(
+                f"{self.address}: the protocol must be one of {', '.join(PROTOCOLS)}, "
+                f"not {self.protocol!r:.60}"
+            )
+        _within(self.address, "weight", self.weight, 1, LARGEST_WEIGHT)
+        _within(self.address, "priority", self.priority, 0, LARGEST_PRIORITY)
+        if len(self.name) > _LONGEST_NAME or not self.name.isprintable():
+            raise ConfigurationError(
+                f"{self.address}: the name must be at most {_LONGEST_NAME} printable characters, "
+                f"not {self.name[:60]!r}"
+            )
+
+
+def _within(address: str, what: str, value: int, least: int, most: int) -> None:
+    # A bool is an int to Python, and a mistake here.
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigurationError(
+            f"{address}: the {what} must be a whole number from {least} to {most}, "
+            f"not {value!r:.60}"
+        )
