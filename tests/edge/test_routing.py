@@ -271,6 +271,7 @@ async def test_calls_about_the_server_go_to_the_controller(edge: Edge) -> None:
         ("/v2/models/m/stats", "controller"),
         ("/v2/models/m/stats?x=/infer", "controller"),
         ("/v2/models/m/versions/2/stats", "controller"),
+        ("/v2/models/m/endpoints", "controller"),
         ("/v2/models/m/trace/setting", "controller"),
         ("/v2/repository/index", "controller"),
         ("/v2/repository/models/m/load", "controller"),

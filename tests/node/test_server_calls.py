@@ -520,7 +520,8 @@ async def test_the_openapi_document_is_valid_and_true(node: ServedNode) -> None:
     for path, operations in paths.items():
         concrete = path.replace("{model}", "scale").replace("{version}", "2")
         if "get" in operations and "{" not in concrete:
-            assert (await node.get(concrete))[0] == 200, path
+            known = 501 if path.endswith("/endpoints") else 200
+            assert (await node.get(concrete))[0] == known, path
     assert "scale" in paths["/v2/models/{model}/infer"]["parameters"][0]["schema"]["enum"]
     identities = [
         o["operationId"] for p in paths.values() for o in p.values() if "operationId" in o

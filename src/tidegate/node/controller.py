@@ -32,6 +32,7 @@ from tidegate.node.api import (
 from tidegate.node.description import Description
 from tidegate.node.edge_keeper import EdgeKeeper
 from tidegate.node.edge_logs import EdgeLogs
+from tidegate.node.endpoints_calls import endpoints_extension
 from tidegate.node.fleet import Fleet
 from tidegate.node.grpc_services import HealthCalls, ReflectionCalls
 from tidegate.node.launcher import ProcessLauncher
@@ -138,6 +139,7 @@ class Controller:
                 Description(self.fleet, lambda: self.calls.endpoints).extension(),
                 ModelList(self.fleet).extension(),
                 StatisticsCalls(self.fleet, self.statistics).extension(),
+                endpoints_extension(),
                 control.extension(),
                 tensorflow_serving.extension(),
                 self.shared_memory.extension(),

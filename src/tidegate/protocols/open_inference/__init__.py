@@ -34,7 +34,9 @@ ROUTING = Routing(
         RoutedMethod(path, model=(1,), version=(2,))
         for path in (MODEL_INFER, MODEL_READY, MODEL_METADATA, MODEL_CONFIG)
     ),
-    prefixes=(RoutedPrefix("/v2/models/", server_verbs=("/stats", "/trace/setting")),),
+    prefixes=(
+        RoutedPrefix("/v2/models/", server_verbs=("/stats", "/endpoints", "/trace/setting")),
+    ),
     server_methods=(
         SERVER_LIVE,
         SERVER_READY,
