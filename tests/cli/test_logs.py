@@ -14,7 +14,7 @@ import pytest
 from tests.cli.conftest import ENVIRONMENT, RunningNode, command, tidegate
 from tidegate.cli.logs import Tail, start_of_last_lines
 from tidegate.config.node import NodeConfig
-from tidegate.node.run_directory import NodeRecord, ReplicaLog, RunDirectory
+from tidegate.controller.run_directory import NodeRecord, ReplicaLog, RunDirectory
 
 
 def _read(tail: Tail) -> list[bytes]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.fuzz import connections, routing, seeds, tensorflow_serving
 from tidegate.config.loading import load_model_config, load_node_config
+from tidegate.controller.run_directory import RunDirectory
 from tidegate.errors import ConfigurationError, InvalidAnswer, InvalidModel, RequestError
-from tidegate.node.run_directory import RunDirectory
 from tidegate.protocols import dl_inference, grpc_health, plain_http, seldon
 from tidegate.protocols.compression import ENCODINGS, decompress
 from tidegate.protocols.dialect import ModelView, RestCall

@@ -20,8 +20,8 @@ from typing import Any
 from tests import models
 from tests.node.harness import ServedNode
 from tests.node.traffic import Traffic
+from tidegate.controller.run_directory import RunDirectory
 from tidegate.edge.admin import AdminClient
-from tidegate.node.run_directory import RunDirectory
 
 MODEL = "scale"
 FACTOR = 2.0

@@ -11,15 +11,15 @@ import pytest
 from tidegate.clock import MonotonicClock
 from tidegate.config.model import ModelConfig
 from tidegate.config.node import NodeConfig
+from tidegate.controller import edge_keeper
+from tidegate.controller.edge_keeper import EdgeKeeper
+from tidegate.controller.run_directory import RunDirectory
 from tidegate.edge.process import EnvoyProcess
 from tidegate.edge.settings import EdgeSettings
 from tidegate.errors import EdgeFailed
-from tidegate.node import edge_keeper
-from tidegate.node.edge_keeper import EdgeKeeper
 from tidegate.node.fleet import Generation, ReplicaState
 from tidegate.node.keeper import Keeper, Surroundings
 from tidegate.node.launcher import ProcessLauncher
-from tidegate.node.run_directory import RunDirectory
 from tidegate.replica.notices import Notices
 from tidegate.repository.entries import VersionEntry
 

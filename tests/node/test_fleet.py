@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tidegate.config.model import ModelConfig, Versions
-from tidegate.node.back_off import BackOff
+from tidegate.controller.back_off import BackOff
 from tidegate.node.fleet import Fleet, Generation, Replica, ReplicaState
 from tidegate.replica.spec import Ready, ReplicaSpec
 from tidegate.repository.entries import ModelEntry, Problem, Repository, VersionEntry

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from tidegate.config.node import NodeConfig
-from tidegate.errors import AddressInUse, ConfigurationError
-from tidegate.node.run_directory import (
+from tidegate.controller.run_directory import (
     NodeRecord,
     RunDirectory,
     base_directory,
     find_nodes,
     write_whole,
 )
+from tidegate.errors import AddressInUse, ConfigurationError
 
 
 @pytest.fixture

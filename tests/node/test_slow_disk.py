@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tidegate.config.node import NodeConfig
+from tidegate.controller.run_directory import RunDirectory
 from tidegate.errors import ModelNotFound
 from tidegate.node import controller
-from tidegate.node.run_directory import RunDirectory
 from tidegate.repository.entries import Repository
 
 

@@ -14,8 +14,8 @@ from rich.markup import escape
 
 from tidegate.cli.running import call_admin, chosen_nodes, only, state_of
 from tidegate.cli.terminal import new_console
+from tidegate.controller.run_directory import RunDirectory
 from tidegate.errors import ModelNotFound
-from tidegate.node.run_directory import RunDirectory
 
 _LOOK_EVERY = 0.25
 

@@ -16,8 +16,8 @@ import orjson
 from tidegate.cli.running import chosen_nodes, only
 from tidegate.cli.serving import check_serving_parts
 from tidegate.config.loading import nearest
+from tidegate.controller.run_directory import RunDirectory
 from tidegate.errors import ModelNotFound
-from tidegate.node.run_directory import RunDirectory
 
 _BLOCK = 2**16
 _LONGEST_LINE = 2**20

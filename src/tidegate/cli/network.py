@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tidegate.cli.findings import Finding, fail, ok, warn
 from tidegate.config.node import NodeConfig
-from tidegate.node.run_directory import base_directory, find_nodes
+from tidegate.controller.run_directory import base_directory, find_nodes
 
 _SOCKET_PATH_LIMIT = 107
 _LONGEST_SOCKET = len("/65535/admin-9999.sock")
@@ -97,7 +97,7 @@ def _refused(host: str, port: int) -> str | None:
 
 def _holder(port: int) -> str:
     try:
-        from tidegate.node.machine import holder_of
+        from tidegate.controller.machine import holder_of
     except ImportError:  # A bare install has no psutil.
         return ""
     holder = holder_of(port)

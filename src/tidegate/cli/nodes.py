@@ -18,8 +18,8 @@ from tidegate.cli.options import size_text
 from tidegate.cli.running import chosen_nodes, only, state_of
 from tidegate.cli.serving import announce, check_serving_parts
 from tidegate.cli.terminal import new_console, waiting
+from tidegate.controller.run_directory import RunDirectory
 from tidegate.errors import NodeError
-from tidegate.node.run_directory import RunDirectory
 
 _STOP_MARGIN = 30.0
 _LOOK_EVERY = 0.05

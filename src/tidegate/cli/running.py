@@ -11,6 +11,7 @@ from typing import Any
 
 from tidegate.config.loading import load_node_config
 from tidegate.config.origins import DEFAULT
+from tidegate.controller.run_directory import RunDirectory, base_directory, find_nodes
 from tidegate.errors import (
     ConfigurationError,
     LoadFailed,
@@ -20,7 +21,6 @@ from tidegate.errors import (
     PermissionDenied,
     TidegateError,
 )
-from tidegate.node.run_directory import RunDirectory, base_directory, find_nodes
 
 _REFUSALS: dict[int, type[TidegateError]] = {
     400: LoadFailed,

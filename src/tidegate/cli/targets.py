@@ -46,8 +46,8 @@ class LocalModel:
 
     def __init__(self, entry: ModelEntry, version: int, device: str | None) -> None:
         check_serving_parts()
+        from tidegate.controller.machine import usable_cores
         from tidegate.node.environments import is_own
-        from tidegate.node.machine import usable_cores
         from tidegate.replica.binding import binding
         from tidegate.replica.loading import load
         from tidegate.runtimes.interface import RuntimeOptions

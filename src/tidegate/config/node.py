@@ -13,7 +13,7 @@ from tidegate.config.units import Duration, Size
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-def _listed(value: object) -> object:
+def words(value: object) -> object:
     """Take a text of several words, as options and variables give it."""
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
@@ -70,7 +70,7 @@ class NodeConfig(Section):
         False,
         description="let every client load and unload models, not the admin port alone",
     )
-    allowed_origins: Annotated[tuple[WebOrigin, ...], BeforeValidator(_listed)] | None = Field(
+    allowed_origins: Annotated[tuple[WebOrigin, ...], BeforeValidator(words)] | None = Field(
         None,
         description="sites whose pages may call models from a browser, as https://app.example "
         "(default: none but the node's own pages)",

@@ -1,1 +1,1 @@
-"""The controller of a gateway: which machines there are, and how work is shared among them."""
+"""The controller of a gateway: one address for many machines."""

@@ -1,28 +1,25 @@
 """The admin API, on loopback: what runs on this node, in JSON.
 
-gRPC comes by the same port; see :mod:`tidegate.node.admin_grpc`.
+gRPC comes by the same port; see :mod:`tidegate.controller.admin_grpc`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 from typing import Any
 
 import psutil
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tidegate import __version__
-from tidegate.errors import MessageTooLarge, PermissionDenied, TidegateError
-from tidegate.node.admin_grpc import http_or_grpc
+from tidegate.controller.admin import body_of, refuse_pages
+from tidegate.errors import TidegateError
 from tidegate.node.controller import Controller
 from tidegate.node.fleet import Generation, Replica
 from tidegate.node.metrics import Metrics
-from tidegate.protocols.open_inference.documents import LARGEST
 from tidegate.protocols.open_inference.rest import encode_error
 from tidegate.protocols.statuses import status_of as status_of_error
 from tidegate.replica.exchange import headers_of
@@ -128,71 +125,13 @@ def application(controller: Controller) -> Starlette:
 async def _call(controller: Controller, request: Request) -> Response:
     """Answer one of the calls that the public port has, too, without its restrictions."""
     try:
-        _refuse_pages(request)
+        refuse_pages(request)
         path = request.scope["raw_path"].decode("latin-1").partition("?")[0]
         reply = await controller.calls.answer_path(
-            request.method, path, await _body(request), trusted=True
+            request.method, path, await body_of(request), trusted=True
         )
     except TidegateError as error:
         body = encode_error(str(error))
         headers = {name.decode(): value.decode() for name, value in headers_of(error)}
         return Response(body, status_of_error(error).http, headers, media_type="application/json")
     return Response(b"".join(reply.parts), media_type="application/json")
-
-
-def _refuse_pages(request: Request) -> None:
-    """Refuse what a page of another site makes a browser on this machine send here."""
-    site = request.headers.get("sec-fetch-site", "none")
-    origin = request.headers.get("origin")
-    host = request.headers.get("host", "")
-    if site not in ("none", "same-origin") or (
-        origin is not None and origin.partition("://")[2] != host
-    ):
-        raise PermissionDenied(f"the admin API is not for pages of other sites ({origin})")
-    # A site can let its own name lead to loopback; an address it cannot have.
-    if not _is_local(request.url.hostname or ""):
-        raise PermissionDenied(
-            f"the admin API is called as localhost or by an address, not as {host[:256]!r}"
-        )
-
-
-def _is_local(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name.strip("[]"))
-    except ValueError:
-        return name in ("", "localhost")
-    return True
-
-
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > LARGEST:
-            raise MessageTooLarge(f"the body is larger than {LARGEST} bytes; send less")
-    return body
-
-
-class AdminServer(uvicorn.Server):
-    """The admin API's server; signals are the controller's business."""
-
-    def __init__(self, controller: Controller) -> None:
-        super().__init__(
-            uvicorn.Config(
-                application(controller),
-                host="127.0.0.1",
-                port=controller.config.admin_port,
-                http=http_or_grpc(controller.directory.admin_socket),
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                # A model that is being loaded does not hold up the end of a node.
-                timeout_graceful_shutdown=1,
-            )
-        )
-
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        """Leave the signals alone."""
-        yield

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import re
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,36 +18,37 @@ from pathlib import Path
 
 from tidegate.clock import Clock, MonotonicClock
 from tidegate.config.node import NodeConfig
-from tidegate.edge.control import ControlServer
-from tidegate.edge.settings import EdgeSettings
-from tidegate.edge.topology import Endpoint, Topology
-from tidegate.errors import AddressInUse, ConfigurationError, EdgeFailed, ModelNotFound
-from tidegate.node.api import (
+from tidegate.controller.api import (
     ControllerApi,
     extension_names,
     server_extension,
     server_metadata,
 )
+from tidegate.controller.edge_keeper import EdgeKeeper
+from tidegate.controller.edge_logs import EdgeLogs
+from tidegate.controller.grpc_services import HealthCalls, ReflectionCalls
+from tidegate.controller.machine import check_free, usable_cores
+from tidegate.controller.run_directory import NodeRecord, RunDirectory, log_settings
+from tidegate.controller.server_calls import ServerCalls
+from tidegate.edge.control import ControlServer
+from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.topology import Endpoint, Topology
+from tidegate.errors import AddressInUse, ConfigurationError, EdgeFailed, ModelNotFound
 from tidegate.node.description import Description
-from tidegate.node.edge_keeper import EdgeKeeper
-from tidegate.node.edge_logs import EdgeLogs
 from tidegate.node.endpoints_calls import endpoints_extension
 from tidegate.node.fleet import Fleet
-from tidegate.node.grpc_services import HealthCalls, ReflectionCalls
 from tidegate.node.launcher import ProcessLauncher
-from tidegate.node.machine import not_ours, usable_cores
 from tidegate.node.model_control import ModelControl
 from tidegate.node.model_list import ModelList
 from tidegate.node.noticeboard import Noticeboard
 from tidegate.node.quarantine import Quarantine
 from tidegate.node.replicas import Replicas
-from tidegate.node.run_directory import NodeRecord, RunDirectory, log_settings
-from tidegate.node.server_calls import ServerCalls
 from tidegate.node.settings_calls import LogCalls, TraceCalls
 from tidegate.node.shared_memory_calls import SharedMemoryCalls
 from tidegate.node.statistics import Statistics
 from tidegate.node.statistics_calls import StatisticsCalls
 from tidegate.node.tensorflow_serving_calls import TensorFlowServingCalls
+from tidegate.node.unserved import Unserved
 from tidegate.protocols.grpc_frames import PREFIX_SIZE
 from tidegate.protocols.open_inference.documents import LARGEST
 from tidegate.replica import lifeline
@@ -183,7 +183,7 @@ class Controller:
         record = self.directory.load()
         self._adopted = self.edge.adopt(record.edge if record is not None else None)
         if not self._adopted:
-            _check_free(self.config.host, self.config.port)
+            check_free(self.config.host, self.config.port)
         elif record is not None and record.repository == self.repository:
             self.fleet.unloaded.update(record.unloaded)
         elif record is not None:
@@ -194,7 +194,7 @@ class Controller:
             )
 
     async def _start(self) -> None:
-        api = ControllerApi(self.calls, self.fleet, self.unserved)
+        api = ControllerApi(self.calls, Unserved(self.fleet, self.unserved).why)
         connections = OpenConnections()
         connections.refuse = api.refuse
         await self._stack.enter_async_context(
@@ -446,13 +446,3 @@ def _sole(clusters: Mapping[str, object]) -> str | None:
     model, *others = {re.split("[:@]", key)[0] for key in clusters} or {""}
     single = sum(":" in key for key in clusters) <= 1
     return model if model in clusters and single and not others else None
-
-
-def _check_free(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise not_ours(f"{host}:{port}", port, error, "--host or --port") from error

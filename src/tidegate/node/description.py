@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 
 from tidegate import __version__
+from tidegate.controller.server_calls import Call, Endpoint, Extension
 from tidegate.node.fleet import Fleet
 from tidegate.node.probing import ask_metadata
-from tidegate.node.server_calls import Call, Endpoint, Extension
 from tidegate.protocols.open_inference import openapi
 from tidegate.protocols.open_inference.openapi import Operation
 

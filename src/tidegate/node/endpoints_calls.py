@@ -5,8 +5,8 @@ A node does not know the address that its clients see it by, behind a proxy or a
 
 from __future__ import annotations
 
+from tidegate.controller.server_calls import Call, Endpoint, Extension
 from tidegate.errors import Unsupported
-from tidegate.node.server_calls import Call, Endpoint, Extension
 from tidegate.protocols.open_inference.endpoints import SCHEMA
 
 PATH = "/v2/models/{model}/endpoints"

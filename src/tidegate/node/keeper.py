@@ -12,12 +12,12 @@ from pathlib import Path
 
 from tidegate.clock import Clock
 from tidegate.config.node import NodeConfig
+from tidegate.controller.back_off import BackOff
+from tidegate.controller.machine import available_memory, size_on_disk, usable_cores
+from tidegate.controller.run_directory import RunDirectory, log_settings
 from tidegate.errors import ConfigurationError
-from tidegate.node.back_off import BackOff
 from tidegate.node.fleet import Generation, Replica, ReplicaState
 from tidegate.node.launcher import Launcher, ReplicaProcess, log_tail
-from tidegate.node.machine import available_memory, size_on_disk, usable_cores
-from tidegate.node.run_directory import RunDirectory, log_settings
 from tidegate.replica.spec import Failed, Ready, ReplicaSpec
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from typing import Protocol
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
+from tidegate.controller.run_directory import write_whole
 from tidegate.edge.exit import ExitWatch
 from tidegate.node import environments
-from tidegate.node.run_directory import write_whole
 from tidegate.replica.spec import THREAD_STACK, Failed, Ready, ReplicaSpec
 
 _EVENT: TypeAdapter[Ready | Failed] = TypeAdapter(Ready | Failed)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
+from tidegate.controller.server_calls import Call, Endpoint, Extension
 from tidegate.errors import LoadFailed, ModelNotFound, PermissionDenied
 from tidegate.node.fleet import Fleet, Generation
-from tidegate.node.server_calls import Call, Endpoint, Extension
 from tidegate.protocols import open_inference
 from tidegate.protocols.open_inference import repository
 from tidegate.protocols.open_inference.repository import IndexEntry, State

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import orjson
 
+from tidegate.controller.server_calls import Call, Endpoint, Extension
 from tidegate.node.fleet import Fleet
-from tidegate.node.server_calls import Call, Endpoint, Extension
 from tidegate.protocols.dialect import Reply
 from tidegate.protocols.plain_http import listing
 from tidegate.protocols.plain_http.headers import HTML, JSON, prefers

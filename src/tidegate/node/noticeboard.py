@@ -9,8 +9,8 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from tidegate.controller.run_directory import write_whole
 from tidegate.node.fleet import Fleet
-from tidegate.node.run_directory import write_whole
 from tidegate.replica.notices import Notices
 
 

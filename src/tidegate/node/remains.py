@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from tidegate.controller.run_directory import RunDirectory
 from tidegate.edge.process import EnvoyProcess, end_unrecorded
 from tidegate.node.launcher import Launcher, ProcessLauncher
-from tidegate.node.run_directory import RunDirectory
 
 _KILL_AFTER = 5.0
 

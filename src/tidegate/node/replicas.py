@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from tidegate.clock import Clock
 from tidegate.config.node import NodeConfig
+from tidegate.controller.run_directory import RunDirectory
 from tidegate.node.fleet import Fleet, Generation
 from tidegate.node.keeper import Keeper, Surroundings
 from tidegate.node.launcher import Launcher, ReplicaProcess
 from tidegate.node.probing import probe
-from tidegate.node.run_directory import RunDirectory
 from tidegate.replica.spec import ReplicaSpec
 from tidegate.repository.entries import VersionEntry
 

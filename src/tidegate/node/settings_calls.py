@@ -10,8 +10,8 @@ import logging
 import re
 from collections.abc import Callable, Collection
 
+from tidegate.controller.server_calls import Call, Endpoint, Extension
 from tidegate.errors import InvalidInput, ModelNotFound, Unsupported
-from tidegate.node.server_calls import Call, Endpoint, Extension
 from tidegate.protocols import open_inference
 from tidegate.protocols.open_inference import settings as codec
 from tidegate.protocols.open_inference.settings import LogSettings, TraceSettings

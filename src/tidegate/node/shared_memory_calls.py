@@ -8,6 +8,8 @@ from pathlib import Path
 
 import orjson
 
+from tidegate.controller.run_directory import write_whole
+from tidegate.controller.server_calls import Answer, Call, Endpoint, Extension
 from tidegate.errors import (
     ConfigurationError,
     InvalidInput,
@@ -15,8 +17,6 @@ from tidegate.errors import (
     RegionNotFound,
     Unsupported,
 )
-from tidegate.node.run_directory import write_whole
-from tidegate.node.server_calls import Answer, Call, Endpoint, Extension
 from tidegate.protocols import open_inference
 from tidegate.protocols.open_inference import shared_memory as codec
 from tidegate.protocols.open_inference.shared_memory import Region

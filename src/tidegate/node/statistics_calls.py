@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tidegate.controller.server_calls import Call, Endpoint, Extension
 from tidegate.errors import ModelNotFound
 from tidegate.node.fleet import Fleet
-from tidegate.node.server_calls import Call, Endpoint, Extension
 from tidegate.node.statistics import Statistics
 from tidegate.protocols import open_inference
 from tidegate.protocols.open_inference import statistics as codec

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tidegate.controller.server_calls import Call, Endpoint, Extension
 from tidegate.errors import InvalidInput, ModelNotFound, Unsupported
 from tidegate.node.fleet import Fleet, Generation
 from tidegate.node.model_control import ModelControl
-from tidegate.node.server_calls import Call, Endpoint, Extension
 from tidegate.protocols import tensorflow_serving
 from tidegate.protocols.statuses import GrpcCode
 from tidegate.protocols.tensorflow_serving.model_spec import version_of_label

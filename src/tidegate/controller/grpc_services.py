@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tidegate.controller.server_calls import Call, Extension
 from tidegate.errors import ModelNotFound
-from tidegate.node.server_calls import Call, Extension
 from tidegate.protocols import grpc_health, grpc_reflection
 from tidegate.protocols.grpc_health import Health
 from tidegate.protocols.grpc_reflection import Reflection

@@ -1,37 +1,25 @@
-"""What the controller answers behind the edge.
+"""What a controller answers behind the edge.
 
-Calls about the whole server, and why a model that is known has no replica.
+Calls about the whole server, and why a model that is asked for is not served.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from tidegate import __version__
+from tidegate.controller.server_calls import Call, Extension, ServerCalls
 from tidegate.edge.names import CLUSTER_HEADER, MODEL_PREFIX, SOLE, TASK_PREFIX
-from tidegate.errors import (
-    InferenceFailed,
-    InvalidInput,
-    MessageTooLarge,
-    MethodNotFound,
-    ModelNotFound,
-    ModelNotReady,
-    TidegateError,
-)
-from tidegate.node.fleet import Fleet
-from tidegate.node.server_calls import Call, Extension, ServerCalls
+from tidegate.errors import InferenceFailed, MessageTooLarge, MethodNotFound, TidegateError
 from tidegate.protocols import open_inference
 from tidegate.protocols.grpc_frames import unframe
 from tidegate.protocols.open_inference import metadata as metadata_codec
 from tidegate.protocols.open_inference.documents import LARGEST
 from tidegate.replica.dialects import send
 from tidegate.replica.exchange import Exchange
-from tidegate.telemetry.statistics import GRPC, REST
 
 log = logging.getLogger(__name__)
 
@@ -76,14 +64,15 @@ def server_extension(ready: Callable[[], bool], names: Callable[[], Sequence[str
 
 
 class ControllerApi:
-    """Answers exchanges: calls about the whole server, and those of models without replicas."""
+    """Answers exchanges: calls about the whole server, and those of models that nobody serves.
 
-    def __init__(
-        self, calls: ServerCalls, fleet: Fleet, unserved: Counter[tuple[str, str]]
-    ) -> None:
+    ``why`` says why a call that names a cluster of the edge's (see :mod:`tidegate.edge.names`),
+    in gRPC or REST, is not served.
+    """
+
+    def __init__(self, calls: ServerCalls, why: Callable[[str, bool], Exception]) -> None:
         self._calls = calls
-        self._fleet = fleet
-        self._unserved = unserved
+        self._why = why
         self._tasks: set[asyncio.Task[None]] = set()
 
     def handle(self, exchange: Exchange) -> None:
@@ -104,18 +93,13 @@ class ControllerApi:
     def _explained(self, exchange: Exchange) -> bool:
         """Answer why nobody serves a call for a model, if it is one, whatever its body is."""
         cluster = exchange.headers.get(_HEADER, b"").decode("latin-1")
-        if cluster == SOLE or cluster.startswith(TASK_PREFIX):
-            exchange.fail(self._why_nobody(cluster))
-            return True
-        if not cluster.startswith(MODEL_PREFIX):
+        if not cluster.startswith((MODEL_PREFIX, SOLE, TASK_PREFIX)):
             return False
-        model = re.split("[:@]", cluster.removeprefix(MODEL_PREFIX))[0]
-        if model in self._fleet.models:
-            self._unserved[model, GRPC if exchange.grpc else REST] += 1
+        reason = self._why(cluster, exchange.grpc)
         if exchange.grpc and exchange.path == open_inference.MODEL_READY:
             exchange.reply_grpc((metadata_codec.encode_model_ready(False),))
         else:
-            exchange.fail(self._why(cluster.removeprefix(MODEL_PREFIX)))
+            exchange.fail(reason)
         return True
 
     async def _answer_grpc(self, exchange: Exchange) -> None:
@@ -132,48 +116,6 @@ class ControllerApi:
             method, exchange.path, exchange.body, trusted=False, accept=accept
         )
         send(exchange, reply)
-
-    def _why(self, key: str) -> Exception:
-        model, _, label = key.partition("@")
-        if label:
-            return self._why_label(model, label)
-        model, _, version = key.partition(":")
-        named = f"version {version} of model {model!r}" if version else f"model {model!r}"
-        reason = self._fleet.reason(model, version)
-        if reason is None:
-            return ModelNotFound(
-                f"{named} is not served here: see 'tidegate status' on the server"
-            )
-        return ModelNotReady(f"{named} is not ready: {reason}")
-
-    def _why_label(self, model: str, label: str) -> Exception:
-        entry = self._fleet.models.get(model)
-        labels = {} if entry is None else entry.config.versions.labels
-        version = labels.get(label)
-        if entry is None:
-            return ModelNotFound(f"model {model!r} is not served here")
-        if version not in entry.versions:
-            known = sorted(n for n, v in labels.items() if v in entry.versions)
-            return InvalidInput(
-                f"no version of {model!r} has the label {label!r}: there is "
-                f"{', '.join(map(repr, known)) or 'none'}; see versions.labels in its model.yaml"
-            )
-        return self._why(f"{model}:{version}")
-
-    def _why_nobody(self, cluster: str) -> Exception:
-        models = sorted(self._fleet.models)
-        if cluster == SOLE:
-            listed = ", ".join(models[:8]) + (", …" if len(models) > 8 else "")
-            return InvalidInput(
-                f"the call names no model, and there are {len(models)} here: name one of {listed}"
-                if models
-                else "there is no model here"
-            )
-        task, _, name = cluster.removeprefix(TASK_PREFIX).partition("/")
-        named = f" and no model {name!r}" if name else ""
-        return ModelNotFound(
-            f"no model has the task {task}{named} here: put task_ids: [{task}] into its model.yaml"
-        )
 
 
 async def _guarded(exchange: Exchange, answer: Coroutine[Any, Any, None]) -> None:

@@ -15,8 +15,8 @@ from typing import Any, cast
 import grpc.aio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from tidegate.controller.server_calls import ServerCalls
 from tidegate.errors import MethodNotFound, TidegateError
-from tidegate.node.server_calls import ServerCalls
 from tidegate.protocols.open_inference.documents import LARGEST
 from tidegate.protocols.statuses import status_of
 from tidegate.replica.http2 import PREFACE

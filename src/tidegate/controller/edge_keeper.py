@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tidegate.controller.back_off import BackOff
+from tidegate.controller.run_directory import RunDirectory
 from tidegate.edge.process import EnvoyProcess, end_unrecorded
 from tidegate.edge.settings import EdgeSettings
 from tidegate.errors import EdgeFailed
-from tidegate.node.back_off import BackOff
-from tidegate.node.run_directory import RunDirectory
 from tidegate.replica import lifeline
 
 log = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from pathlib import Path
 
 import psutil
@@ -34,6 +35,21 @@ def size_on_disk(path: Path) -> int:
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return path.stat().st_size
+
+
+def check_free(host: str, port: int) -> None:
+    """Make sure that a port can be listened on.
+
+    Raises:
+        AddressInUse: it cannot; the message says who has it.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise not_ours(f"{host}:{port}", port, error, "--host or --port") from error
 
 
 def not_ours(place: str, port: int, error: OSError, instead: str) -> AddressInUse:

@@ -1,0 +1,1 @@
+"""What the controllers of nodes and of gateways are made of."""

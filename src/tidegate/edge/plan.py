@@ -1,0 +1,134 @@
+"""Which of Envoy's clusters there are for the pools of a gateway, and which calls go to each.
+
+Servers of ours speak every protocol, others one: a call goes to those of its model's pool that
+speak its protocol, and serve the version that it asks for. Clusters are as few as that allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from tidegate.edge.pools import GatewayTopology, Pool, Protocol, RoutedModel, Server, TrafficPolicy
+
+PROTOCOLS: tuple[Protocol, ...] = (
+    "tidegate",
+    "open-inference",
+    "tensorflow-serving",
+    "seldon",
+)
+"""What servers may speak."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCluster:
+    """One of Envoy's clusters.
+
+    Attributes:
+        name: its name.
+        pool: the name of the pool whose servers these are.
+        model: the name of the model.
+        servers: the servers.
+        rest: whether it carries REST calls to other servers than ours, over HTTP/1.1 and to the
+            place where those answer REST.
+        traffic: how its calls travel.
+    """
+
+    name: str
+    pool: str
+    model: str
+    servers: tuple[Server, ...]
+    rest: bool
+    traffic: TrafficPolicy
+
+    @property
+    def ours(self) -> bool:
+        """Whether all servers are Tidegate's."""
+        return all(server.protocol == "tidegate" for server in self.servers)
+
+    def place(self, server: Server) -> str:
+        """Return where calls of this cluster reach ``server``: ``HOST:PORT``."""
+        return server.rest if self.rest and server.rest is not None else server.address
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a call asks a model for: a version, a label or neither."""
+
+    version: int | None = None
+    label: str | None = None
+    any_version: bool = False
+    """A version that no server is known to have."""
+    any_label: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """What follows the model's name in the routing header; a mark alone stands for any."""
+        if self.version is not None or self.any_version:
+            return f":{self.version or ''}"
+        return f"@{self.label or ''}" if self.label is not None or self.any_label else ""
+
+    def served_by(self, server: Server) -> bool:
+        """Whether a server can be asked this."""
+        if self.version is not None:
+            return server.versions is None or self.version in server.versions
+        if self.label is not None:
+            return server.labels is None or self.label in server.labels
+        if self.any_version:
+            return server.versions is None
+        return not self.any_label or server.labels is None
+
+
+class Plan:
+    """The clusters of a gateway, by name, and what leads to them."""
+
+    def __init__(self, topology: GatewayTopology) -> None:
+        self.clusters: dict[str, PlannedCluster] = {}
+        for model in topology.models.values():
+            for asked in asked_of(model):
+                for pool in model.pools:
+                    for protocol in PROTOCOLS:
+                        for rest in (False, True):
+                            cluster = cluster_for(model, pool, asked, protocol, rest=rest)
+                            if cluster is not None:
+                                self.clusters.setdefault(cluster.name, cluster)
+
+    def pools(self) -> Mapping[str, str]:
+        """Return the pool of each cluster."""
+        return {name: cluster.pool for name, cluster in self.clusters.items()}
+
+
+def asked_of(model: RoutedModel) -> Iterable[Asked]:
+    """Return everything that calls can ask a model for."""
+    servers = [server for pool in model.pools for server in pool.servers]
+    yield Asked()
+    for version in sorted({v for s in servers for v in s.versions or ()}):
+        yield Asked(version=version)
+    for label in sorted({each for s in servers for each in s.labels or ()}):
+        yield Asked(label=label)
+    if any(server.versions is None for server in servers):
+        yield Asked(any_version=True)
+    if any(server.labels is None for server in servers):
+        yield Asked(any_label=True)
+
+
+def cluster_for(
+    model: RoutedModel, pool: Pool, asked: Asked, protocol: Protocol, *, rest: bool
+) -> PlannedCluster | None:
+    """Return the cluster for calls of a protocol that go to ``pool``.
+
+    ``protocol`` ``tidegate`` stands for those that only servers of ours speak. ``None``: no
+    server of the pool can answer such a call.
+    """
+    able = tuple(s for s in pool.servers if s.speaks(protocol, rest=rest) and asked.served_by(s))
+    if not able:
+        return None
+    ours = all(server.protocol == "tidegate" for server in able)
+    name = f"pool/{pool.name}"
+    if not all(asked.served_by(server) for server in pool.servers):
+        name += asked.suffix
+    if not ours:
+        name += f"|{protocol}|{'rest' if rest else 'grpc'}"
+    elif not all(server.protocol == "tidegate" for server in pool.servers):
+        name += "|ours"
+    return PlannedCluster(name, pool.name, model.name, able, rest and not ours, model.traffic)
