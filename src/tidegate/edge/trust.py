@@ -1,0 +1,92 @@
+"""Whom an edge trusts, and how much each may ask: what is known once the files have been read.
+
+Secrets are kept out of what is printed and logged. :mod:`.certificates` and :mod:`.key_file` read
+and check the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """How an edge proves who it is to its clients; all in PEM.
+
+    Attributes:
+        certificate: its certificate, followed by those that lead to a well-known one.
+        key: the private key of the first certificate.
+        client_ca: whose certificates clients may show.
+        require_client_certificate: refuse clients that show none.
+    """
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+    client_ca: bytes | None = None
+    require_client_certificate: bool = True
+
+    @property
+    def mutual(self) -> bool:
+        """Whether every client must show a certificate."""
+        return self.client_ca is not None and self.require_client_certificate
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """How an edge speaks TLS to endpoints; all in PEM.
+
+    Attributes:
+        ca: whose certificates endpoints may show (default: those that the system trusts).
+        certificate: what the edge shows to endpoints that ask.
+        key: the private key of the certificate.
+        server_name: the name, or IP address, that each endpoint's certificate must have. Without
+            one, every certificate of ``ca`` will do.
+    """
+
+    ca: bytes | None = None
+    certificate: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+    server_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key that clients may show, and the name by which it is logged and limited."""
+
+    name: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeys:
+    """The keys, one of which every call must show in ``header``; no others are let in.
+
+    In the header ``authorization`` the word ``Bearer`` stands before the key.
+    """
+
+    keys: tuple[ApiKey, ...]
+    header: str = "x-api-key"
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """So many requests a second in the long run, and ``burst`` at once after a quiet while."""
+
+    requests_per_second: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """The limits of an edge; each counts for itself, and none is the default.
+
+    Attributes:
+        per_key: what each API key may ask for.
+        per_model: what all callers together may ask of each model that is not in ``models``.
+        models: what they may ask of these models.
+    """
+
+    per_key: RateLimit | None = None
+    per_model: RateLimit | None = None
+    models: Mapping[str, RateLimit] = field(default_factory=dict)
