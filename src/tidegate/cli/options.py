@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 import click
 from pydantic.fields import FieldInfo
 
-from tidegate.config.loading import PREFIX
+from tidegate.config.gateway import GatewayConfig
+from tidegate.config.loading import PREFIX, plain_fields
 from tidegate.config.node import NodeConfig
+from tidegate.config.section import Section
 from tidegate.config.units import parse_duration, parse_size
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -21,11 +23,18 @@ def node_options(only: Iterable[str] | None = None) -> Callable[[_F], _F]:
 
     The options hand over what was typed: the schema checks it, as it checks a file.
     """
-    names = list(NodeConfig.model_fields) if only is None else list(only)
+    return _options(NodeConfig, NodeConfig.model_fields if only is None else only)
 
+
+def gateway_options() -> Callable[[_F], _F]:
+    """Add one option for each setting of a gateway that fits into a word."""
+    return _options(GatewayConfig, plain_fields(GatewayConfig))
+
+
+def _options(schema: type[Section], names: Iterable[str]) -> Callable[[_F], _F]:
     def decorate(command: _F) -> _F:
-        for name in reversed(names):
-            command = _option(name, NodeConfig.model_fields[name])(command)
+        for name in reversed(list(names)):
+            command = _option(name, schema.model_fields[name])(command)
         return command
 
     return decorate
