@@ -1,0 +1,31 @@
+"""What a replica says of how busy it is, as Envoy reads it."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidegate.protocols.load_reports import LARGEST, encode_report
+
+
+@pytest.mark.parametrize(
+    ("utilization", "text"),
+    [
+        (0.0, b"TEXT application_utilization=0.000"),
+        (0.42, b"TEXT application_utilization=0.420"),
+        (1.7554, b"TEXT application_utilization=1.755"),
+        (1e9, b"TEXT application_utilization=1000.000"),
+    ],
+)
+def test_a_report_is_one_metric_in_the_text_format(utilization: float, text: bytes) -> None:
+    assert encode_report(utilization) == text
+
+
+@given(st.floats())
+def test_whatever_number_becomes_one_that_envoy_takes(utilization: float) -> None:
+    match = re.fullmatch(
+        rb"TEXT application_utilization=([0-9]+\.[0-9]{3})", encode_report(utilization)
+    )
+    assert match is not None
+    assert 0 <= float(match[1]) <= LARGEST
