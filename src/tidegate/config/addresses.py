@@ -8,6 +8,7 @@ import re
 _LONGEST_HOST = 253
 # RFC 1123, section 2.1; the underscore is not of host names, but networks use it.
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_NUMBERS = re.compile(r"[0-9.]+")
 _PORT = re.compile(r"[0-9]{1,5}")
 _HINT = "write one as 10.0.0.7:8000 or [fd00::1]:8000"
 
@@ -20,13 +21,15 @@ def split_address(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     if not colon or not host:
-        raise ValueError(f"{_shown(text)} has no port: {_HINT}")
+        raise ValueError(f"{shortened(text)} has no port: {_HINT}")
     if not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
-        raise ValueError(f"{_shown(text)}: the port must be a number from 1 to 65535: {_HINT}")
-    if host.startswith("[") and host.endswith("]"):
+        raise ValueError(f"{shortened(text)}: the port must be a number from 1 to 65535: {_HINT}")
+    if host.startswith("[") and host.endswith("]") and ":" in host:
         return host[1:-1], int(port)
     if ":" in host:
-        raise ValueError(f"{_shown(text)}: put the IPv6 address into brackets, as [fd00::1]:8000")
+        raise ValueError(
+            f"{shortened(text)}: put the IPv6 address into brackets, as [fd00::1]:8000"
+        )
     return host, int(port)
 
 
@@ -56,14 +59,14 @@ def numeric_host(host: str, shown: str = "") -> str:
     try:
         found = ipaddress.ip_address(host)
     except ValueError:
-        raise ValueError(f"{_shown(shown or host)} holds no IP address: {_HINT}") from None
+        raise ValueError(f"{shortened(shown or host)} holds no IP address: {_HINT}") from None
     if "%" in host:
         raise ValueError(
-            f"{_shown(shown or host)}: an address with a zone means something on one machine "
+            f"{shortened(shown or host)}: an address with a zone means something on one machine "
             "only; give one that is routed"
         )
     if found.is_unspecified or found.is_multicast or host == "255.255.255.255":
-        raise ValueError(f"{_shown(shown or host)} is the address of no machine: {_HINT}")
+        raise ValueError(f"{shortened(shown or host)} is the address of no machine: {_HINT}")
     return found.compressed
 
 
@@ -74,14 +77,39 @@ def host_name(text: str) -> str:
         ValueError: it is no name that a resolver could be asked for (RFC 1123).
     """
     name = text.removesuffix(".")
-    if len(name) > _LONGEST_HOST or not all(_LABEL.fullmatch(p) for p in name.split(".")):
+    labels = name.split(".")
+    if len(name) > _LONGEST_HOST or not all(_LABEL.fullmatch(label) for label in labels):
         raise ValueError(
-            f"{_shown(text)} is no name of a host: letters, digits and hyphens between dots, "
+            f"{shortened(text)} is no name of a host: letters, digits and hyphens between dots, "
             f"at most {_LONGEST_HOST}"
         )
+    if labels[-1].isdigit():
+        # A mistyped address, as 10.0.0.256: no name ends in a number.
+        raise ValueError(f"{shortened(text)} is neither an IP address nor a name: {_HINT}")
     return name.lower()
 
 
-def _shown(text: str) -> str:
+def place(text: str) -> str:
+    """Return ``host:port``, with a numeric address or a name, in its canonical form.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    host, port = split_address(text)
+    if is_numeric(host) or _NUMBERS.fullmatch(host):
+        return join_address(numeric_host(host, text), port)
+    return join_address(host_name(host), port)
+
+
+def is_numeric(host: str) -> bool:
+    """Whether ``host``, without brackets, is an IP address rather than a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def shortened(text: str) -> str:
     """Return the offending value as an error may show it: bounded, on one line."""
     return f"{text!r:.80}" if len(text) <= 60 else f"{text[:60]!r}…"

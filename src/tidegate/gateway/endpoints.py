@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
-from tidegate.config.addresses import numeric_address
+from tidegate.config.addresses import join_address, numeric_address
+from tidegate.config.gateway import Protocol
 from tidegate.errors import ConfigurationError
 
-Protocol = Literal["tidegate", "tensorflow-serving", "open-inference", "seldon"]
-"""What an endpoint speaks; one of Tidegate's speaks all of them."""
-
-PROTOCOLS: tuple[Protocol, ...] = ("tidegate", "tensorflow-serving", "open-inference", "seldon")
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 LARGEST_WEIGHT = 2**20
 LARGEST_PRIORITY = 127
 """Envoy's own bound on the priorities of a cluster is 128."""
@@ -64,6 +62,38 @@ class Endpoint:
                 f"{self.address}: the name must be at most {_LONGEST_NAME} printable characters, "
                 f"not {self.name[:60]!r}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What all endpoints of one source have in common; see :class:`Endpoint`."""
+
+    protocol: Protocol = "tidegate"
+    rest_port: int | None = None
+    """Where each of them answers REST, if on another port."""
+    weight: int = 100
+    priority: int = 0
+    versions: frozenset[int] | None = None
+    labels: frozenset[str] | None = None
+    secure: bool = False
+
+    def at(self, host: str, port: int, *, name: str = "", weight: int | None = None) -> Endpoint:
+        """Return the endpoint at an IP address and a port.
+
+        Raises:
+            ConfigurationError: there is no such place.
+        """
+        return Endpoint(
+            address=join_address(host, port),
+            protocol=self.protocol,
+            rest=None if self.rest_port is None else join_address(host, self.rest_port),
+            weight=self.weight if weight is None else weight,
+            priority=self.priority,
+            versions=self.versions,
+            labels=self.labels,
+            name=name,
+            secure=self.secure,
+        )
 
 
 def _within(address: str, what: str, value: int, least: int, most: int) -> None:
