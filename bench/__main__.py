@@ -14,6 +14,7 @@ CASES = {
     "latency": "latency over the offered rate, and the plot of it",
     "many": "twenty small models: time to ready, memory, idle CPU",
     "frameworks": "ResNet-50 on TensorFlow, ONNX Runtime and OpenVINO",
+    "faults": "three backends behind the gateway, one of them sick",
     "figures": "puts what the cases measured into the documentation",
 }
 

@@ -1,8 +1,8 @@
 """Backends as processes, seen from the case that makes them sick.
 
-:mod:`bench.backend` is the process itself. With network namespaces (root, ``ip``, ``nft``) each has
-a machine's worth of network of its own, so that packets to it can vanish; without them
-everything but :meth:`Node.cut` works.
+:mod:`bench.backend` is the process itself. With network namespaces (root, ``ip``, ``nft``) each
+has a network of its own, as a machine has, and packets to it can vanish; without them everything
+but :meth:`Node.cut` works.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ async def reference(model: Path, name: str, loop: str, threads: int = 1) -> Asyn
     """Run :mod:`bench.reference_grpc_aio` with ``loop``, ``uvloop`` or ``asyncio``."""
     command = [sys.executable, "-m", "bench.reference_grpc_aio", str(model)]
     command += ["--name", name, "--loop", loop, "--threads", str(threads)]
-    async with _process(command, r"listening on (\d+)") as (process, port):
+    async with process_with_port(command, r"listening on (\d+)") as (process, port):
         yield Server(f"grpc.aio, {loop}", f"127.0.0.1:{port}", (process,))
 
 
@@ -52,15 +52,15 @@ async def tidegate(
     script = Path(sys.executable).with_name("tidegate")
     command = [str(script), "serve", str(repository), "--port", "0", "--admin-port", "0"]
     command += ["--run-dir", str(run_dir), *options]
-    async with _process(command, r"on 127\.0\.0\.1:(\d+)") as (_, port):
-        await _ready(f"http://127.0.0.1:{port}/v2/health/ready")
+    async with process_with_port(command, r"on 127\.0\.0\.1:(\d+)") as (_, port):
+        await ready(f"http://127.0.0.1:{port}/v2/health/ready")
         # Edge and replicas are no descendants: they outlive the controller. All of them have
         # the run directory in their arguments.
-        parts = tuple(p for p in psutil.process_iter() if _mentions(p, str(run_dir)))
+        parts = tuple(p for p in psutil.process_iter() if mentions(p, str(run_dir)))
         yield Server("tidegate serve", f"127.0.0.1:{port}", parts)
 
 
-def _mentions(process: psutil.Process, text: str) -> bool:
+def mentions(process: psutil.Process, text: str) -> bool:
     try:
         return any(text in argument for argument in process.cmdline())
     except psutil.Error:
@@ -68,7 +68,7 @@ def _mentions(process: psutil.Process, text: str) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _process(
+async def process_with_port(
     command: Sequence[str], announcement: str
 ) -> AsyncIterator[tuple[psutil.Process, int]]:
     """Run a command that prints its port; end it by SIGTERM, and by force if that fails.
@@ -114,7 +114,7 @@ async def _drain(
         port.set_exception(RuntimeError(f"the server ended: {''.join(seen)[-2000:]}"))
 
 
-async def _ready(url: str) -> None:
+async def ready(url: str) -> None:
     def answers() -> bool:
         try:
             with opener.open(url, timeout=2) as response:

@@ -52,9 +52,7 @@ class Calls:
         answer is the end of the last that is above. Infinite if that is the last one of all.
         """
         starts = np.arange(fault, until - WINDOW + 1e-9, STEP)
-        above = [
-            start for start in starts if self.percentile(99, start, start + WINDOW) > most_ms
-        ]
+        above = [start for start in starts if self.percentile(99, start, start + WINDOW) > most_ms]
         if not above:
             return 0.0
         if above[-1] >= starts[-1] - 1e-9:
@@ -121,7 +119,9 @@ class Attempts:
         return count
 
 
-def to_attempts(times: Sequence[float], looks: Sequence[Mapping[str, Mapping[str, int]]]) -> Attempts:
+def to_attempts(
+    times: Sequence[float], looks: Sequence[Mapping[str, Mapping[str, int]]]
+) -> Attempts:
     """Return the attempts from what Envoy counts for each endpoint.
 
     ``rq_total`` has what reached a connection. What found none is only in ``rq_error``, so the
