@@ -1,0 +1,1 @@
+"""Who gets how much: effective weights, latency, ejection. Synchronous, without a clock."""

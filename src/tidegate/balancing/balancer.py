@@ -1,0 +1,325 @@
+"""The balancer of one cluster: outcomes in, weights out, each with its reason.
+
+The caller tells it the endpoints (:meth:`Balancer.update`) and, about four times a second, what
+became of their calls (:meth:`Balancer.observe`), and sends :meth:`Balancer.changed` to whoever
+picks. Only endpoints with outcomes, and those on their way out or in, cost time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from tidegate.balancing.latency import Reference
+from tidegate.balancing.outcome import Outcome
+from tidegate.balancing.policy import BalancingPolicy
+from tidegate.balancing.reasons import explain
+from tidegate.balancing.record import Record, Tally
+from tidegate.balancing.verdict import MAX_WEIGHT, Verdict
+
+_FULL = 10_000
+"""The verdict's weight of a configured weight of 100."""
+_NOTICEABLE = 0.03
+"""A weight that changes by a smaller part is left as it is: who picks begins its turns anew."""
+_NOTICEABLE_PROBING = 0.25
+_SETTLED = 5.0
+"""After so many seconds smaller changes count too, so that equal endpoints end up equal."""
+_NOTICEABLE_SETTLED = 0.005
+_NOBODY = Reference(())
+
+
+class Balancer:
+    """A synchronous state machine; ``now`` is in seconds and never goes back."""
+
+    def __init__(self, policy: BalancingPolicy | None = None) -> None:
+        self._policy = policy or BalancingPolicy()
+        self._records: dict[str, Record] = {}
+        self._verdicts: dict[str, Verdict] = {}
+        self._changed: set[str] = set()
+        self._version = 0
+        self._scale = float(_FULL)
+        self._restless: set[str] = set()  # those whose verdict changes with time alone
+        self._due = math.inf
+        self._out: set[str] = set()
+        self._panic = False
+        self._active: set[str] = set()  # those with calls in flight by the latest report
+        self._tally = Tally(0.0)
+        self._rate = 0.0  # calls per second
+        self._capacity: float | None = None  # what the shares of probed ones are measured by
+
+    @property
+    def version(self) -> int:
+        """A number that grows whenever a verdict changes by as much as who picks should know."""
+        return self._version
+
+    @property
+    def panic(self) -> bool:
+        """Whether so many are sick that none is left out."""
+        return self._panic
+
+    def update(self, bases: Mapping[str, int], now: float) -> None:
+        """Set the endpoints, each with its configured weight, 0 for none of the calls.
+
+        Those that stay keep what is known of them. A newcomer to a cluster that already serves
+        begins with a small share; in a cluster without any, all begin with the full one.
+
+        Raises:
+            ValueError: a weight is negative. Nothing has changed.
+        """
+        for address, base in bases.items():
+            if base < 0:
+                raise ValueError(f"the weight of {address} is {base}: it must not be negative")
+        for address in self._records.keys() - bases.keys():
+            del self._records[address], self._verdicts[address]
+            self._version += 1
+            for known in (self._changed, self._restless, self._out, self._active):
+                known.discard(address)
+        established = any(r.ejection.state == "serving" for r in self._records.values())
+        scale = _scale(bases)
+        stale = set(bases) if scale != self._scale else set()
+        self._scale = scale
+        self._capacity = None
+        for address, base in bases.items():
+            record = self._records.get(address)
+            if record is None:
+                record = self._records[address] = Record(self._policy, base, "new", now)
+                record.ejection.ramp = self._policy.slow_start if established else 0.0
+                stale.add(address)
+            elif record.base != base:
+                record.rebase(base)
+                stale.add(address)
+        self._decide(stale, now)
+
+    def observe(self, outcomes: Mapping[str, Outcome], elapsed: float, now: float) -> None:
+        """Take in one report: the outcomes of all endpoints that had calls.
+
+        ``elapsed`` is the time in seconds that it covers. One that is missing had no calls and
+        has none in flight; one that is not known is passed over.
+        """
+        elapsed = max(elapsed, 1e-3)
+        touched = self._step(now)
+        known: list[tuple[str, Record, Outcome]] = []
+        for address in self._active - outcomes.keys():
+            record = self._records[address]
+            record.in_flight = record.latency.held = 0
+        self._active.clear()
+        succeeded = failed = issued = 0
+        for address, outcome in outcomes.items():
+            found = self._records.get(address)
+            if found is None:
+                continue
+            known.append((address, found, outcome))
+            succeeded += outcome.succeeded
+            failed += outcome.failed
+            issued += outcome.issued
+            if outcome.in_flight:
+                self._active.add(address)
+            found.observe(outcome, elapsed, now)
+        self._tally.add(succeeded, failed, now, self._policy.failure_window)
+        step = 1.0 - math.exp(-elapsed)
+        self._rate += (issued / elapsed - self._rate) * step
+        reference = self._reference(known)
+        self._follow_loads(known, elapsed)
+        for _, record, outcome in known:
+            others_ended = succeeded + failed - outcome.succeeded - outcome.failed
+            self._judge(record, outcome, reference, others_ended, elapsed, now)
+        self._capacity = None
+        touched.update(address for address, _, _ in known)
+        touched.update(self._probed())
+        self._decide(touched, now)
+
+    def _judge(
+        self,
+        record: Record,
+        outcome: Outcome,
+        reference: Reference,
+        others_ended: int,
+        elapsed: float,
+        now: float,
+    ) -> None:
+        ejection = record.ejection
+        if ejection.state == "ejected":
+            return
+        if ejection.state == "probing":
+            well, wrong = record.probed(outcome, reference, elapsed, now)
+            if wrong:
+                record.eject(ejection.cause, wrong, now)
+            elif well:
+                record.latency.forget()
+                ejection.warm(now, self._policy.recovery)
+            return
+        if ejection.state == "new" and outcome.succeeded + outcome.failed:
+            if ejection.ramp:
+                ejection.warm(now, ejection.ramp)
+            else:
+                ejection.serve(now)
+        others = Tally(now)
+        others.succeeded = self._tally.succeeded - record.tally.succeeded
+        others.failed = self._tally.failed - record.tally.failed
+        complaint = record.complaint(outcome, others, reference, others_ended, elapsed)
+        if complaint is None and len(reference) > 1:
+            complaint = record.slowness(outcome, reference, elapsed)
+        if complaint is not None:
+            record.eject(*complaint, now)
+
+    def _reference(self, known: list[tuple[str, Record, Outcome]]) -> Reference:
+        """The latencies of those that serve; nobody's while nothing can be told from them."""
+        if not any(r.latency.seen >= 1.0 or r.silent or r.ejection.out for _, r, _ in known):
+            return _NOBODY
+        return Reference(
+            mean
+            for record in self._records.values()
+            if (mean := record.latency.cautious_mean) is not None and not record.ejection.out
+        )
+
+    def _follow_loads(self, known: list[tuple[str, Record, Outcome]], elapsed: float) -> None:
+        loaded = [r for _, r, outcome in known if outcome.utilization is not None]
+        if len(loaded) > 1:
+            median = Reference(r.load or 0.0 for r in loaded).median
+            for record in loaded:
+                record.follow_load(median, elapsed)
+
+    def verdicts(self, now: float) -> Mapping[str, Verdict]:
+        """Return the verdict on each endpoint: a view that later calls change."""
+        self._advance(now)
+        return MappingProxyType(self._verdicts)
+
+    def changed(self, now: float) -> dict[str, Verdict]:
+        """Return the verdicts that have changed noticeably since this was last called.
+
+        Weights that lately changed by less than 3 % are not among them, nor endpoints that left.
+        """
+        self._advance(now)
+        changed = {address: self._verdicts[address] for address in self._changed}
+        self._changed.clear()
+        return changed
+
+    def next_change(self, now: float) -> float | None:
+        """Return when a verdict may change by time alone; ``None`` for never."""
+        self._advance(now)
+        return None if self._due == math.inf else max(now, self._due)
+
+    def _advance(self, now: float) -> None:
+        if now >= self._due:
+            self._decide(self._step(now), now)
+
+    def _step(self, now: float) -> set[str]:
+        """Do what is due by time; return whom it concerns."""
+        if now < self._due:
+            return set()
+        for address in self._restless:
+            record = self._records[address]
+            if record.ejection.step(now) and record.ejection.state == "probing":
+                record.probe()
+        return set(self._restless)
+
+    def _probed(self) -> list[str]:
+        return [a for a in self._out if self._records[a].ejection.state == "probing"]
+
+    def _decide(self, stale: set[str], now: float) -> None:
+        """Renew the verdicts on ``stale``, and on all that are out when panic comes or goes."""
+        for address in stale:
+            if self._records[address].ejection.out:
+                self._out.add(address)
+            else:
+                self._out.discard(address)
+        count = sum(1 for r in self._records.values() if r.base) if self._out else 0
+        panic = len(self._out) > min(
+            count - 1, math.floor(count * self._policy.max_ejected + 1e-9)
+        )
+        panic = panic and bool(self._out)
+        if panic != self._panic:
+            self._panic = panic
+            stale = stale | self._out
+        for address in stale:
+            self._publish(address, now)
+        self._due = min(
+            (
+                due
+                for address in self._restless
+                if (due := self._records[address].ejection.next_change(now)) is not None
+            ),
+            default=math.inf,
+        )
+
+    def _publish(self, address: str, now: float) -> None:
+        record = self._records[address]
+        verdict = self._verdict(record, now)
+        old = self._verdicts.get(address)
+        noticeable = _NOTICEABLE
+        if verdict.state == "probing":
+            noticeable = _NOTICEABLE_PROBING
+        elif now - record.published_at >= _SETTLED:
+            noticeable = _NOTICEABLE_SETTLED
+        if (
+            old is None
+            or old.state != verdict.state
+            or old.base != verdict.base
+            or abs(verdict.weight - old.weight) > noticeable * old.weight
+        ):
+            self._version += 1
+            self._changed.add(address)
+            record.published_at = now
+        else:
+            verdict = replace(verdict, weight=old.weight)
+        self._verdicts[address] = verdict
+        if record.ejection.next_change(now) is None:
+            self._restless.discard(address)
+        else:
+            self._restless.add(address)
+
+    def _verdict(self, record: Record, now: float) -> Verdict:
+        ejection = record.ejection
+        warmth = ejection.warmth(now)
+        latency = record.latency.factor
+        load = math.exp(record.load_log_factor)
+        full = record.effective * latency * load * warmth * self._scale
+        weight = min(MAX_WEIGHT, max(1, round(full)))
+        if not record.base:
+            weight = 0
+        elif ejection.out and not self._panic:
+            weight = 0 if ejection.state == "ejected" else self._probe_weight(record, weight)
+        verdict = Verdict(
+            weight=weight,
+            state=ejection.state,
+            base=record.base,
+            reliability=record.reliability,
+            latency=latency,
+            utilization=load,
+            warmth=warmth,
+            mean_latency=record.latency.mean,
+            until=ejection.until if ejection.state == "ejected" else None,
+        )
+        sick = (len(self._out), len(self._records)) if self._panic else None
+        return replace(verdict, reason=explain(verdict, record, sick, now))
+
+    def _probe_weight(self, record: Record, full: int) -> int:
+        """The weight that gets an endpoint a few calls per second, whatever the others get."""
+        policy, ejection = self._policy, record.ejection
+        if ejection.issued - ejection.counted >= 2 * policy.probe_calls:
+            return 1  # enough are on their way
+        wanted = max(policy.probe_rate, policy.probe_share * self._rate)
+        if self._rate <= wanted:
+            return full
+        if self._capacity is None:
+            self._capacity = sum(
+                self._verdicts[address].weight
+                / (other.in_flight + 1 if policy.least_request else 1)
+                for address, other in self._records.items()
+                if not other.ejection.out and address in self._verdicts
+            )
+        share = wanted / self._rate
+        return max(1, min(full, round(self._capacity * share / (1.0 - share))))
+
+
+def _scale(bases: Mapping[str, int]) -> float:
+    """What configured weights are multiplied by: factors must not be lost in rounding.
+
+    The sum of an edge's weights must fit 32 bits, each one :data:`MAX_WEIGHT`, and there must be
+    room above for those that get more than their weight for being fast.
+    """
+    largest = max(bases.values(), default=1) or 1
+    bound = min(MAX_WEIGHT, 2**32 // max(1, len(bases))) / 20
+    return min(max(_FULL / 100, _FULL / largest), bound / largest)

@@ -1,0 +1,162 @@
+"""How fast an endpoint is against its neighbours, from calls in flight and calls that ended."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from tidegate.balancing.policy import BalancingPolicy
+
+_LEARNT = 3.0
+"""Seconds of calls after which an endpoint's usual latency is known well enough to judge by."""
+_SUSPICION = 1.25
+"""What each wrong alarm makes an endpoint's usual latency grow by."""
+
+
+class Latency:
+    """The mean latency of one endpoint, and what is usual for it.
+
+    By Little's law the mean latency is the mean number of calls in flight over the calls that
+    end per second. Calls in flight are only seen at each report: a latency is as good as the
+    number of calls that were *seen* in flight (:meth:`evidence`), however many have ended.
+
+    Time passes here only while there are calls: an endpoint without any is not forgotten.
+    """
+
+    __slots__ = (
+        "_busy", "_calls", "_habit", "_interval", "_known", "_log_factor", "held", "slow_reports",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._busy = 0.0  # seconds of calls in flight
+        self._calls = 0.0
+        self._interval = 0.25
+        self._log_factor = 0.0
+        self._habit = 0.0  # the logarithm of the usual ratio to the others
+        self._known = 0.0
+        self.held = 0
+        self.slow_reports = 0
+
+    @property
+    def mean(self) -> float | None:
+        """The mean latency in seconds; ``None`` before the first call has ended."""
+        return self._busy / self._calls if self._calls else None
+
+    @property
+    def cautious_mean(self) -> float | None:
+        """The mean latency as if one call more had been seen in flight for half a report."""
+        return (self._busy + 0.5 * self._interval) / self._calls if self._calls else None
+
+    @property
+    def seen(self) -> float:
+        """How many calls were lately seen in flight."""
+        return self._busy / self._interval
+
+    @property
+    def factor(self) -> float:
+        """What the weight is multiplied by."""
+        return math.exp(self._log_factor)
+
+    @property
+    def usual_ratio(self) -> float:
+        """How slow it usually is against the others: 1 for as fast as these."""
+        return math.exp(self._habit)
+
+    def observe(self, in_flight: int, ended: int, elapsed: float, window: float) -> None:
+        """Take one report's numbers in."""
+        kept = math.exp(-elapsed / window)
+        self._interval = elapsed
+        self._busy = self._busy * kept + in_flight * elapsed
+        self._calls = self._calls * kept + ended
+
+    def forget(self) -> None:
+        """Forget the latency, though not what is usual nor the factor: it was a fault's."""
+        self._busy = self._calls = 0.0
+        self.slow_reports = 0
+
+    def _ratio(self, reference: float) -> float:
+        """The cautious mean over ``reference``, which is made of such means."""
+        expected = self._calls * reference / self._interval
+        return (self.seen + 0.5) / max(expected, 1e-9)
+
+    def evidence(self, reference: float) -> float:
+        """How many calls the latency rests on, were it like the ``reference`` or as it is."""
+        return min(max(self.seen, self._calls * reference / self._interval), self._calls)
+
+    def follow(self, reference: float, elapsed: float, policy: BalancingPolicy) -> None:
+        """Move the factor towards ``reference`` / latency.
+
+        The latency depends on the share that the factor gives. Moving there slowly, and on a
+        logarithmic scale, makes both come to rest.
+        """
+        evidence = self.evidence(reference)
+        confidence = evidence / (evidence + policy.latency_evidence)
+        bound = math.log(policy.latency_clamp)
+        target = max(-bound, min(bound, -math.log(self._ratio(reference)) * confidence))
+        step = 1.0 - math.exp(-elapsed / policy.latency_damping)
+        self._log_factor += (target - self._log_factor) * step
+
+    def learn(self, others: float, elapsed: float, policy: BalancingPolicy) -> None:
+        """Learn what is usual, against the latency of the ``others``."""
+        evidence = self.evidence(others)
+        weight = elapsed * evidence / (evidence + policy.latency_evidence)
+        self._known += weight
+        if self._known > 0:
+            # At first the plain mean, later the latest ``policy.habit`` seconds.
+            step = weight / min(self._known, policy.habit)
+            self._habit += (math.log(self._ratio(others)) - self._habit) * step
+
+    def excess(self, others: float) -> float:
+        """How many times slower it is than usual; at most as many as slower than the others."""
+        if self._known < _LEARNT:
+            return 1.0
+        return self._ratio(others) / max(1.0, self.usual_ratio)
+
+    def limit(self, others: float, times: float) -> float:
+        """The latency in seconds that is ``times`` the usual one."""
+        return others * max(1.0, self.usual_ratio) * times
+
+    def grow_suspicious(self) -> None:
+        """Raise what is usual: it was an outlier, and may be so by nature under this load."""
+        self._habit = max(0.0, self._habit) + math.log(_SUSPICION)
+
+
+class Reference:
+    """The latencies of those that serve, to compare one with."""
+
+    def __init__(self, means: Iterable[float]) -> None:
+        self._sorted = sorted(means)
+
+    def __len__(self) -> int:
+        """How many are compared."""
+        return len(self._sorted)
+
+    @property
+    def median(self) -> float:
+        """The median; of an even number, the geometric mean of the two in the middle."""
+        return _median(self._sorted, len(self._sorted))
+
+    def others(self, mean: float | None) -> float | None:
+        """The median without the one whose latency is ``mean``, ``None`` when nobody is left.
+
+        Of two, each is compared with the other: with both of them, one that is ten times slower
+        than its neighbour would be three times slower than the median.
+        """
+        count = len(self._sorted)
+        if mean is None:
+            return self.median if count else None
+        place = bisect_left(self._sorted, mean)
+        if place == count or self._sorted[place] != mean:
+            return self.median if count else None
+        return _median(self._sorted, count - 1, place) if count > 1 else None
+
+
+def _median(ordered: list[float], count: int, without: int | None = None) -> float:
+    """The median of ``ordered``, in which the one at ``without`` does not count."""
+
+    def at(place: int) -> float:
+        return ordered[place if without is None or place < without else place + 1]
+
+    low, high = at((count - 1) // 2), at(count // 2)
+    return math.sqrt(low * high)

@@ -1,0 +1,80 @@
+"""Every number of the balancer, with its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class BalancingPolicy:
+    """How one cluster is balanced. Times are in seconds, shares and rates between 0 and 1."""
+
+    least_request: bool = True
+    """Whether who picks divides weights by the calls in flight, as Envoy's least request does."""
+
+    # Failures
+    consecutive_failures: int = 5
+    """As many failed calls without a success between them eject an endpoint."""
+    failure_rate: float = 0.3
+    """An endpoint of which as large a share of calls fails is ejected, if the others fail less
+    than half as often."""
+    failure_rate_calls: int = 20
+    """No failure rate is judged by fewer calls than this."""
+    failure_window: float = 3.0
+    """The time constant in which failures are forgotten for the two rules above."""
+
+    # Silence
+    stuck_after: float = 0.5
+    """An endpoint that ends no call for this long is ejected as stuck, if others do end theirs."""
+    stuck_calls: int = 3
+    """As many calls at least must wait in one that is stuck."""
+    stuck_missed: float = 8.0
+    """How many calls it should have ended meanwhile, by its usual latency."""
+
+    # Ejection
+    ejection_time: float = 1.0
+    """How long a first ejection lasts before the endpoint is probed."""
+    ejection_growth: float = 3.0
+    """How many times longer each relapse lasts than the one before."""
+    longest_ejection: float = 60.0
+    """The longest of these."""
+    calm: float = 60.0
+    """An endpoint that served for this long without an ejection starts again with the first."""
+    max_ejected: float = 0.7
+    """The panic threshold. When a larger share of the endpoints is sick, none is ejected: those
+    that are left would break down under the load of all."""
+    probe_rate: float = 5.0
+    """About how many calls per second an endpoint gets while it is probed."""
+    probe_share: float = 0.005
+    """The least share of the cluster's calls that an endpoint gets while it is probed, so that
+    judging it does not take longer the more there is to do."""
+    probe_calls: int = 3
+    """As many calls must succeed before the endpoint serves again."""
+    recovery: float = 1.5
+    """How long the share of one that has healed takes to grow to the full one."""
+
+    # Newcomers
+    slow_start: float = 10.0
+    """How long the share of a newcomer takes to grow, from its first outcome on."""
+    slow_start_floor: float = 0.1
+    """The part of its weight with which a newcomer, or one that has healed, begins."""
+
+    # Latency and load
+    latency_window: float = 1.0
+    """The time constant of the mean latency that weights follow."""
+    latency_damping: float = 1.0
+    """The time constant with which the latency factor moves to where the latency asks for."""
+    latency_clamp: float = 10.0
+    """An endpoint gets at most this many times its weight for being fast, and at least this
+    part of it for being slow."""
+    latency_evidence: float = 4.0
+    """How many calls must have been seen in flight before a latency counts by half."""
+    slow_outlier: float = 5.0
+    """An endpoint that becomes this many times slower than it used to be, against the
+    others, is ejected until it is well. One that always was slower only gets less."""
+    slow_outlier_calls: float = 8.0
+    """How many calls must have been seen in flight before an endpoint counts as an outlier."""
+    habit: float = 60.0
+    """The time constant in which an endpoint's usual latency, against the others, is learnt."""
+    utilization_clamp: float = 2.0
+    """The same as :attr:`latency_clamp` for the load that endpoints report."""

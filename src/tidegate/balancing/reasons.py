@@ -1,0 +1,61 @@
+"""Verdicts in words."""
+
+from __future__ import annotations
+
+from tidegate.balancing.record import Record
+from tidegate.balancing.verdict import Verdict
+
+_WORTH_SAYING = 0.03
+
+
+def explain(verdict: Verdict, record: Record, sick: tuple[int, int] | None, now: float) -> str:
+    """Say why an endpoint gets what it gets; ``sick`` is how many of how many, in a panic."""
+    ejection = record.ejection
+    if not verdict.base:
+        return "its configured weight is 0"
+    if ejection.out and sick is not None:
+        return (
+            f"{ejection.why}, but gets calls: {sick[0]} of {sick[1]} endpoints are sick, "
+            "too many to do without"
+        )
+    if ejection.state == "ejected":
+        again = f", {_times(ejection.flaps)}" if ejection.flaps > 1 else ""
+        return f"ejected for {ejection.length:.1f} s{again}: {ejection.why}"
+    if ejection.state == "probing":
+        waiting = ejection.issued - ejection.counted
+        answers = f", {waiting} not answered yet" if waiting > 0 else ""
+        return f"gets a few calls to see whether it has healed{answers}: {ejection.why}"
+    return "; ".join(_parts(verdict, record, now)) or "healthy"
+
+
+def _parts(verdict: Verdict, record: Record, now: float) -> list[str]:
+    parts = []
+    ejection = record.ejection
+    if verdict.state == "new":
+        share = f": weight {_percent(verdict.warmth)}" if verdict.warmth < 1 else ""
+        parts.append(f"no call has ended yet{share}")
+    if verdict.state == "warming":
+        left = max(0.0, ejection.warm_from + ejection.ramp - now)
+        cause = f"has healed ({ejection.why})" if ejection.flaps else "new"
+        parts.append(f"{cause}: weight {_percent(verdict.warmth)}, all of it in {left:.1f} s")
+    if verdict.reliability < 1.0 - _WORTH_SAYING / 3:
+        parts.append(f"calls failed lately: weight {_percent(verdict.reliability)}")
+    if abs(verdict.latency - 1.0) > _WORTH_SAYING:
+        times = max(verdict.latency, 1.0 / verdict.latency)
+        word = "faster" if verdict.latency > 1.0 else "slower"
+        parts.append(f"{times:.1f} x {word} than the median: weight {_percent(verdict.latency)}")
+    if record.load is not None and abs(verdict.utilization - 1.0) > _WORTH_SAYING:
+        word = "less busy" if verdict.utilization > 1.0 else "busier"
+        parts.append(
+            f"{word} than the median ({record.load:.0%} utilized): "
+            f"weight {_percent(verdict.utilization)}"
+        )
+    return parts
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.3g} %"
+
+
+def _times(count: int) -> str:
+    return {2: "the second time"}.get(count, f"{count} times by now")
