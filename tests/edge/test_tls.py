@@ -42,8 +42,7 @@ async def secure(run_dir: Path) -> AsyncIterator[Edge]:
 
 
 def client_context(ca: trustme.CA = CA) -> ssl.SSLContext:
-    context = ssl.create_default_context(cadata=pem(ca).decode())
-    return context
+    return ssl.create_default_context(cadata=pem(ca).decode())
 
 
 async def test_clients_over_tls(secure: Edge) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from envoy.config.accesslog.v3 import accesslog_pb2
@@ -14,12 +15,24 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import (
     http_connection_manager_pb2 as hcm_pb2,
 )
 from google.protobuf import struct_pb2, wrappers_pb2
+from google.protobuf.message import Message
 
+from tidegate.edge.access import key_filter
+from tidegate.edge.limits import key_limiters, model_limiters
 from tidegate.edge.local_replies import local_reply_config
 from tidegate.edge.messages import TARGET, from_controller, packed, seconds
-from tidegate.edge.names import LISTENER, ROUTES, ROUTING_FILTER
+from tidegate.edge.names import (
+    KEY_FILTER,
+    KEY_HEADER,
+    KEY_LIMIT_FILTER,
+    LISTENER,
+    MODEL_LIMIT_FILTER,
+    ORIGINS_FILTER,
+    ROUTES,
+    ROUTING_FILTER,
+)
 from tidegate.edge.routes import MESSAGE_ROOM, OWN_PATHS
-from tidegate.edge.routing_script import routing_script
+from tidegate.edge.routing_script import origins_script, routing_script
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.tls import listener_transport_socket
 
@@ -102,31 +115,43 @@ def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager
             max_headers_count=wrappers_pb2.UInt32Value(value=200),
         ),
         http2_protocol_options=_http2_options(settings.max_message_size),
-        local_reply_config=local_reply_config(settings.max_message_size, OWN_PATHS),
+        local_reply_config=local_reply_config(settings, OWN_PATHS),
     )
     # Nobody is trusted. An empty list would mean the default, which trusts the machine itself.
     nobody = manager.internal_address_config.cidr_ranges.add(address_prefix="192.0.2.0")
     nobody.prefix_len.value = 32
     manager.rds.route_config_name = ROUTES
     manager.rds.config_source.CopyFrom(from_controller(initial_fetch_timeout=0))
-    script = lua_pb2.Lua()
-    script.default_source_code.inline_string = routing_script(
-        settings.routings, settings.max_message_size, settings.origins
-    )
-    for name, message in (
-        (ROUTING_FILTER, script),
-        (
-            "envoy.filters.http.router",
-            router_pb2.Router(
-                suppress_envoy_headers=True,
-                dynamic_stats=wrappers_pb2.BoolValue(value=False),
-            ),
-        ),
-    ):
+    for name, message in _filters(settings):
         manager.http_filters.add(name=name).typed_config.CopyFrom(packed(message))
     if settings.access_log is not None:
-        manager.access_log.append(_access_log(settings.access_log))
+        manager.access_log.append(_access_log(settings.access_log, settings))
     return manager
+
+
+def _filters(settings: EdgeSettings) -> Iterator[tuple[str, Message]]:
+    """Return the filters in order: what is refused is refused before a message is held."""
+    if settings.origins:
+        yield ORIGINS_FILTER, _lua(origins_script(settings.origins))
+    if settings.api_keys is not None:
+        yield KEY_FILTER, key_filter(settings.api_keys)
+        for limiter in key_limiters(settings.limits):
+            yield KEY_LIMIT_FILTER, limiter
+    yield ROUTING_FILTER, _lua(routing_script(settings.routings, settings.max_message_size))
+    for limiter in model_limiters(settings.limits):
+        yield MODEL_LIMIT_FILTER, limiter
+    yield (
+        "envoy.filters.http.router",
+        router_pb2.Router(
+            suppress_envoy_headers=True, dynamic_stats=wrappers_pb2.BoolValue(value=False)
+        ),
+    )
+
+
+def _lua(text: str) -> lua_pb2.Lua:
+    script = lua_pb2.Lua()
+    script.default_source_code.inline_string = text
+    return script
 
 
 def _http2_options(max_message_size: int) -> protocol_pb2.Http2ProtocolOptions:
@@ -145,9 +170,13 @@ def _http2_options(max_message_size: int) -> protocol_pb2.Http2ProtocolOptions:
     return options
 
 
-def _access_log(path: Path) -> accesslog_pb2.AccessLog:
+def _access_log(path: Path, settings: EdgeSettings) -> accesslog_pb2.AccessLog:
     fields = struct_pb2.Struct()
     fields.update(_LOG_FIELDS)
+    if settings.api_keys is not None:
+        fields["key"] = f"%REQ({KEY_HEADER})%"
+    if settings.tls is not None and settings.tls.client_ca is not None:
+        fields["certificate"] = "%DOWNSTREAM_PEER_SUBJECT%"
     log = file_pb2.FileAccessLog(path=str(path))
     log.log_format.json_format.CopyFrom(fields)
     return accesslog_pb2.AccessLog(name="envoy.access_loggers.file", typed_config=packed(log))

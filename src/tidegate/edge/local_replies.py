@@ -22,8 +22,11 @@ from envoy.type.matcher.v3 import string_pb2
 from google.protobuf import struct_pb2
 
 from tidegate import errors
-from tidegate.edge.messages import TARGET
-from tidegate.edge.names import REFUSED_HEADER
+from tidegate.edge.access import AUTHORIZATION
+from tidegate.edge.messages import PAGE_HEADERS, TARGET
+from tidegate.edge.names import LIMIT_HEADER, REFUSED_HEADER
+from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.trust import ApiKeys
 from tidegate.protocols.statuses import GrpcCode, status_of
 
 _BODY = "%LOCAL_REPLY_BODY%"
@@ -33,6 +36,10 @@ _MALFORMED = (
     "escaped slashes and control characters"
 )
 """What Envoy refuses without a word."""
+_LIMITED = (
+    f"too many requests: the limit of this %RESP({LIMIT_HEADER})% is used up; "
+    "try again in %RESP(RETRY-AFTER)% s"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ def _row(error: errors.RequestError, *flags: str, replace_status: bool = False) 
     )
 
 
-def _rows(max_message_size: int) -> Iterator[_Row]:
+def _rows(settings: EdgeSettings) -> Iterator[_Row]:
     # What happened, as Envoy flags it. The first row that fits wins.
     yield _row(errors.ModelNotFound(f"{TARGET} is not served here"), "NC")
     yield _row(errors.ModelNotReady(f"no replica of {TARGET} can answer now; try again"), "UH")
@@ -74,15 +81,17 @@ def _rows(max_message_size: int) -> Iterator[_Row]:
     yield _row(errors.ModelNotReady(_NO_MEMORY), "OM")
     # What the status says, when nothing is flagged.
     yield _row(
-        errors.MessageTooLarge(f"the message is larger than the limit of {max_message_size} bytes")
+        errors.MessageTooLarge(
+            f"the message is larger than the limit of {settings.max_message_size} bytes"
+        )
     )
-    yield _Row(GrpcCode.UNAUTHENTICATED, status=401)
+    yield _Row(GrpcCode.UNAUTHENTICATED, _unauthenticated(settings.api_keys), status=401)
     yield _Row(GrpcCode.PERMISSION_DENIED, status=403)
     yield _Row(status_of(errors.MethodNotFound()).grpc, status=404)
     yield _Row(
         GrpcCode.DEADLINE_EXCEEDED, "the rest of the request did not come in time", status=408
     )
-    yield _Row(status_of(errors.QueueFull("")).grpc, status=429)
+    yield _Row(status_of(errors.QueueFull("")).grpc, _LIMITED, status=429)
     yield _Row(GrpcCode.RESOURCE_EXHAUSTED, "the headers of the request are too large", status=431)
     yield _row(
         errors.DeadlineExceeded(
@@ -97,20 +106,35 @@ def _rows(max_message_size: int) -> Iterator[_Row]:
     yield _Row(GrpcCode.UNAVAILABLE, status=502)
 
 
+def _unauthenticated(keys: ApiKeys | None) -> str:
+    if keys is None:
+        return _BODY
+    ways = [f"in the header {keys.header}"] if keys.header != AUTHORIZATION else []
+    ways.append(f"as '{AUTHORIZATION}: Bearer KEY'")
+    return f"no API key that is known here came with the call: send one {', or '.join(ways)}"
+
+
 def local_reply_config(
-    max_message_size: int, own_paths: tuple[str, ...]
+    settings: EdgeSettings, own_paths: tuple[str, ...]
 ) -> hcm_pb2.LocalReplyConfig:
     """Return the mappers for gRPC and REST; replies to ``own_paths`` stay as they are."""
     config = hcm_pb2.LocalReplyConfig()
     for path in own_paths:
         config.mappers.add(filter=_header_filter(":path", exact=path))
-    for row in _rows(max_message_size):
+    for row in _rows(settings):
         _add(config, row, _flag_filter(row.flags) if row.flags else _status_filter(row.status))
     malformed = _Row(GrpcCode.INVALID_ARGUMENT, _MALFORMED)
     _add(config, malformed, _both(_NOT_OURS, _status_filter(400)))
     # Whatever is left: a fault of ours from 500, else the caller's.
     _add(config, _Row(GrpcCode.INTERNAL), _status_filter(500, at_least=True))
     _add(config, _Row(GrpcCode.INVALID_ARGUMENT), _status_filter(400, at_least=True))
+    if settings.origins:
+        for mapper in config.mappers:
+            for name, value in PAGE_HEADERS:
+                mapper.headers_to_add.add(
+                    header=base_pb2.HeaderValue(key=name, value=value),
+                    append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+                )
     return config
 
 
@@ -126,6 +150,11 @@ def _add(
     grpc.body_format_override.CopyFrom(_text(row.text))
     rest = config.mappers.add(filter=matches)
     rest.body_format_override.CopyFrom(_json(row.text))
+    if row.grpc == GrpcCode.UNAUTHENTICATED:
+        # RFC 9110, section 11.6.1
+        rest.headers_to_add.add(
+            header=base_pb2.HeaderValue(key="www-authenticate", value="Bearer")
+        )
     if row.http:
         rest.status_code.value = row.http
 

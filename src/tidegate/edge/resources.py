@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tidegate.edge.access import guard
 from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, SECRETS, Snapshot
 from tidegate.edge.clusters import controller_cluster, load_assignment, model_cluster
 from tidegate.edge.listener import client_listener
@@ -23,6 +24,8 @@ def snapshot_of(topology: Topology, settings: EdgeSettings) -> Snapshot:
         clusters[name] = packed(model_cluster(name))
         endpoints[name] = packed(load_assignment(name, replicas))
     routes = route_configuration(topology, settings)
+    if settings.api_keys is not None:
+        guard(routes, settings.api_keys)
     return Snapshot(
         {
             CLUSTERS: clusters,

@@ -11,7 +11,8 @@ from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.type.matcher.v3 import string_pb2
 from google.protobuf import wrappers_pb2
 
-from tidegate.edge.messages import packed, seconds
+from tidegate.edge.limits import mark_model
+from tidegate.edge.messages import PAGE_HEADERS, packed, seconds
 from tidegate.edge.names import (
     CLUSTER_HEADER,
     CONTROLLER_CLUSTER,
@@ -56,7 +57,7 @@ def route_configuration(
             for method in routing.methods:
                 if not method.header:
                     # A replica does not see which model a header names.
-                    _forward_unread(host, method.path, MODEL_PREFIX + topology.sole)
+                    _forward_unread(host, method.path, topology.sole)
     _answer(host, LIVE, 200, b'{"live":true}')
     _answer(host, READY, 200 if ready else 503, b'{"ready":%s}' % (b"true" if ready else b"false"))
     _answer(host, METADATA, 200, server_metadata)
@@ -64,6 +65,8 @@ def route_configuration(
     _lead_on(host, "/", LIST)
     _forward_to_controller(host)
     _forward_labelled(host, topology)
+    if settings.limits.of_models:
+        _forward_limited(host, topology)
     _forward_to_model(host)
     _forward_named_otherwise(host, topology)
     _answer_nothing(host, "method %REQ(:PATH):256%").match.grpc.SetInParent()
@@ -84,13 +87,7 @@ MESSAGE_ROOM = 2**16
 
 
 def _tell_pages(host: route_components_pb2.VirtualHost) -> None:
-    """Let a browser show an answer to a page of another site, if that may call."""
-    for name, value in (
-        # Without the header that is empty, and an empty one is left out.
-        ("access-control-allow-origin", f"%REQ({ORIGIN_HEADER})%"),
-        ("access-control-expose-headers", "*"),
-        ("vary", "origin"),
-    ):
+    for name, value in PAGE_HEADERS:
         host.response_headers_to_add.add(header=base_pb2.HeaderValue(key=name, value=value))
 
 
@@ -139,7 +136,7 @@ def _answer_nothing(
     return route
 
 
-def _forward_unread(host: route_components_pb2.VirtualHost, path: str, cluster: str) -> None:
+def _forward_unread(host: route_components_pb2.VirtualHost, path: str, key: str) -> None:
     """Send a gRPC method to the only model that there is, as its messages come.
 
     The routing script would take a quarter of Envoy's time for a small message.
@@ -148,7 +145,7 @@ def _forward_unread(host: route_components_pb2.VirtualHost, path: str, cluster: 
     route.match.path = path
     route.match.grpc.SetInParent()
     _forward_inference(route)
-    route.route.cluster = cluster
+    _lead_to(route, key)
     route.typed_per_filter_config[ROUTING_FILTER].CopyFrom(
         packed(lua_pb2.LuaPerRoute(disabled=True))
     )
@@ -172,7 +169,7 @@ def _forward_labelled(host: route_components_pb2.VirtualHost, topology: Topology
         route.match.prefix = "/"
         _match_cluster(route, exact=MODEL_PREFIX + key)
         _forward_inference(route)
-        route.route.cluster = MODEL_PREFIX + key
+        _lead_to(route, key)
     route = host.routes.add(name="label")
     route.match.prefix = "/"
     _match_cluster(route, contains="@")
@@ -180,13 +177,24 @@ def _forward_labelled(host: route_components_pb2.VirtualHost, topology: Topology
     route.route.cluster = CONTROLLER_CLUSTER
 
 
-def _forward_to_model(host: route_components_pb2.VirtualHost) -> None:
+def _forward_limited(host: route_components_pb2.VirtualHost, topology: Topology) -> None:
+    """Tell the models apart, so that each has a bucket, and names that are none have not."""
+    for name in topology.models:
+        for pattern in ({"exact": MODEL_PREFIX + name}, {"prefix": f"{MODEL_PREFIX}{name}:"}):
+            route = _forward_to_model(host)
+            del route.match.headers[:]
+            _match_cluster(route, **pattern)
+            mark_model(route, name)
+
+
+def _forward_to_model(host: route_components_pb2.VirtualHost) -> route_components_pb2.Route:
     route = host.routes.add(name="model")
     route.match.prefix = "/"
     _match_cluster(route, prefix=MODEL_PREFIX)
     _forward_inference(route)
     route.route.cluster_header = CLUSTER_HEADER
     route.route.cluster_not_found_response_code = route_components_pb2.RouteAction.NOT_FOUND
+    return route
 
 
 def _forward_named_otherwise(host: route_components_pb2.VirtualHost, topology: Topology) -> None:
@@ -200,7 +208,7 @@ def _forward_named_otherwise(host: route_components_pb2.VirtualHost, topology: T
         route.match.prefix = "/"
         _match_cluster(route, **pattern)
         _forward_inference(route)
-        route.route.cluster = MODEL_PREFIX + to
+        _lead_to(route, to)
 
     models = topology.models
     if len(models) == 1 and models[0] in topology.clusters:
@@ -218,6 +226,12 @@ def _forward_named_otherwise(host: route_components_pb2.VirtualHost, topology: T
         _match_cluster(route, **pattern)
         _forward(route)
         route.route.cluster = CONTROLLER_CLUSTER
+
+
+def _lead_to(route: route_components_pb2.Route, key: str) -> None:
+    """Send calls to a key of the topology's clusters."""
+    route.route.cluster = MODEL_PREFIX + key
+    mark_model(route, re.split("[:@]", key)[0])
 
 
 def _match_cluster(route: route_components_pb2.Route, **pattern: str) -> None:

@@ -20,8 +20,6 @@ local byte, char, find, format = string.byte, string.char, string.find, string.f
 local floor = math.floor
 local gsub, lower, match, sub = string.gsub, string.lower, string.match, string.sub
 
-local ANY_ORIGIN = next(ORIGINS) ~= nil
-
 local INVALID, NOT_FOUND, TOO_LARGE, UNSUPPORTED = -- {HTTP status, gRPC code}
   STATUS.invalid, STATUS.not_found, STATUS.too_large, STATUS.unsupported
 
@@ -315,26 +313,6 @@ local function by_path(handle, path)
   return false
 end
 
--- Lets a page of another site call as programs do, which replicas know alone. Says whether that is
--- the answer: a browser asks before it sends what no form can (https://fetch.spec.whatwg.org).
-local function allowed(handle, headers, origin)
-  if headers:get(":method") == "OPTIONS" and headers:get("access-control-request-method") then
-    handle:respond({
-      [":status"] = "204",
-      ["access-control-allow-origin"] = origin,
-      ["access-control-allow-methods"] = "GET, POST",
-      ["access-control-allow-headers"] = "*, authorization", -- for which the star does not stand
-      ["access-control-max-age"] = "600",
-      ["vary"] = "origin",
-    }, "")
-    return true
-  end
-  headers:remove("origin")
-  headers:remove("sec-fetch-site")
-  headers:replace(ORIGIN_HEADER, origin)
-  return false
-end
-
 function envoy_on_request(handle)
   local headers = handle:headers()
   local path = headers:get(":path") or ""
@@ -346,8 +324,6 @@ function envoy_on_request(handle)
     if method then return by_message(handle, method) end
     if SERVER_METHODS[path] then return route(handle, CONTROLLER_CLUSTER) end
   else
-    local origin = ANY_ORIGIN and headers:get("origin")
-    if origin and ORIGINS[origin] and allowed(handle, headers, origin) then return end
     local length = tonumber(headers:get("content-length") or "") or 0
     if length > AWAITED and length <= LIMIT then handle:body() end
     if by_path(handle, path) then return end

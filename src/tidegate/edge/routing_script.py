@@ -1,4 +1,4 @@
-"""The routing script: ``routing.lua`` with tables that are generated from the protocols."""
+"""The scripts in Lua: their files with tables that are generated from protocols and settings."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tidegate.protocols.routing import (
 from tidegate.protocols.statuses import status_of
 
 _TEMPLATE = Path(__file__).with_name("routing.lua")
+_ORIGINS_TEMPLATE = Path(__file__).with_name("origins.lua")
 _MARK = "--@tables\n"
 
 # The patterns of tidegate.protocols.routing in Lua, which has no counts: lengths are apart.
@@ -30,13 +31,14 @@ _Tree: TypeAlias = "dict[int | str, str | _Tree | dict[str, bool]]"
 _Lua: TypeAlias = "str | int | bool | Mapping[str, _Lua] | Mapping[int, _Lua] | list[_Lua]"
 
 
-def routing_script(
-    routings: Iterable[Routing], max_message_size: int, origins: Iterable[str] = ()
-) -> str:
-    """Return the Lua program that routes the calls of ``routings``.
+def origins_script(origins: Iterable[str]) -> str:
+    """Return the Lua program that lets pages of ``origins`` call as programs do."""
+    tables = {"ORIGINS": dict.fromkeys(origins, True), "ORIGIN_HEADER": names.ORIGIN_HEADER}
+    return _filled(_ORIGINS_TEMPLATE, tables)
 
-    To the replicas, pages of ``origins`` call as programs do.
-    """
+
+def routing_script(routings: Iterable[Routing], max_message_size: int) -> str:
+    """Return the Lua program that routes the calls of ``routings``."""
     routings = tuple(routings)
     server_paths = [path for r in routings for path in r.server_paths]
     tables: dict[str, object] = {
@@ -46,7 +48,6 @@ def routing_script(
         "SERVER_PREFIXES": [path for path in server_paths if path.endswith("/")],
         "PATHS": {p.path: p.header for r in routings for p in r.paths},
         "PREFIXES": [_prefix(p) for r in routings for p in r.prefixes],
-        "ORIGINS": dict.fromkeys(origins, True),
         "LIMIT": max_message_size,
         "NAME": _LUA_NAME,
         "NAME_LENGTH": _NAME_LENGTH,
@@ -55,7 +56,6 @@ def routing_script(
         "MODEL_HEADER": MODEL_HEADER,
         "VERSION_HEADER": VERSION_HEADER,
         "CLUSTER_HEADER": names.CLUSTER_HEADER,
-        "ORIGIN_HEADER": names.ORIGIN_HEADER,
         "REFUSED_HEADER": names.REFUSED_HEADER,
         "MODEL_PREFIX": names.MODEL_PREFIX,
         "SOLE": names.SOLE,
@@ -69,8 +69,12 @@ def routing_script(
             "unsupported": _status(errors.Unsupported()),
         },
     }
+    return _filled(_TEMPLATE, tables)
+
+
+def _filled(template: Path, tables: Mapping[str, object]) -> str:
     lines = "".join(f"local {name} = {_lua(value)}\n" for name, value in tables.items())
-    return _TEMPLATE.read_text().replace(_MARK, lines)
+    return template.read_text().replace(_MARK, lines)
 
 
 def _method(method: RoutedMethod) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tidegate.edge.trust import ClientTls, ServerTls
+from tidegate.edge.trust import ApiKeys, ClientTls, RateLimits, ServerTls
 from tidegate.protocols.registry import ROUTINGS
 from tidegate.protocols.routing import Routing
 
@@ -38,6 +38,8 @@ class EdgeSettings:
         routings: the protocols that clients may speak.
         origins: sites whose pages may call from a browser, as browsers name them.
         tls: what clients are shown over TLS; without it they speak in the clear.
+        api_keys: what clients must show; without it everybody may call.
+        limits: how often they may call.
         upstream_tls: what endpoints that speak TLS are shown, and must show.
     """
 
@@ -54,6 +56,8 @@ class EdgeSettings:
     routings: tuple[Routing, ...] = ROUTINGS
     origins: tuple[str, ...] = ()
     tls: ServerTls | None = None
+    api_keys: ApiKeys | None = None
+    limits: RateLimits = field(default_factory=RateLimits)
     upstream_tls: ClientTls = field(default_factory=ClientTls)
 
     @property

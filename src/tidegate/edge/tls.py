@@ -67,7 +67,10 @@ def upstream_transport_socket(tls: ClientTls) -> base_pb2.TransportSocket:
     if tls.certificate is not None:
         common.tls_certificate_sds_secret_configs.append(_secret_source(OUR_CERTIFICATE))
     expected = common_pb2.CertificateValidationContext()
-    if tls.server_name is not None:
+    if tls.server_name is None:
+        context.auto_host_sni = True
+        context.auto_sni_san_validation = True
+    else:
         expected.match_typed_subject_alt_names.append(_named(tls.server_name))
         if not _is_address(tls.server_name):
             context.sni = tls.server_name

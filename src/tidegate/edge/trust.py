@@ -40,8 +40,8 @@ class ClientTls:
         ca: whose certificates endpoints may show (default: those that the system trusts).
         certificate: what the edge shows to endpoints that ask.
         key: the private key of the certificate.
-        server_name: the name, or IP address, that each endpoint's certificate must have. Without
-            one, every certificate of ``ca`` will do.
+        server_name: the name, or IP address, that each endpoint's certificate must have (default:
+            the host name of each, as Envoy is told it with the endpoint's address).
     """
 
     ca: bytes | None = None
@@ -60,9 +60,9 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class ApiKeys:
-    """The keys, one of which every call must show in ``header``; no others are let in.
+    """The keys, one of which every call must show.
 
-    In the header ``authorization`` the word ``Bearer`` stands before the key.
+    It comes in ``header``, or as ``authorization: Bearer KEY``; both go no further than here.
     """
 
     keys: tuple[ApiKey, ...]
@@ -82,11 +82,18 @@ class RateLimits:
     """The limits of an edge; each counts for itself, and none is the default.
 
     Attributes:
-        per_key: what each API key may ask for.
+        per_key: what each API key may ask for that is not in ``keys``.
+        keys: what these may ask for, by their names.
         per_model: what all callers together may ask of each model that is not in ``models``.
         models: what they may ask of these models.
     """
 
     per_key: RateLimit | None = None
+    keys: Mapping[str, RateLimit] = field(default_factory=dict)
     per_model: RateLimit | None = None
     models: Mapping[str, RateLimit] = field(default_factory=dict)
+
+    @property
+    def of_models(self) -> bool:
+        """Whether any model has a limit."""
+        return self.per_model is not None or bool(self.models)
