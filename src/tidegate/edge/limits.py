@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
-from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
+from envoy.extensions.filters.http.local_ratelimit.v3.local_rate_limit_pb2 import LocalRateLimit
 from envoy.type.v3 import token_bucket_pb2
 
 from tidegate.edge.messages import seconds
@@ -28,15 +28,13 @@ _MOST_DYNAMIC = 65536
 """Buckets of keys or models that have no limit of their own; the least used goes first."""
 _LONGEST_RETRY = 3600
 
-Limiter = local_rate_limit_pb2.LocalRateLimit
-
 
 def mark_model(route: route_components_pb2.Route, model: str) -> None:
     """Say whose calls ``route`` takes; limits of models count by this."""
     route.metadata.filter_metadata[METADATA][_MODEL] = model
 
 
-def key_limiters(limits: RateLimits) -> list[Limiter]:
+def key_limiters(limits: RateLimits) -> list[LocalRateLimit]:
     """Return the filters for API keys; they go behind the one that knows the keys."""
     action = route_components_pb2.RateLimit.Action()
     action.request_headers.header_name = KEY_HEADER
@@ -45,7 +43,7 @@ def key_limiters(limits: RateLimits) -> list[Limiter]:
     return _limiters(_KEY, action, limits.per_key, limits.keys)
 
 
-def model_limiters(limits: RateLimits) -> list[Limiter]:
+def model_limiters(limits: RateLimits) -> list[LocalRateLimit]:
     """Return the filters for models; they go behind the routing script."""
     action = route_components_pb2.RateLimit.Action()
     action.metadata.source = route_components_pb2.RateLimit.Action.MetaData.ROUTE_ENTRY
@@ -66,7 +64,7 @@ def _limiters(
     action: route_components_pb2.RateLimit.Action,
     default: RateLimit | None,
     named: Mapping[str, RateLimit],
-) -> list[Limiter]:
+) -> list[LocalRateLimit]:
     limits = [*named.values(), *([] if default is None else [default])]
     found = []
     for wait in sorted({retry_after(limit) for limit in limits}):
@@ -85,8 +83,8 @@ def _limiters(
     return found
 
 
-def _limiter(kind: str, wait: int) -> Limiter:
-    limiter = Limiter(
+def _limiter(kind: str, wait: int) -> LocalRateLimit:
+    limiter = LocalRateLimit(
         stat_prefix=f"limit_{kind}",
         token_bucket=_unlimited(),
         rate_limited_as_resource_exhausted=True,
@@ -103,7 +101,9 @@ def _limiter(kind: str, wait: int) -> Limiter:
     return limiter
 
 
-def _add(limiter: Limiter, kind: str, value: str, bucket: token_bucket_pb2.TokenBucket) -> None:
+def _add(
+    limiter: LocalRateLimit, kind: str, value: str, bucket: token_bucket_pb2.TokenBucket
+) -> None:
     """Add a bucket; without a value it stands for one of each value that has none."""
     descriptor = limiter.descriptors.add(token_bucket=bucket)
     descriptor.entries.append(ratelimit_pb2.RateLimitDescriptor.Entry(key=kind, value=value))
