@@ -15,6 +15,9 @@ CASES = {
     "many": "twenty small models: time to ready, memory, idle CPU",
     "frameworks": "ResNet-50 on TensorFlow, ONNX Runtime and OpenVINO",
     "faults": "three backends behind the gateway, one of them sick",
+    "shares": "a backend and one three times as fast, together behind the gateway",
+    "gateway": "the gateway against a bare Envoy, nginx, HAProxy and a Python proxy",
+    "reload": "200 models with 100 endpoints each, while gateway.yaml is edited",
     "figures": "puts what the cases measured into the documentation",
 }
 

@@ -25,6 +25,7 @@ import gc
 import json
 import os
 import signal
+import struct
 import sys
 from collections import deque
 from collections.abc import Mapping
@@ -78,10 +79,25 @@ def _head(fields: Mapping[bytes, bytes]) -> Head:
 class Http2(Http2Connection):
     """A connection from any peer, not from our edge alone."""
 
+    calls = 0
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Read blocks as any peer sends them."""
         self._blocks = cast("BlockReader[Head]", Blocks())
         super().connection_made(transport)
+
+    def leave(self) -> bool:
+        """Close the connection unless a call is under way; return whether that was so."""
+        if self._exchanges or self._coming or self._transport.is_closing():
+            return False
+        # RFC 9113, section 6.8: what was sent at the same moment can be sent again elsewhere.
+        self._transport.write(b"\0\0\x08\7\0\0\0\0\0" + struct.pack(">II", self._last_stream, 0))
+        self._transport.close()
+        return True
+
+    def _take_piece(self, exchange: Exchange, piece: bytes, *, ended: bool) -> None:
+        # The answer does not depend on it: a hundred messages of 64 MiB take no memory here.
+        super()._take_piece(exchange, piece[:0], ended=ended)
 
     def break_off(self, begun: bytes) -> None:
         """Send this and close the connection."""
@@ -91,6 +107,15 @@ class Http2(Http2Connection):
 
 class Http1(Http1Connection):
     """The same for HTTP/1.1."""
+
+    calls = 0
+
+    def leave(self) -> bool:
+        """Close the connection unless a call is under way; return whether that was so."""
+        if self._exchange is not None or self._transport.is_closing():
+            return False
+        self._transport.close()
+        return True
 
     def break_off(self, begun: bytes) -> None:
         """Send this and close the connection."""
@@ -129,14 +154,18 @@ class _Newcomer(asyncio.Protocol):
         self._transport.set_protocol(connection)
         connection.connection_made(self._transport)
         backend.connections.discard(self)
+        backend.watch(connection)
         connection.data_received(self._begun)
 
 
 class Backend:
     """Answers calls, or does not."""
 
-    def __init__(self, name: str, hosts: list[str], service: float, slots: int) -> None:
+    def __init__(
+        self, name: str, hosts: list[str], service: float, slots: int, idle: float
+    ) -> None:
         self.name = name
+        self._idle = idle
         self.mode = "well"
         self.slowness = 1.0
         self.connections = OpenConnections()
@@ -159,8 +188,19 @@ class Backend:
         self._port = self._server.sockets[0].getsockname()[1]
         return self._port
 
+    def watch(self, connection: Http1 | Http2, calls: int = 0) -> None:
+        """Close a connection that had no call for a while, if that is asked for."""
+        if not self._idle or connection not in self.connections.all:
+            return
+        # It has made as many calls as at the last look.
+        if calls and calls == connection.calls and connection.leave():
+            return
+        again = (connection, connection.calls)
+        asyncio.get_running_loop().call_later(self._idle, self.watch, *again)
+
     def take(self, exchange: Exchange) -> None:
         """Take a call."""
+        cast("Http1 | Http2", exchange._connection).calls += 1
         if exchange.head.method == b"GET" or exchange.head.target == _HEALTH:
             self.health += 1
             if self.mode in ("well", "mute"):
@@ -248,7 +288,7 @@ class Backend:
             counts = {"calls": self.calls, "health": self.health, "gone": self.gone}
             return json.dumps({**counts, "connections": len(self.connections.all)})
         else:
-            return json.dumps({"error": f"no command {command!r}"})
+            return json.dumps({"error": f"no command {command.strip()!r}"})
         return json.dumps({"done": word})
 
     def _close(self) -> None:
@@ -260,7 +300,7 @@ class Backend:
 
 async def serve(given: argparse.Namespace) -> None:
     """Serve until SIGTERM or the end of standard input."""
-    backend = Backend(given.name, given.host, given.service_ms / 1e3, given.slots)
+    backend = Backend(given.name, given.host, given.service_ms / 1e3, given.slots, given.idle)
     port = await backend.listen(given.port)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
@@ -286,6 +326,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--service-ms", type=float, default=0.0, help="0: at once, without slots")
     parser.add_argument("--slots", type=int, default=1, help="calls at a time")
+    parser.add_argument(
+        "--idle", type=float, default=0.0, help="close connections idle for so many seconds"
+    )
     uvloop.run(serve(parser.parse_args()))
 
 

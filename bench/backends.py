@@ -37,6 +37,8 @@ class Kind:
     """How long a call takes; 0: it is answered at once."""
     slots: int = 1
     """Calls that it serves at a time."""
+    idle: float = 0.0
+    """Seconds without a call after which it closes a connection; 0: never."""
 
     @property
     def capacity(self) -> float:
@@ -75,7 +77,8 @@ class Node:
         """Start it; return when it listens."""
         command = [sys.executable, "-m", "bench.backend", "--name", self.name]
         command += ["--port", str(self.port), "--service-ms", str(self.kind.service_ms)]
-        command += ["--slots", str(self.kind.slots), "--host", *(hosts or [self.host])]
+        command += ["--slots", str(self.kind.slots), "--idle", str(self.kind.idle)]
+        command += ["--host", *(hosts or [self.host])]
         if self._namespace:
             command = ["ip", "netns", "exec", self._namespace.name, *command]
         self._process = await asyncio.create_subprocess_exec(
@@ -133,9 +136,12 @@ class Node:
 
 @contextlib.asynccontextmanager
 async def nodes(
-    kinds: dict[str, Kind], *, namespaces: bool = False
+    kinds: dict[str, Kind], *, namespaces: bool = False, hosts: Sequence[str] = ()
 ) -> AsyncIterator[dict[str, Node]]:
-    """Run backends, by their names; in namespaces of their own if that is asked and can be."""
+    """Run backends, by their names; in namespaces of their own if that is asked and can be.
+
+    They listen on ``hosts``, or on loopback, each on a port of its own.
+    """
     found: dict[str, Node] = {}
     async with contextlib.AsyncExitStack() as stack:
         for index, (name, kind) in enumerate(kinds.items()):
@@ -144,7 +150,7 @@ async def nodes(
                 space = stack.enter_context(Namespace(f"tgb{os.getpid()}-{index}", index))
             node = found[name] = Node(name, kind, space)
             stack.push_async_callback(_end, node)
-            await node.start()
+            await node.start(hosts)
         yield found
 
 

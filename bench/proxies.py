@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ class Proxy:
     """Of its Envoy, if it is one."""
     controller: psutil.Process | None = None
     """The gateway's."""
-    admin_port: int = 0
-    """Of the gateway's own admin API."""
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """What ``gateway.yaml`` says of the gateway itself: where it listens and lives."""
 
     @property
     def target(self) -> str:
@@ -297,14 +297,24 @@ async def gateway(
         (controller,) = [p for p in parts if p not in edges]
         admin = AdminClient(next(iter(run_dir.rglob("*admin*.sock"))))
         server = Server("tidegate gateway", f"127.0.0.1:{port}", parts)
-        yield Proxy(server, admin, controller, admin_port)
+        yield Proxy(server, admin, controller, own)
 
 
 def write_config(config: Mapping[str, Any], path: Path) -> None:
     """Write ``gateway.yaml`` in one step, as editors do."""
+    replace(path, yaml_of(config))
+
+
+def yaml_of(config: Mapping[str, Any]) -> str:
+    """Return the text of a ``gateway.yaml``."""
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump(dict(config), Dumper=dumper))
+
+
+def replace(path: Path, text: str) -> None:
+    """Put ``text`` in the place of a file's content, all of it at once."""
     new = path.with_suffix(".new")
-    loader: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    new.write_text(yaml.dump(dict(config), Dumper=loader))
+    new.write_text(text)
     new.replace(path)
 
 

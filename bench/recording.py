@@ -121,6 +121,10 @@ class Recording:
         else:
             await self._task
 
+    def stop(self) -> None:
+        """Send no more calls."""
+        self.recorder.stop()
+
     async def until(self, at: float) -> None:
         """Sleep until so many seconds after the beginning of the load."""
         await asyncio.sleep(max(0.0, self.recorder.zero + at - now()))

@@ -128,3 +128,14 @@ def test_safetensors() -> None:
     (found,) = minilm.read_safetensors(data).items()
     assert found[0] == "w"
     assert found[1].tolist() == [[1, 2]]
+
+
+def test_faults(tmp_path: Path) -> None:
+    plot = tmp_path / "p.svg"
+    options = ["--front", "envoy", "--faults", "kill", "--scale", "0.1", "--plot", str(plot)]
+    _, told = case("faults", *options, "--rate", "200", file=tmp_path / "f.json")
+    kill = told["faults"]["kill"]
+    assert kill["failed"] == 0
+    assert set(kill["holds"]) == {"failed", "normal", "left", "returned"}
+    assert set(kill["timeline"]["shares"]) == {"a", "b", "c"}
+    assert plot.exists()

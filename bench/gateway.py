@@ -1,0 +1,181 @@
+"""What the gateway costs: it, a bare Envoy, nginx, HAProxy and a Python proxy, one thread each.
+
+    python -m bench gateway [--rounds 5] [--seconds 2] [--json FILE]
+
+600-byte unary calls to backends that answer at once; the same load for all, in turns within one
+run, every figure the median of the rounds. The bare Envoy has a static round robin cluster and
+nothing else: no routing on the model, no retries, no health checks. nginx has ``grpc_pass``. Then
+messages of 64 MiB, and the memory of the gateway's Envoy under a hundred of them at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from bench import hardware, proxies
+from bench.backends import Kind, nodes
+from bench.large import large
+from bench.messages import METHOD, MODEL, infer_message
+from bench.proxies import Proxy
+from tidegate.load.generator import grpc_load
+
+_WARM_UP = 1.0
+_SIZES = {"max_message_size": "64MiB"}
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round of one proxy gave."""
+
+    rate: float
+    """Calls per second."""
+    p50: float
+    """Milliseconds."""
+    p99: float
+    cpu: float
+    """Microseconds of the proxy's CPU time per call, all its processes."""
+
+
+async def measure(proxy: Proxy, given: argparse.Namespace, seconds: float) -> Round:
+    """Drive a proxy for one round.
+
+    Raises:
+        SystemExit: a call failed.
+    """
+    before = proxy.server.cpu_seconds()
+    result = await grpc_load(
+        proxy.target, METHOD, infer_message(600), connections=given.connections,
+        in_flight=given.in_flight, seconds=seconds,
+    )  # fmt: skip
+    cpu = proxy.server.cpu_seconds() - before
+    if result.failed or not result.ok:
+        raise SystemExit(f"{proxy.server.name}: {result}\n{result.failures[:3]}")
+    return Round(result.rate, result.latency(50), result.latency(99), cpu / result.ok * 1e6)
+
+
+@contextlib.asynccontextmanager
+async def contestants(
+    addresses: Sequence[str], folder: Path, names: Sequence[str]
+) -> AsyncIterator[list[Proxy]]:
+    """Run all that are installed, the gateway first."""
+    config: dict[str, Any] = {"models": {MODEL: {"endpoints": list(addresses)}}, **_SIZES}
+    async with contextlib.AsyncExitStack() as stack:
+        started = [
+            await stack.enter_async_context(
+                proxies.gateway(config, folder / "gateway", wait_for=[MODEL])
+            )
+        ]
+        for name in names:
+            if proxies.installed(name):
+                run = proxies.STATIC[name](addresses, folder / name)
+                started.append(await stack.enter_async_context(run))
+            else:
+                Console(stderr=True).print(f"{name} is not installed: left out")
+        yield started
+
+
+async def compare(running: Sequence[Proxy], given: argparse.Namespace) -> dict[str, list[Round]]:
+    """Return the rounds by proxy; the proxies take turns."""
+    console = Console(stderr=True)
+    found: dict[str, list[Round]] = {proxy.server.name: [] for proxy in running}
+    for proxy in running:
+        await measure(proxy, given, min(given.seconds, _WARM_UP))
+    for number in range(given.rounds):
+        # Each round begins with another one, so that none always runs after the same.
+        first = number % len(running)
+        for proxy in (*running[first:], *running[:first]):
+            found[proxy.server.name].append(await measure(proxy, given, given.seconds))
+        rates = (f"{name} {done[-1].rate:,.0f}/s" for name, done in found.items())
+        console.print(f"round {number + 1} of {given.rounds}: {', '.join(rates)}")
+    return found
+
+
+def median(rounds: Sequence[Round]) -> Round:
+    """Return the median of each figure by itself."""
+    columns = zip(*(asdict(one).values() for one in rounds), strict=True)
+    return Round(*(statistics.median(column) for column in columns))
+
+
+def ratio(ours: Sequence[Round], theirs: Sequence[Round]) -> float:
+    """Return how many times as many calls ours answered: the median of the rounds' ratios."""
+    return statistics.median(a.rate / b.rate for a, b in zip(ours, theirs, strict=True))
+
+
+def show(console: Console, found: dict[str, list[Round]], given: argparse.Namespace) -> None:
+    """Print the table."""
+    subject = next(iter(found))
+    table = Table(
+        title=f"600-byte unary gRPC, one thread each, {given.connections} connections x "
+        f"{given.in_flight} in flight"
+    )
+    for heading in ("proxy", "calls/s", "lowest", "highest", "p50 ms", "p99 ms", "CPU us/call",
+                    f"{subject} is faster by"):  # fmt: skip
+        table.add_column(heading, justify="left" if heading == "proxy" else "right")
+    for name, rounds in found.items():
+        middle, rates = median(rounds), [one.rate for one in rounds]
+        table.add_row(
+            name,
+            *(f"{rate:,.0f}" for rate in (middle.rate, min(rates), max(rates))),
+            *(f"{value:.2f}" for value in (middle.p50, middle.p99)),
+            f"{middle.cpu:.1f}",
+            "" if name == subject else f"{ratio(found[subject], rounds):.2f}",
+        )
+    console.print(table)
+
+
+async def run(given: argparse.Namespace) -> int:
+    """Start the proxies, compare them, print and write the figures."""
+    machine = hardware.describe()
+    kinds = {f"backend-{index}": Kind() for index in range(given.backends)}
+    with tempfile.TemporaryDirectory(prefix="tg-") as name:
+        async with nodes(kinds) as found:
+            addresses = [node.address for node in found.values()]
+            async with contestants(addresses, Path(name), given.against) as running:
+                figures = await compare(running, given)
+                sizes = [await large(running[0], count) for count in given.large]
+    console = Console()
+    show(console, figures, given)
+    for size in sizes:
+        console.print(f"64 MiB: {size}")
+    if given.json:
+        rounds = {name: [asdict(one) for one in done] for name, done in figures.items()}
+        load = f"{given.connections} x {given.in_flight}"
+        document = {"machine": machine, "load": load, "rounds": rounds, "large": sizes}
+        given.json.write_text(json.dumps(document, indent=2) + "\n")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="python -m bench gateway", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each round")
+    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--in-flight", type=int, default=16, help="on each connection")
+    parser.add_argument("--backends", type=int, default=2)
+    parser.add_argument(
+        "--against", nargs="*", choices=tuple(proxies.STATIC), default=list(proxies.STATIC)
+    )
+    parser.add_argument(
+        "--large", nargs="*", type=int, default=[1, 100], metavar="N",
+        help="so many messages of 64 MiB at once",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, help="write all rounds there")
+    return uvloop.run(run(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
