@@ -12,14 +12,17 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from bench import gateway_figures
+from bench.gateway_figures import markdown
 
 ROOT = Path(__file__).parent
 FOLDER = ROOT / "figures"
 PAGE = ROOT.parent / "docs" / "guides" / "benchmarks.md"
-PLOT = ROOT.parent / "docs" / "images" / "latency.svg"
+IMAGES = ROOT.parent / "docs" / "images"
 _BEGIN, _END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 
 _NAMES = {
@@ -27,11 +30,6 @@ _NAMES = {
     "minilm": "all-MiniLM-L6-v2, 32 tokens",
     "mlp": "tiny MLP",
 }
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _middle(values: Iterable[float]) -> float:
@@ -57,7 +55,7 @@ def overhead(told: dict[str, Any]) -> str:
             )
     head = ("connections x in flight: server", "calls/s", "p50 ms", "p99 ms", "CPU µs/call",
             "Tidegate is faster by")  # fmt: skip
-    return f"### A tiny MLP: what a call costs\n\n{_table(head, rows)}"
+    return f"### A tiny MLP: what a call costs\n\n{markdown(head, rows)}"
 
 
 def saturation(told: dict[str, Any]) -> str:
@@ -89,7 +87,7 @@ def saturation(told: dict[str, Any]) -> str:
             rows.append((label, "", "", "", f"{_middle(spinning):.2f}"))
     head = ("model and server", "rows/s", "of the bare loop", "p50 ms, one at a time",
             "p50 ms, at a tenth of the load")  # fmt: skip
-    return f"### Real models, saturated\n\n{_table(head, rows)}"
+    return f"### Real models, saturated\n\n{markdown(head, rows)}"
 
 
 def payload(told: dict[str, Any]) -> str:
@@ -111,7 +109,7 @@ def payload(told: dict[str, Any]) -> str:
             )
         )
     head = ("encoding", "calls/s", "MB/s of tensors", "p50 ms", "CPU ms/call")
-    return f"### {megabytes:.1f} MB of FP32 a call\n\n{_table(head, rows)}"
+    return f"### {megabytes:.1f} MB of FP32 a call\n\n{markdown(head, rows)}"
 
 
 def neighbours(told: dict[str, Any]) -> str:
@@ -123,7 +121,7 @@ def neighbours(told: dict[str, Any]) -> str:
         for name, rounds in told["rounds"].items()
     ]  # fmt: skip
     head = ("tiny MLP, 200 calls/s", "p50 ms", "p99 ms", "p99.9 ms", "ResNet-50 rows/s")
-    return f"### A small model beside a large one, two cores\n\n{_table(head, rows)}"
+    return f"### A small model beside a large one, two cores\n\n{markdown(head, rows)}"
 
 
 def many(told: dict[str, Any]) -> str:
@@ -137,7 +135,7 @@ def many(told: dict[str, Any]) -> str:
     head = ("process", "number", "PSS MiB", "USS MiB", "PSS MiB in all", "CPU in all, of a core")
     return (
         f"### {told['models']} small models on one node, at rest\n\n"
-        f"All were ready {told['ready_seconds']:.1f} s after the start.\n\n{_table(head, rows)}"
+        f"All were ready {told['ready_seconds']:.1f} s after the start.\n\n{markdown(head, rows)}"
     )
 
 
@@ -187,7 +185,7 @@ def frameworks(told: dict[str, Any]) -> str:
     return (
         f"### {_NAMES[told['model']]}, on every runtime\n\n"
         f"{versions}. Others took {_middle(shares):.0%} of the CPU in the median measurement and "
-        f"{shares[-1]:.0%} in the worst.\n\n{_table(head, rows)}"
+        f"{shares[-1]:.0%} in the worst.\n\n{markdown(head, rows)}"
     )
 
 
@@ -199,6 +197,10 @@ _SECTIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "neighbours": neighbours,
     "latency": latency,
     "many": many,
+    "gateway": gateway_figures.gateway,
+    "shares": gateway_figures.shares,
+    "faults": gateway_figures.faults,
+    "reload": gateway_figures.reload,
 }
 
 
@@ -237,14 +239,20 @@ def renewed(page: str) -> str:
 
 
 def main() -> int:
-    """Renew the page and the plot."""
+    """Renew the page and the plots."""
     PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    IMAGES.mkdir(exist_ok=True)
     told = load("latency")
     if told is not None:
         from tidegate.load.plot import draw
 
-        PLOT.parent.mkdir(exist_ok=True)
-        draw(PLOT, f"{told['model']}, {told['protocol']} {told['encoding']}", told["points"])
+        title = f"{told['model']}, {told['protocol']} {told['encoding']}"
+        draw(IMAGES / "latency.svg", title, told["points"])
+    told = load("faults")
+    if told is not None:
+        from bench.balancing_plot import draw as draw_shares
+
+        draw_shares(IMAGES / "balancing.svg", told)
     return 0
 
 

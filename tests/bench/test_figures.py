@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import figures, hardware
+from bench import figures, gateway_figures, hardware
 
 
 def one(rate: float) -> dict[str, float]:
@@ -74,3 +74,55 @@ def test_what_others_use() -> None:
     while time.process_time() < end + 0.1:
         pass
     assert others.share() == 0
+
+
+def test_gateway() -> None:
+    rounds = {
+        "tidegate gateway": [one(90), one(45)],
+        "bare Envoy": [one(100), one(50)],
+    }
+    size = {"at once": 2, "codes": {"OK": 2}, "seconds": 1.0, "MiB before": 60.0,
+            "MiB at most": 900.4}  # fmt: skip
+    told = {"load": "8 x 16", "rounds": rounds, "large": [size]}
+    text = gateway_figures.gateway(told)
+    assert "| **tidegate gateway** | 68 | 1.00 | 2.00 | 30.0 |  |\n" in text
+    assert "| bare Envoy | 75 | 1.00 | 2.00 | 30.0 | 0.90 |\n" in text
+    assert "| 2 | 2 OK | 1.0 | 60 | 900 |\n" in text
+
+
+def test_shares() -> None:
+    round_ = {
+        "slow": 250.0,
+        "fast": 750.0,
+        "together": {"gateway": 980.0, "round robin": 500.0},
+        "ratios": {"gateway": 3.01, "round robin": 1.0},
+        "p99": {"gateway": 70.0, "round robin": 200.0},
+    }
+    text = gateway_figures.shares({"callers": 64, "rounds": [round_]})
+    assert "answer 250 and 750 calls" in text
+    assert "| the gateway | 980 | 98.0% | 1 : 3.01 | 70 |\n" in text
+
+
+def test_faults() -> None:
+    flap = {
+        "failed": 1, "in flight": 7, "p99 before ms": 21.0, "p99 worst ms": 44.0, "normal": 3.0,
+        "returned": None, "swings": 4, "cycles": 8, "holds": {"failed": True, "swings": False},
+    }  # fmt: skip
+    told = {"rate": 1000.0, "deadline": 2.0, "per try": 0.5, "service ms": 20.0,
+            "namespaces": True, "faults": {"flap": flap}}  # fmt: skip
+    text = gateway_figures.faults(told)
+    assert "1000 calls per second" in text
+    assert "| **flap** | 1 | 7 | 21.0 | 44.0 | 3.0 |  | never | 4 of 8 (!) |\n" in text
+
+
+def test_reload() -> None:
+    told = {
+        "models": 200, "endpoints": 100, "rate": 500.0, "deadline": 2.0, "ready after": 4.0,
+        "reloads": [{"seconds": 0.5}, {"seconds": 1.5}], "controller at rest": 0.05,
+        "controller in reloads": 0.5, "calls": 10_000, "failed before": {},
+        "failed in reloads": {"UNAVAILABLE": 2}, "p99 ms before": 2.0, "p99 ms in reloads": 9.0,
+        "MiB controller": 100, "MiB edge": 400,
+    }  # fmt: skip
+    text = gateway_figures.reload(told)
+    assert "| reload, s (median) | 1.00 |\n" in text
+    assert "| failed calls, while reloading | 2 |\n" in text
