@@ -26,6 +26,7 @@ from tidegate.protocols.open_inference import (
     shared_memory,
     statistics,
 )
+from tidegate.protocols.registration import decode_announcement, decode_grant
 from tidegate.replica.flight import read_suspects
 from tidegate.replica.header_blocks import BlockReader, MalformedBlock
 from tidegate.replica.notices import Notices
@@ -213,6 +214,8 @@ DECODERS = (
     Decoder("HTTP/2", connections.http2_conversations, connections.http2),
     Decoder("HTTP/1.1", connections.http1_conversations, connections.http1),
     Decoder("header blocks", seeds.blocks, _read_block),
+    Decoder("announcements", seeds.announcements, decode_announcement, _REQUEST),
+    Decoder("grants", seeds.grants, decode_grant, _ANSWER),
     Decoder("answers", seeds.answers, _read_answer, _ANSWER),
     Decoder("model.yaml", seeds.model_yaml, _in_file("model.yaml", load_model_config),
             (ConfigurationError,)),

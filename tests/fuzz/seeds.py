@@ -21,6 +21,13 @@ from PIL import Image
 from tests import models
 from tidegate.protocols.grpc_frames import frame_prefix
 from tidegate.protocols.open_inference import grpc, messages, rest
+from tidegate.protocols.registration import (
+    AnnouncedModel,
+    Announcement,
+    Grant,
+    encode_announcement,
+    encode_grant,
+)
 from tidegate.protocols.seldon.messages import SeldonMessage
 from tidegate.replica.header_blocks import encode_block
 from tidegate.types import InferRequest, InferResponse, Tensor
@@ -292,3 +299,17 @@ def notices() -> tuple[bytes, ...]:
 def states() -> tuple[bytes, ...]:
     region = b'{"regions":{"r":{"key":"/k","offset":0,"byte_size":4}}}'
     return b'{"repository":"/r","port":1,"config":{}}', region, b"\x05\0\0\0a bc\n"
+
+
+@cache
+def announcements() -> tuple[bytes, ...]:
+    model = AnnouncedModel("m", (1, 2), 2, {"stable": 1}, ("69",), ready=True)
+    said = Announcement(
+        "10.0.0.7:8000", (model, AnnouncedModel("n")), cores=8.5, replicas={"m": 2}, instance="a"
+    )
+    return tuple(map(encode_announcement, (said, Announcement("[fd00::1]:8000"))))
+
+
+@cache
+def grants() -> tuple[bytes, ...]:
+    return (encode_grant(Grant(5.0, 1.5)),)

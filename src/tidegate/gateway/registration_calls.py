@@ -1,0 +1,172 @@
+"""The calls of a gateway's admin port by which nodes join and leave: ``/nodes``."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from functools import wraps
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tidegate.clock import Clock
+from tidegate.controller.admin import body_of, refuse_pages
+from tidegate.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    MethodNotAllowed,
+    TidegateError,
+    Unauthenticated,
+)
+from tidegate.gateway.registry import Registry
+from tidegate.protocols.open_inference.rest import encode_error
+from tidegate.protocols.registration import (
+    PATH,
+    decode_announcement,
+    encode_grant,
+    read_instance,
+    read_name,
+)
+from tidegate.protocols.statuses import status_of
+from tidegate.replica.exchange import headers_of
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5.0
+"""Seconds that a body may take to come, and the edge to be told."""
+
+_METHODS = ("GET", "PUT", "DELETE")
+_Answer = Callable[[Request], Awaitable[Response]]
+
+
+def registration_routes(
+    registry: Registry,
+    token: Callable[[], str | None],
+    clock: Clock,
+    changed: Callable[[], None],
+    applied: Callable[[], Awaitable[object]],
+) -> list[Route]:
+    """Return the routes for a gateway's admin application.
+
+    Args:
+        registry: Where nodes are kept.
+        token: Returns what callers must show, as ``authorization: Bearer …``; ``None``: nothing.
+            Without a token, pages in browsers are refused as the rest of the admin API does.
+        clock: The time that the registry is told.
+        changed: Called when endpoints have changed, before there is an answer.
+        applied: Waits until the edge has been told of all changes so far: who leaves gets its
+            answer only then.
+    """
+    calls = _Calls(registry, clock, changed, applied)
+    return [
+        Route(PATH, _guarded(token, calls.listing), methods=list(_METHODS)),
+        Route(PATH + "/{name:path}", _guarded(token, calls.node), methods=list(_METHODS)),
+    ]
+
+
+class _Calls:
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Clock,
+        changed: Callable[[], None],
+        applied: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._changed = changed
+        self._applied = applied
+
+    async def listing(self, request: Request) -> Response:
+        """All nodes."""
+        if request.method not in ("GET", "HEAD"):
+            raise MethodNotAllowed(f"{PATH} takes GET, not {request.method}", ("GET",))
+        return JSONResponse({"nodes": self._registry.describe(self._clock.now())})
+
+    async def node(self, request: Request) -> Response:
+        """One node: announce it, look at it, or take it back."""
+        # As it came: an escaped slash is part of a name, and no name has one.
+        raw = request.scope["raw_path"].decode("latin-1").partition("?")[0]
+        name = read_name(raw.removeprefix(PATH + "/"))
+        if request.method == "PUT":
+            return await self._register(request, name)
+        if request.method == "DELETE":
+            return await self._leave(request, name)
+        found = [n for n in self._registry.describe(self._clock.now()) if n["name"] == name]
+        return JSONResponse({"nodes": found})
+
+    async def _register(self, request: Request, name: str) -> Response:
+        said = decode_announcement(await _body(request))
+        before = self._registry.revision
+        grant = self._registry.register(name, said, self._clock.now())
+        if self._registry.revision != before:
+            log.info("%s serves %d models", name, sum(model.ready for model in said.models))
+            self._changed()
+        return Response(encode_grant(grant), media_type="application/json")
+
+    async def _leave(self, request: Request, name: str) -> Response:
+        instance = read_instance(request.query_params.get("instance", "")[:256])
+        known = self._registry.leave(name, self._clock.now(), instance)
+        published = True
+        if known:
+            log.info("%s leaves", name)
+            self._changed()
+            try:
+                await asyncio.wait_for(self._applied(), PATIENCE)
+            except TimeoutError:
+                # Who leaves has no more to wait for; health checks see that it drains.
+                log.warning("%s leaves, and the edge has not been told in time", name)
+                published = False
+        return JSONResponse({"known": known, "published": published})
+
+
+def _guarded(token: Callable[[], str | None], answer: _Answer) -> _Answer:
+    @wraps(answer)
+    async def guarded(request: Request) -> Response:
+        try:
+            _admit(request, token())
+            return await answer(request)
+        except TidegateError as error:
+            headers = {name.decode(): value.decode() for name, value in headers_of(error)}
+            if isinstance(error, Unauthenticated):
+                headers["www-authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
+            return Response(
+                encode_error(str(error)),
+                status_of(error).http,
+                headers,
+                media_type="application/json",
+            )
+
+    return guarded
+
+
+def _admit(request: Request, token: str | None) -> None:
+    if token is None:
+        refuse_pages(request)
+        return
+    # No page of another site knows the token, by whatever name it reaches this port.
+    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not shown:
+        raise Unauthenticated(
+            "nodes must show the gateway's token: give it to them by join_token_file"
+        )
+    if not hmac.compare_digest(shown.strip().encode(), token.encode()):
+        raise Unauthenticated(
+            "the token is not that of this gateway: give the node the same join_token_file as "
+            "the gateway has"
+        )
+
+
+async def _body(request: Request) -> bytes:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await body_of(request)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the rest of the announcement did not come within {PATIENCE:g} s"
+        ) from None
+    except ClientDisconnect:
+        raise Cancelled("the node went away before its announcement was whole") from None

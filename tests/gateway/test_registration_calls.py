@@ -1,0 +1,169 @@
+"""``/nodes`` of a gateway's admin port, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.gateway.standin import GatewayStandIn
+from tidegate.gateway import registration_calls
+from tidegate.protocols.registration import AnnouncedModel, Announcement, encode_announcement
+
+NODE = "/nodes/10.0.0.7:8000"
+SAID = Announcement("10.0.0.7:8000", (AnnouncedModel("m", (1,), 1, ready=True),), instance="first")
+BODY = encode_announcement(SAID)
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[GatewayStandIn]:
+    async with GatewayStandIn() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def http(gateway: GatewayStandIn) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        yield client
+
+
+async def nodes(http: httpx.AsyncClient) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await http.get("/nodes")).json()["nodes"]
+    return found
+
+
+async def test_a_node_joins_is_seen_and_leaves(
+    gateway: GatewayStandIn, http: httpx.AsyncClient
+) -> None:
+    answer = await http.put(NODE, content=BODY)
+    assert (answer.status_code, answer.json()) == (200, {"lease_ms": 5000, "renew_ms": 1500})
+    assert gateway.addresses("m") == ["10.0.0.7:8000"]
+    assert gateway.changes == 1
+    [node] = await nodes(http)
+    assert (node["name"], node["state"]) == ("10.0.0.7:8000", "registered")
+    assert 0 < node["lease_left_s"] <= 5
+    assert node["models"][0]["name"] == "m"
+    assert "instance" not in node
+    assert [n["name"] for n in (await http.get(NODE)).json()["nodes"]] == ["10.0.0.7:8000"]
+    await http.put(NODE, content=BODY)
+    assert gateway.changes == 1
+    answer = await http.delete(NODE)
+    assert answer.json() == {"known": True, "published": True}
+    assert gateway.changes == 2
+    assert (await http.delete(NODE)).json()["known"] is False
+    assert await nodes(http) == []
+
+
+async def test_who_leaves_is_answered_when_the_edge_has_been_told(
+    gateway: GatewayStandIn, http: httpx.AsyncClient
+) -> None:
+    await http.put(NODE, content=BODY)
+    gateway.applied.clear()
+    leaving = asyncio.create_task(http.delete(NODE))
+    await gateway.until(lambda: gateway.changes == 2)
+    assert (await nodes(http)) == []
+    assert not leaving.done()
+    gateway.applied.set()
+    assert (await leaving).json() == {"known": True, "published": True}
+
+
+async def test_an_edge_that_is_not_told_holds_up_nobody_for_long(
+    gateway: GatewayStandIn, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration_calls, "PATIENCE", 0.05)
+    await http.put(NODE, content=BODY)
+    gateway.applied.clear()
+    assert (await http.delete(NODE)).json() == {"known": True, "published": False}
+
+
+async def test_what_was_sent_before_leaving_is_refused(http: httpx.AsyncClient) -> None:
+    await http.put(NODE, content=BODY)
+    await http.delete(NODE, params={"instance": "first"})
+    answer = await http.put(NODE, content=BODY)
+    assert answer.status_code == 400
+    assert "has left" in answer.json()["error"]
+
+
+async def test_a_token_is_needed_where_there_is_one(
+    gateway: GatewayStandIn, http: httpx.AsyncClient
+) -> None:
+    gateway.token = "sésame"
+    for shown, words in (
+        (None, "must show the gateway's token"),
+        ("Basic c2VzYW1l", "must show the gateway's token"),
+        ("Bearer", "must show the gateway's token"),
+        ("Bearer wrong", "is not that of this gateway"),
+    ):
+        headers = {} if shown is None else {"authorization": shown}
+        for method, path in (("PUT", NODE), ("DELETE", NODE), ("GET", NODE), ("GET", "/nodes")):
+            answer = await http.request(method, path, content=BODY, headers=headers)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert words in answer.json()["error"]
+    assert gateway.addresses("m") == []
+    gateway.token = "sesame"
+    answer = await http.put(NODE, content=BODY, headers={"authorization": "bearer sesame"})
+    assert answer.status_code == 200
+    # By name, which only who knows the token may.
+    named = {"authorization": "Bearer sesame", "host": "gateway:8002"}
+    assert (await http.put(NODE, content=BODY, headers=named)).status_code == 200
+
+
+async def test_pages_in_browsers_are_refused(
+    gateway: GatewayStandIn, http: httpx.AsyncClient
+) -> None:
+    for name, value in (
+        ("origin", "https://elsewhere.example"),
+        ("sec-fetch-site", "cross-site"),
+        ("host", "rebound.example:8002"),
+    ):
+        for method in ("PUT", "DELETE", "GET"):
+            answer = await http.request(method, NODE, content=BODY, headers={name: value})
+            assert answer.status_code == 403, (name, method)
+    assert gateway.addresses("m") == []
+
+
+BAD: list[tuple[str, bytes, int, str]] = [
+    ("/nodes/nowhere", BODY, 400, "cannot be the name of a node"),
+    ("/nodes/a%2Fb:1", BODY, 400, "cannot be the name of a node"),
+    ("/nodes/" + "x" * 2000 + ":1", BODY, 400, "cannot be the name of a node"),
+    (NODE, b"{", 400, "not JSON"),
+    (NODE, b"", 400, "not JSON"),
+    (NODE, json.dumps({"address": "gpu"}).encode(), 400, "'address' is 'gpu'"),
+    (NODE, b" " * (2**20 + 1), 413, "larger than"),
+]
+
+
+async def test_bad_announcements_are_refused_in_words(http: httpx.AsyncClient) -> None:
+    for path, body, status, words in BAD:
+        answer = await http.put(path, content=body)
+        assert (answer.status_code, answer.headers["content-type"]) == (
+            status,
+            "application/json",
+        )
+        assert words in answer.json()["error"]
+    assert await nodes(http) == []
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    gateway: GatewayStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration_calls, "PATIENCE", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"PUT " + NODE.encode() + b" HTTP/1.1\r\nhost: 127.0.0.1\r\n")
+    writer.write(b"content-length: 100\r\n\r\n{")
+    async with asyncio.timeout(10):
+        assert b" 504 " in await reader.readline()
+        assert b"did not come within" in await reader.readuntil(b"}")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_other_methods_are_refused(http: httpx.AsyncClient) -> None:
+    answer = await http.delete("/nodes")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "GET"
