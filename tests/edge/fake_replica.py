@@ -3,8 +3,12 @@
 What it does is told by the request header ``x-do``, a list of steps with ``;`` between them:
 
 ``sleep 0.5``; ``grpc 13 words``; ``http 429``; ``close`` (break off before an answer); ``half``
-(break off in the middle of one); ``big 1000`` (so many bytes). Without one it answers with what it
-got, as JSON. Run ``python -m tests.edge.fake_replica SOCKET`` for one that can be killed.
+(break off in the middle of one); ``big 1000`` (so many bytes). The steps after ``only NAME`` are
+for the replica of this name, those after ``once`` for the first request. Without any it answers
+with what it got, as JSON.
+
+It listens on a Unix socket, or over TCP at ``127.0.0.1:PORT``. Run ``python -m
+tests.edge.fake_replica SOCKET`` for one that can be killed.
 """
 
 from __future__ import annotations
@@ -14,12 +18,13 @@ import json
 import os
 import sys
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tidegate.replica.exchange import Exchange
 from tidegate.replica.header_blocks import encode_block, text_of
-from tidegate.replica.http import Server
+from tidegate.replica.http import Server, _Newcomer
 from tidegate.replica.http2 import _DATA, Http2Connection, _frame
 
 _LIMIT = 2**30
@@ -37,7 +42,16 @@ class FakeReplica:
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> FakeReplica:
-        await self.server.__aenter__()
+        host, _, port = self.socket.rpartition(":")
+        if host:
+            loop = asyncio.get_running_loop()
+            self.server._server = await loop.create_server(
+                lambda: _Newcomer(self.server), host, int(port)
+            )
+            place = self.server._server.sockets[0].getsockname()
+            self.socket = f"{place[0]}:{place[1]}"
+        else:
+            await self.server.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -75,6 +89,14 @@ class FakeReplica:
 
         exchange.on_gone = cancel
 
+    def steps(self, told: str) -> Iterator[tuple[str, str]]:
+        """The steps that are for this replica and this request."""
+        for step in filter(None, told.split(";")):
+            verb, _, rest = step.strip().partition(" ")
+            if (verb == "only" and rest != self.name) or (verb == "once" and self.requests > 1):
+                return
+            yield verb, rest
+
     async def answer(self, exchange: Exchange) -> None:
         headers = _headers(exchange)
         info: dict[str, Any] = {
@@ -84,8 +106,7 @@ class FakeReplica:
             "size": len(exchange.body),
         }
         payload = json.dumps(info).encode()
-        for step in filter(None, headers.get("x-do", "").split(";")):
-            verb, _, rest = step.strip().partition(" ")
+        for verb, rest in self.steps(headers.get("x-do", "")):
             if verb == "sleep":
                 await asyncio.sleep(float(rest))
             elif verb == "big":

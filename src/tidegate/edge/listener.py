@@ -31,7 +31,7 @@ from tidegate.edge.names import (
     ROUTES,
     ROUTING_FILTER,
 )
-from tidegate.edge.routes import MESSAGE_ROOM, OWN_PATHS
+from tidegate.edge.own_answers import MESSAGE_ROOM, OWN_PATHS
 from tidegate.edge.routing_script import origins_script, routing_script
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.tls import listener_transport_socket

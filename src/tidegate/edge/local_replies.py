@@ -30,6 +30,8 @@ from tidegate.edge.trust import ApiKeys
 from tidegate.protocols.statuses import GrpcCode, status_of
 
 _BODY = "%LOCAL_REPLY_BODY%"
+_NAMED = "%ROUTE_NAME%"
+"""On a gateway. Its routes are named after their models; its clusters say nothing to callers."""
 _NO_MEMORY = "the edge is short of memory; try again"
 _MALFORMED = (
     "the request's head is malformed (%RESPONSE_CODE_DETAILS%): send a host, and a path without "
@@ -44,7 +46,7 @@ _LIMITED = (
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """Replies with one of the flags, or with the HTTP status, get the code and the text.
+    """Replies with one of the flags, with the HTTP status, or both, get the code and the text.
 
     Flags: https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage
     """
@@ -66,17 +68,21 @@ def _row(error: errors.RequestError, *flags: str, replace_status: bool = False) 
 
 def _rows(settings: EdgeSettings) -> Iterator[_Row]:
     # What happened, as Envoy flags it. The first row that fits wins.
+    target, one = (_NAMED, "endpoint") if settings.gateway else (TARGET, "replica")
+    nobody = errors.ModelNotReady(f"no {one} of {target} can answer now; try again")
+    # The cluster of a model that nobody serves now is not there either.
+    yield _Row(status_of(nobody).grpc, str(nobody), ("NC",), status_of(nobody).http)
     yield _row(errors.ModelNotFound(f"{TARGET} is not served here"), "NC")
-    yield _row(errors.ModelNotReady(f"no replica of {TARGET} can answer now; try again"), "UH")
+    yield _row(nobody, "UH")
     yield _row(
-        errors.ModelNotReady(f"{TARGET} broke off before it answered; try again"),
+        errors.ModelNotReady(f"{target} broke off before it answered; try again"),
         *("UC", "UR", "LR"),
     )
     yield _row(
-        errors.ModelNotReady(f"{TARGET} cannot be reached now; try again"), "UF", "UO", "URX"
+        errors.ModelNotReady(f"{target} cannot be reached now; try again"), "UF", "UO", "URX"
     )
     yield _row(
-        errors.ModelNotReady(f"{TARGET} answered what is not HTTP"), "UPE", replace_status=True
+        errors.ModelNotReady(f"{target} answered what is not HTTP"), "UPE", replace_status=True
     )
     yield _row(errors.ModelNotReady(_NO_MEMORY), "OM")
     # What the status says, when nothing is flagged.
@@ -95,7 +101,9 @@ def _rows(settings: EdgeSettings) -> Iterator[_Row]:
     yield _Row(GrpcCode.RESOURCE_EXHAUSTED, "the headers of the request are too large", status=431)
     yield _row(
         errors.DeadlineExceeded(
-            f"no answer of {TARGET} in the time that the caller gave "
+            f"no answer of {target} in the time that its caller, or the gateway, gave"
+            if settings.gateway
+            else f"no answer of {TARGET} in the time that the caller gave "
             "(grpc-timeout: %REQ(grpc-timeout)%)"
         )
     )
@@ -122,7 +130,10 @@ def local_reply_config(
     for path in own_paths:
         config.mappers.add(filter=_header_filter(":path", exact=path))
     for row in _rows(settings):
-        _add(config, row, _flag_filter(row.flags) if row.flags else _status_filter(row.status))
+        matches = [_flag_filter(row.flags)] if row.flags else []
+        if row.status:
+            matches.append(_status_filter(row.status))
+        _add(config, row, matches[0] if len(matches) == 1 else _both(*matches))
     malformed = _Row(GrpcCode.INVALID_ARGUMENT, _MALFORMED)
     _add(config, malformed, _both(_NOT_OURS, _status_filter(400)))
     # Whatever is left: a fault of ours from 500, else the caller's.

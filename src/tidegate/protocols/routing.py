@@ -6,7 +6,7 @@ The edge's routing script is generated from these facts, so the two cannot drift
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tidegate.errors import InvalidInput
 
@@ -54,6 +54,8 @@ class RoutedMethod:
     """Whether the digits after a name's last ``-`` are a task's id, if no model has that name."""
     header: str = ""
     """Names the model where the message does not; without it the only one that there is."""
+    server: bool = False
+    """Whether a message that names no model is about the whole server: the controller answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class RoutedPrefix:
     """Whether ``/labels/{label}`` may stand for a version."""
     server_verbs: tuple[str, ...] = ()
     """What follows a model, as ``/stats``, where the controller answers and no replica."""
+    passed_verbs: tuple[str, ...] = ()
+    """Those of them that a gateway passes on to the servers of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,30 @@ class Routing:
     """REST paths that the controller answers; all below one that ends with a slash."""
     paths: tuple[RoutedPath, ...] = ()
     """REST paths that a replica answers and that name no model."""
+    passed_methods: tuple[RoutedMethod, ...] = ()
+    """Those of ``server_methods`` that a gateway passes on to the servers of the model."""
+
+
+def passing_on(routing: Routing) -> Routing:
+    """Return what the edge of a gateway must know of a protocol.
+
+    There the controller answers for the gateway, and for a model its servers do.
+    """
+    passed = {method.path for method in routing.passed_methods}
+    return replace(
+        routing,
+        methods=routing.methods + routing.passed_methods,
+        server_methods=tuple(path for path in routing.server_methods if path not in passed),
+        prefixes=tuple(
+            replace(
+                prefix,
+                server_verbs=tuple(
+                    verb for verb in prefix.server_verbs if verb not in prefix.passed_verbs
+                ),
+            )
+            for prefix in routing.prefixes
+        ),
+    )
 
 
 def check_model(name: str, version: str = "") -> None:

@@ -35,7 +35,11 @@ ROUTING = Routing(
         for path in (MODEL_INFER, MODEL_READY, MODEL_METADATA, MODEL_CONFIG)
     ),
     prefixes=(
-        RoutedPrefix("/v2/models/", server_verbs=("/stats", "/endpoints", "/trace/setting")),
+        RoutedPrefix(
+            "/v2/models/",
+            server_verbs=("/stats", "/endpoints", "/trace/setting"),
+            passed_verbs=("/stats",),
+        ),
     ),
     server_methods=(
         SERVER_LIVE,
@@ -63,4 +67,5 @@ ROUTING = Routing(
         "/v2/trace/setting",
         "/v2/logging",
     ),
+    passed_methods=(RoutedMethod(MODEL_STATISTICS, model=(1,), version=(2,), server=True),),
 )

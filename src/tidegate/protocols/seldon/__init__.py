@@ -14,6 +14,8 @@ from tidegate.protocols.seldon import grpc, messages, rest
 HEADER = "seldon"
 _SERVICES = ("/seldon.protos.Model/", "/seldon.protos.Seldon/")
 _PREDICT = tuple(f"{service}Predict" for service in _SERVICES)
+PREDICT = _PREDICT[0]
+"""What every server of the protocol has; the other service is that of graphs of them."""
 _FEEDBACK = tuple(f"{service}SendFeedback" for service in _SERVICES)
 
 DIALECT = Dialect(

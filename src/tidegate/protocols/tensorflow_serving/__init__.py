@@ -32,6 +32,11 @@ ROUTING = Routing(
         _routed(MULTI_INFERENCE, 1, 1),
         _routed(GET_MODEL_METADATA, 1),
     ),
-    prefixes=(RoutedPrefix("/v1/models/", colon=True, labels=True, server_verbs=("",)),),
+    prefixes=(
+        RoutedPrefix(
+            "/v1/models/", colon=True, labels=True, server_verbs=("",), passed_verbs=("",)
+        ),
+    ),
     server_methods=(GET_MODEL_STATUS, RELOAD_CONFIG),
+    passed_methods=(_routed(GET_MODEL_STATUS, 1),),
 )

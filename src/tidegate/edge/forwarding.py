@@ -1,0 +1,68 @@
+"""How a route sends a call on: deadlines, and what is asked of another server again."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
+from envoy.type.matcher.v3 import string_pb2
+
+from tidegate.edge.messages import packed, seconds
+from tidegate.edge.names import CLUSTER_HEADER, CONTROLLER_CLUSTER
+
+Routes: TypeAlias = "route_components_pb2.VirtualHost | route_components_pb2.RouteList"
+"""What routes are added to; the first that fits counts."""
+
+_RETRY_BACK_OFF = 0.005
+
+
+def forward_to_controller(to: Routes) -> None:
+    """Send to the controller what the routing script says is its."""
+    route = to.routes.add(name="controller")
+    route.match.prefix = "/"
+    match_cluster(route, exact=CONTROLLER_CLUSTER)
+    ask_controller(route)
+    # The controller's calls change things: only what it has not seen is sent again.
+    route.route.retry_policy.retry_on = "connect-failure,refused-stream,reset-before-request"
+    route.route.retry_policy.num_retries.value = 1
+
+
+def ask_controller(route: route_components_pb2.Route) -> None:
+    """Let the controller answer."""
+    forward(route)
+    route.route.cluster = CONTROLLER_CLUSTER
+
+
+def match_cluster(route: route_components_pb2.Route, **pattern: str) -> None:
+    """Let a route fit what the routing script has found."""
+    route.match.headers.add(name=CLUSTER_HEADER, string_match=string_pb2.StringMatcher(**pattern))
+
+
+def forward_inference(route: route_components_pb2.Route) -> None:
+    """Send a call to a server that serves a model; if it breaks off, to another one."""
+    forward(route)
+    retry_elsewhere(route)
+
+
+def retry_elsewhere(route: route_components_pb2.Route) -> None:
+    """Ask another server, once, when one cannot be reached or breaks off before it answers."""
+    retry = route.route.retry_policy
+    # Not "unavailable": it would run again what the model refused.
+    retry.retry_on = "connect-failure,refused-stream,reset"
+    retry.num_retries.value = 1
+    retry.retry_back_off.base_interval.CopyFrom(seconds(_RETRY_BACK_OFF))
+    retry.retry_back_off.max_interval.CopyFrom(seconds(_RETRY_BACK_OFF))
+    predicate = retry.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
+    predicate.typed_config.CopyFrom(packed(previous_hosts_pb2.PreviousHostsPredicate()))
+    # The balancer draws again this often until the replica is another one. A dead replica has
+    # the fewest calls in flight, so a few draws would often find nothing else.
+    retry.host_selection_retry_max_attempts = 256
+
+
+def forward(route: route_components_pb2.Route) -> None:
+    """The caller's deadline rules, and nothing else: an inference may take hours."""
+    action = route.route
+    action.timeout.CopyFrom(seconds(0))
+    action.idle_timeout.CopyFrom(seconds(0))
+    action.max_stream_duration.grpc_timeout_header_max.CopyFrom(seconds(0))

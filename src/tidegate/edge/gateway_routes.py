@@ -1,0 +1,131 @@
+"""Routes of a gateway: from what the routing script has found in a call to its model's servers.
+
+The script names a model, a version and a label in a header. Its value is looked up in two maps, so
+a gateway with a thousand models takes as long for a call as one with one.
+
+Source: https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/route/v3/route_components.proto
+(``VirtualHost.matcher``) and the xDS matcher API (``xds.type.matcher.v3``).
+"""
+
+from __future__ import annotations
+
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.type.matcher.v3 import http_inputs_pb2
+from google.protobuf.message import Message
+from xds.type.matcher.v3 import matcher_pb2
+
+from tidegate.edge.forwarding import ask_controller, forward_to_controller, match_cluster
+from tidegate.edge.messages import packed
+from tidegate.edge.model_routes import model_routes
+from tidegate.edge.names import CLUSTER_HEADER, MODEL_PREFIX, SOLE, TASK_PREFIX
+from tidegate.edge.own_answers import (
+    answer_for_server,
+    answer_nothing,
+    configuration,
+    virtual_host,
+)
+from tidegate.edge.plan import Asked, asked_of
+from tidegate.edge.pools import GatewayTopology
+from tidegate.edge.routes import TASK_IN_NAME
+from tidegate.edge.settings import EdgeSettings
+
+LOAD_HEADERS = ("endpoint-load-metrics", "endpoint-load-metrics-bin")
+"""How servers report their load to those who balance: not a client's business."""
+_INTERNAL_HEADERS = ("x-envoy-upstream-service-time", "x-envoy-attempt-count")
+"""What other proxies before the servers may have added."""
+
+_Tree = matcher_pb2.Matcher.MatcherTree
+
+
+def gateway_route_configuration(
+    topology: GatewayTopology, settings: EdgeSettings
+) -> route_pb2.RouteConfiguration:
+    """Return all routes; their clusters are those of :class:`tidegate.edge.plan.Plan`."""
+    host = virtual_host(settings)
+    host.response_headers_to_remove.extend((*LOAD_HEADERS, *_INTERNAL_HEADERS))
+    exact, prefixes = _Tree.MatchMap(), _Tree.MatchMap()
+    for model in topology.models.values():
+        for asked in asked_of(model):
+            leaves = prefixes if asked.any_version or asked.any_label else exact
+            key = MODEL_PREFIX + model.name + asked.suffix
+            _lead(leaves, key, model_routes(model, asked))
+        for mark in ":@":
+            key = MODEL_PREFIX + model.name + mark
+            if key not in prefixes.map:
+                _lead(prefixes, key, _controller())
+        # A name goes before the task that it seems to name.
+        task = TASK_IN_NAME.search(model.name)
+        if task is not None:
+            key = f"{TASK_PREFIX}{task[1]}/{model.name}"
+            _lead(exact, key, model_routes(model, Asked()))
+    for task_id, name in topology.tasks.items():
+        if name in topology.models:
+            key = f"{TASK_PREFIX}{task_id}/"
+            _lead(prefixes, key, model_routes(topology.models[name], Asked(), named=False))
+    if len(topology.models) == 1:
+        (sole,) = topology.models.values()
+        _lead(exact, SOLE, model_routes(sole, Asked(), named=False))
+    host.matcher.CopyFrom(_looked_up(exact, prefixes, _others(topology)))
+    return configuration(host, topology.server_metadata)
+
+
+def _looked_up(
+    exact: matcher_pb2.Matcher.MatcherTree.MatchMap,
+    prefixes: matcher_pb2.Matcher.MatcherTree.MatchMap,
+    others: route_components_pb2.RouteList,
+) -> matcher_pb2.Matcher:
+    """Return the tree: a whole value, else its longest prefix, else one of ``others``."""
+    header = packed(http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=CLUSTER_HEADER))
+    matcher = matcher_pb2.Matcher(on_no_match=_on_match(others))
+    # Envoy takes no empty maps.
+    for leaves, field in ((prefixes, "prefix_match_map"), (exact, "exact_match_map")):
+        if not leaves.map:
+            continue
+        outer = matcher_pb2.Matcher()
+        outer.matcher_tree.input.name = CLUSTER_HEADER
+        outer.matcher_tree.input.typed_config.CopyFrom(header)
+        getattr(outer.matcher_tree, field).CopyFrom(leaves)
+        if matcher.HasField("matcher_tree"):
+            outer.on_no_match.matcher.CopyFrom(matcher)
+        else:
+            outer.on_no_match.CopyFrom(matcher.on_no_match)
+        matcher = outer
+    return matcher
+
+
+def _lead(leaves: matcher_pb2.Matcher.MatcherTree.MatchMap, key: str, action: Message) -> None:
+    leaves.map[key].CopyFrom(_on_match(action))
+
+
+def _on_match(action: Message) -> matcher_pb2.Matcher.OnMatch:
+    leaf = matcher_pb2.Matcher.OnMatch()
+    leaf.action.name = "route"
+    leaf.action.typed_config.CopyFrom(packed(action))
+    return leaf
+
+
+def _controller() -> route_components_pb2.Route:
+    """Return the route of what no server has: the controller says so."""
+    route = route_components_pb2.Route(name="nobody")
+    route.match.prefix = "/"
+    ask_controller(route)
+    return route
+
+
+def _others(topology: GatewayTopology) -> route_components_pb2.RouteList:
+    """Return the routes of calls that name no model of ours."""
+    routes = route_components_pb2.RouteList()
+    answer_for_server(routes, topology.ready, topology.server_metadata)
+    forward_to_controller(routes)
+    unknown = routes.routes.add(name="unknown")
+    unknown.match.prefix = "/"
+    match_cluster(unknown, prefix=MODEL_PREFIX)
+    # There is no such cluster, and the reply says so.
+    unknown.route.cluster_header = CLUSTER_HEADER
+    unknown.route.cluster_not_found_response_code = route_components_pb2.RouteAction.NOT_FOUND
+    for pattern in ({"exact": SOLE}, {"prefix": TASK_PREFIX}):
+        nobody = _controller()
+        match_cluster(nobody, **pattern)
+        routes.routes.append(nobody)
+    answer_nothing(routes)
+    return routes

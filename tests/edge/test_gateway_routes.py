@@ -1,0 +1,78 @@
+"""Which servers of a gateway get a call: by model, version, label and protocol."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.edge.gateway import GatewayEdge, running_gateway
+from tests.edge.harness import message, string
+
+
+@pytest.fixture
+async def gateway(run_dir: Path) -> AsyncIterator[GatewayEdge]:
+    async with running_gateway(run_dir) as running:
+        await running.controller()
+        yield running
+
+
+async def test_calls_go_to_the_servers_of_their_model(gateway: GatewayEdge) -> None:
+    await gateway.model("m", await gateway.server("a"))
+    await gateway.model("other", await gateway.server("b"))
+    await gateway.publish()
+    assert (await gateway.call(message("m")))["replica"] == "a"
+    assert (await gateway.call(message("other")))["replica"] == "b"
+    assert (await gateway.rest("GET", "/v2/models/other")).json["replica"] == "b"
+    words = "model/x is not served here"
+    assert await gateway.failure(message("x")) == ("NOT_FOUND", words)
+    answer = await gateway.rest("GET", "/v2/models/x")
+    assert (answer.status, answer.json) == (404, {"error": words})
+
+
+async def test_a_version_goes_to_those_who_have_it(gateway: GatewayEdge) -> None:
+    await gateway.model(
+        "m",
+        await gateway.server("a", versions=[1], labels=[]),
+        await gateway.server("b", versions=[2], labels=["new"]),
+    )
+    await gateway.model("free", await gateway.server("c"))
+    await gateway.publish()
+    for version, name in (("1", "a"), ("2", "b"), ("3", "controller")):
+        for _ in range(8):
+            assert (await gateway.call(message("m", version)))["replica"] == name
+        path = f"/v2/models/m/versions/{version}"
+        assert (await gateway.rest("GET", path)).json["replica"] == name
+    for label, name in (("new", "b"), ("old", "controller")):
+        path = f"/v1/models/m/labels/{label}:predict"
+        assert (await gateway.rest("POST", path)).json["replica"] == name
+    both = {(await gateway.call(message("m")))["replica"] for _ in range(40)}
+    assert both == {"a", "b"}
+    assert (await gateway.call(message("free", "77")))["replica"] == "c"
+    asked = await gateway.call(message("m", "3"))
+    assert asked["headers"]["x-tidegate-cluster"] == "model/m:3"  # the controller says why
+
+
+async def test_a_model_that_nobody_serves_now_is_unavailable(gateway: GatewayEdge) -> None:
+    await gateway.model("m")
+    await gateway.publish()
+    words = "no endpoint of model m can answer now; try again"
+    assert await gateway.failure() == ("UNAVAILABLE", words)
+    answer = await gateway.rest("GET", "/v2/models/m")
+    assert (answer.status, answer.json) == (503, {"error": words})
+
+
+async def test_servers_of_another_make_get_their_own_protocol_alone(gateway: GatewayEdge) -> None:
+    await gateway.model("m", await gateway.server("a", "open-inference", rest=False))
+    await gateway.publish()
+    assert (await gateway.call())["replica"] == "a"
+    path = "/tensorflow.serving.PredictionService/Predict"
+    code, words = await gateway.failure(string(1, string(1, "m")), method=path)
+    assert code == "UNIMPLEMENTED"
+    assert words == (
+        f"the endpoints of model m speak open-inference over gRPC, and {path} is no call of that"
+    )
+    answer = await gateway.rest("GET", "/v2/models/m")
+    assert answer.status == 501
+    assert "/v2/models/m is no call of that" in answer.json["error"]
