@@ -13,7 +13,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 from tests.edge.fake_replica import FakeReplica
 from tests.edge.harness import Edge, edge_settings
 from tidegate.edge import control, names
-from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Snapshot
+from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, SECRETS, Snapshot
 from tidegate.edge.clusters import _cluster, controller_cluster
 from tidegate.edge.gateway_routes import gateway_route_configuration
 from tidegate.edge.listener import client_listener
@@ -108,6 +108,7 @@ def _snapshot(topology: GatewayTopology, settings: EdgeSettings) -> Snapshot:
         {
             CLUSTERS: clusters,
             ENDPOINTS: {},
+            SECRETS: {},
             LISTENERS: {LISTENER: packed(listener)},
             ROUTES: {names.ROUTES: packed(routes)},
         }
@@ -116,5 +117,6 @@ def _snapshot(topology: GatewayTopology, settings: EdgeSettings) -> Snapshot:
 
 @contextlib.asynccontextmanager
 async def running_gateway(run_dir: Path, **settings: Any) -> AsyncIterator[GatewayEdge]:
-    async with GatewayEdge(run_dir, **settings) as edge:
+    edge = GatewayEdge(run_dir, **settings)
+    async with edge:
         yield edge

@@ -78,11 +78,9 @@ def _filled(template: Path, tables: Mapping[str, object]) -> str:
 
 
 def _method(method: RoutedMethod) -> dict[str, object]:
-    found: dict[str, object] = {
-        "header": method.header,
-        "task_in_name": method.task_in_name,
-        "server": method.server,
-    }
+    found: dict[str, object] = {"header": method.header, "task_in_name": method.task_in_name}
+    if method.server:
+        found["server"] = True
     tree = _tree(method)
     if tree:
         found["tree"] = tree
