@@ -58,7 +58,7 @@ class Following:
     def problem(self) -> str | None:
         return self.problems[-1] if self.problems else None
 
-    async def until(self, true: Callable[[], bool], seconds: float = 20) -> None:
+    async def until(self, true: Callable[[], bool], seconds: float = 10) -> None:
         """Wait until something holds, looked at whenever the source has said something."""
         try:
             async with asyncio.timeout(seconds):
