@@ -16,6 +16,7 @@ from tidegate.edge.ads import (
     ENDPOINTS,
     LISTENERS,
     ROUTES,
+    RUNTIME,
     SECRETS,
     TYPES,
     Session,
@@ -50,6 +51,7 @@ def snapshot(models: Iterable[str], version: int = 0, poison: str = "") -> Snaps
             LISTENERS: {"l": resource(LISTENERS, "l", f"{version // 2}{marks[LISTENERS]}")},
             ROUTES: {"r": resource(ROUTES, "r", ",".join(models) + marks[ROUTES])},
             SECRETS: {n: resource(SECRETS, n, f"{version}{marks[SECRETS]}") for n in secrets},
+            RUNTIME: {"rt": resource(RUNTIME, "rt", f"{version // 2}{marks[RUNTIME]}")},
         }
     )
 
@@ -66,7 +68,9 @@ class FakeEnvoy:
         self.warming: dict[str, str] = {}
         self.secrets: dict[str, str] = {}
         self.listener = self.routes = ""
+        self.runtime = ""
         self.refused = 0
+        self.subscribe(RUNTIME, ["rt"])
         self.subscribe(CLUSTERS, [])
 
     def subscribe(self, kind: str, names: list[str], error: str = "") -> None:
@@ -87,6 +91,10 @@ class FakeEnvoy:
             return self.subscribe(kind, self.names[kind], f"refused {kind}")
         getattr(self, "take_" + kind.rsplit(".", 1)[1].lower())(content)
         return None
+
+    def take_runtime(self, content: dict[str, str]) -> None:
+        self.runtime = content["rt"]
+        self.subscribe(RUNTIME, ["rt"])
 
     def take_cluster(self, content: dict[str, str]) -> None:
         latest = {**self.clusters, **self.warming}
@@ -215,6 +223,7 @@ class Wire:
             and not envoy.warming
             and envoy.endpoints == text(ENDPOINTS)
             and envoy.listener == text(LISTENERS)["l"]
+            and envoy.runtime == text(RUNTIME)["rt"]
             and envoy.routes == text(ROUTES)["r"]
             and envoy.secrets == text(SECRETS)
         )

@@ -8,6 +8,10 @@ answered while clusters come and go:
 3. when those are acknowledged: clusters, new ones only.
 
 Secrets are sent whenever Envoy asks for them: a listener or a cluster is not warm without its own.
+So is the runtime, which Envoy wants before anything else, and on which nothing waits.
+
+Of endpoints only those that have changed are sent: a gateway has thousands, and weights that
+change several times a second.
 
 A session without a target is silent. That matters: a controller that has just started must not
 tell a serving Envoy that there is nothing.
@@ -32,7 +36,8 @@ ENDPOINTS = _PREFIX + "endpoint.v3.ClusterLoadAssignment"
 LISTENERS = _PREFIX + "listener.v3.Listener"
 ROUTES = _PREFIX + "route.v3.RouteConfiguration"
 SECRETS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
-TYPES = (CLUSTERS, ENDPOINTS, SECRETS, LISTENERS, ROUTES)
+RUNTIME = "type.googleapis.com/envoy.service.runtime.v3.Runtime"
+TYPES = (RUNTIME, CLUSTERS, ENDPOINTS, SECRETS, LISTENERS, ROUTES)
 """The kinds of resources, in the order in which they are sent."""
 
 _WHOLE = (CLUSTERS, LISTENERS)
@@ -68,6 +73,11 @@ class _Channel:
     sent: dict[str, any_pb2.Any] = field(default_factory=dict)
     held: dict[str, any_pb2.Any] = field(default_factory=dict)
     """What Envoy has acknowledged."""
+
+    def has(self, name: str, resource: any_pb2.Any) -> bool:
+        """Whether Envoy has acknowledged just this."""
+        held = self.held.get(name)
+        return held is resource or held == resource
 
     def forget_all_but(self, names: frozenset[str]) -> None:
         self.sent = {n: r for n, r in self.sent.items() if n in names}
@@ -188,7 +198,10 @@ class Session:
     def _differs(kind: str, channel: _Channel, wanted: dict[str, any_pb2.Any]) -> bool:
         if kind in _WHOLE:
             return wanted != channel.sent
-        return any(channel.sent.get(name) != resource for name, resource in wanted.items())
+        return any(
+            (sent := channel.sent.get(name)) is not resource and sent != resource
+            for name, resource in wanted.items()
+        )
 
     def _clusters_warm(self) -> bool:
         """Whether Envoy holds every cluster of the target, its endpoints and its secrets."""
@@ -218,13 +231,17 @@ class Session:
     ) -> discovery_pb2.DiscoveryResponse:
         if kind == CLUSTERS:
             self._await_endpoints_of_changed(channel, wanted)
+        # A cluster that waits for its endpoints must find them in the answer, changed or not.
+        whole = kind != ENDPOINTS or channel.owed
         self._last_nonce += 1
         channel.nonce = str(self._last_nonce)
         channel.acknowledged = channel.owed = False
         channel.sent = wanted
+        # What Envoy has not acknowledged is sent again: it may have refused it.
+        content = wanted if whole else {n: r for n, r in wanted.items() if not channel.has(n, r)}
         return discovery_pb2.DiscoveryResponse(
-            version_info=_version(wanted),
-            resources=[wanted[name] for name in sorted(wanted)],
+            version_info=_version(content),
+            resources=[content[name] for name in sorted(content)],
             type_url=kind,
             nonce=channel.nonce,
         )
@@ -243,7 +260,7 @@ class Session:
 
 
 def _holds(channel: _Channel, wanted: Resources) -> bool:
-    return all(channel.held.get(name) == resource for name, resource in wanted.items())
+    return all(channel.has(name, resource) for name, resource in wanted.items())
 
 
 def _version(resources: dict[str, any_pb2.Any]) -> str:

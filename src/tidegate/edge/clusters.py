@@ -34,7 +34,7 @@ def model_cluster(name: str) -> cluster_pb2.Cluster:
     cluster.type = cluster_pb2.Cluster.EDS
     # 0: a cluster waits for its endpoints, however late; without them it would refuse calls.
     cluster.eds_cluster_config.eds_config.CopyFrom(from_controller(initial_fetch_timeout=0))
-    cluster.outlier_detection.CopyFrom(_outlier_detection())
+    cluster.outlier_detection.CopyFrom(first_aid())
     # Send nothing to an ejected replica, even when most are ejected.
     cluster.common_lb_config.healthy_panic_threshold.CopyFrom(percent_pb2.Percent(value=0))
     # Ejections count at once. By default they wait for a second after an earlier change, so that a
@@ -77,11 +77,11 @@ def _cluster(name: str, *, http2: bool) -> cluster_pb2.Cluster:
     )
     policy = cluster.load_balancing_policy.policies.add().typed_extension_config
     policy.name = "envoy.load_balancing_policies.least_request"
-    policy.typed_config.CopyFrom(packed(_balancing()))
+    policy.typed_config.CopyFrom(packed(balancing()))
     return cluster
 
 
-def _balancing() -> least_request_pb2.LeastRequest:
+def balancing() -> least_request_pb2.LeastRequest:
     """Return the one policy: the fewest calls in flight, and weights where they differ.
 
     Inferences differ in length by orders of magnitude, so taking turns would queue short calls
@@ -126,7 +126,7 @@ def _circuit_breakers() -> circuit_breaker_pb2.CircuitBreakers:
     return breakers
 
 
-def _outlier_detection() -> outlier_detection_pb2.OutlierDetection:
+def first_aid() -> outlier_detection_pb2.OutlierDetection:
     """Leave a replica alone for a moment when it cannot be reached or breaks off.
 
     What it answers never ejects. Envoy takes gRPC statuses for HTTP's here: five INTERNAL in a

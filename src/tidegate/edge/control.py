@@ -11,8 +11,13 @@ from typing import Any
 
 import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
+from envoy.service.load_stats.v3 import lrs_pb2, lrs_pb2_grpc
 
-from tidegate.edge.ads import Session, Snapshot
+from tidegate.edge.ads import RUNTIME, Session, Snapshot
+from tidegate.edge.gateway_resources import GatewayResources
+from tidegate.edge.load_reports import LoadReport, read_report, subscription
+from tidegate.edge.names import RUNTIME as RUNTIME_NAME
+from tidegate.edge.pools import GatewayTopology
 from tidegate.edge.resources import snapshot_of
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.topology import Topology, check_socket_path
@@ -44,11 +49,21 @@ class ControlServer:
     Args:
         socket: the path to listen on; a socket that lies there is replaced.
         on_rejected: called with Envoy's own words whenever it refuses something.
+        on_load: called with each report of what became of the calls, which an Envoy sends whose
+            settings have ``load_reports``; addresses are those of the servers.
     """
 
-    def __init__(self, socket: Path, on_rejected: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        socket: Path,
+        on_rejected: Callable[[str], None],
+        on_load: Callable[[LoadReport], None] | None = None,
+    ) -> None:
         self._socket = socket
         self._on_rejected = on_rejected
+        self._on_load = on_load
+        self._gateway = GatewayResources()
+        self._reporting: list[object] = []
         self._server: grpc.aio.Server | None = None
         # The last one is the Envoy that matters: during a hot restart the other is on its way out.
         self._streams: list[_Stream] = []
@@ -71,6 +86,9 @@ class ControlServer:
         )
         ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(
             _Servicer(self._serve), self._server
+        )
+        lrs_pb2_grpc.add_LoadReportingServiceServicer_to_server(
+            _LoadServicer(self._take_reports), self._server
         )
         try:
             self._server.add_insecure_port(f"unix:{self._socket}")
@@ -113,7 +131,7 @@ class ControlServer:
 
     async def publish(
         self,
-        topology: Topology,
+        topology: Topology | GatewayTopology,
         settings: EdgeSettings,
         timeout: float | None = ACKNOWLEDGE_TIMEOUT,
     ) -> None:
@@ -126,7 +144,10 @@ class ControlServer:
             EdgeFailed: Envoy refused it (its words are in the message, and it goes on with what
                 it had), or did not acknowledge it in time.
         """
-        self._target = snapshot_of(topology, settings)
+        if isinstance(topology, GatewayTopology):
+            self._target = self._gateway.snapshot(topology, settings)
+        else:
+            self._target = snapshot_of(topology, settings)
         self._published += 1
         for stream in self._streams:
             stream.send(stream.session.set_target(self._target))
@@ -161,6 +182,31 @@ class ControlServer:
             await waiter
         finally:
             self._waiters.discard(waiter)
+
+    async def _take_reports(
+        self, reports: AsyncIterator[lrs_pb2.LoadStatsRequest]
+    ) -> AsyncIterator[lrs_pb2.LoadStatsResponse]:
+        """Ask for reports and hand them on; those of an Envoy that is on its way out are not."""
+        stream = object()
+        self._reporting.append(stream)
+        try:
+            async for request in reports:
+                if not request.cluster_stats:
+                    yield subscription()
+                elif stream is self._reporting[-1]:
+                    self._take_report(read_report(request))
+        finally:
+            self._reporting.remove(stream)
+
+    def _take_report(self, report: LoadReport) -> None:
+        runtime = self._gateway.observe(report)
+        if runtime is not None and self._target is not None:
+            self._target = Snapshot({**self._target.resources, RUNTIME: {RUNTIME_NAME: runtime}})
+            for stream in self._streams:
+                stream.send(stream.session.set_target(self._target))
+            self._note_progress()
+        if self._on_load is not None:
+            self._on_load(self._gateway.by_server(report))
 
     async def _serve(
         self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest]
@@ -231,5 +277,23 @@ class _Servicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
     async def StreamAggregatedResources(  # noqa: N802 - the protocol's name
         self, request_iterator: AsyncIterator[discovery_pb2.DiscoveryRequest], context: Any
     ) -> AsyncIterator[discovery_pb2.DiscoveryResponse]:
+        async for response in self._serve(request_iterator):
+            yield response
+
+
+class _LoadServicer(lrs_pb2_grpc.LoadReportingServiceServicer):  # type: ignore[misc]
+    """The name by which gRPC calls :meth:`ControlServer._take_reports`."""
+
+    def __init__(
+        self,
+        serve: Callable[
+            [AsyncIterator[lrs_pb2.LoadStatsRequest]], AsyncIterator[lrs_pb2.LoadStatsResponse]
+        ],
+    ) -> None:
+        self._serve = serve
+
+    async def StreamLoadStats(  # noqa: N802 - the protocol's name
+        self, request_iterator: AsyncIterator[lrs_pb2.LoadStatsRequest], context: Any
+    ) -> AsyncIterator[lrs_pb2.LoadStatsResponse]:
         async for response in self._serve(request_iterator):
             yield response

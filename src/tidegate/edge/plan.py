@@ -21,37 +21,6 @@ PROTOCOLS: tuple[Protocol, ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedCluster:
-    """One of Envoy's clusters.
-
-    Attributes:
-        name: its name.
-        pool: the name of the pool whose servers these are.
-        model: the name of the model.
-        servers: the servers.
-        rest: whether it carries REST calls to other servers than ours, over HTTP/1.1 and to the
-            place where those answer REST.
-        traffic: how its calls travel.
-    """
-
-    name: str
-    pool: str
-    model: str
-    servers: tuple[Server, ...]
-    rest: bool
-    traffic: TrafficPolicy
-
-    @property
-    def ours(self) -> bool:
-        """Whether all servers are Tidegate's."""
-        return all(server.protocol == "tidegate" for server in self.servers)
-
-    def place(self, server: Server) -> str:
-        """Return where calls of this cluster reach ``server``: ``HOST:PORT``."""
-        return server.rest if self.rest and server.rest is not None else server.address
-
-
-@dataclass(frozen=True, slots=True)
 class Asked:
     """What a call asks a model for: a version, a label or neither."""
 
@@ -79,23 +48,122 @@ class Asked:
         return not self.any_label or server.labels is None
 
 
-class Plan:
-    """The clusters of a gateway, by name, and what leads to them."""
+@dataclass(frozen=True, slots=True)
+class PlannedCluster:
+    """One of Envoy's clusters.
 
-    def __init__(self, topology: GatewayTopology) -> None:
+    Attributes:
+        name: its name.
+        pool: the name of the pool whose servers these are.
+        model: the name of the model.
+        servers: the servers.
+        rest: whether it carries REST calls to other servers than ours, over HTTP/1.1 and to the
+            place where those answer REST.
+        traffic: how its calls travel.
+        protocol: that of its calls.
+        asked: what these servers, and not all of the pool, can be asked; else nothing.
+    """
+
+    name: str
+    pool: str
+    model: str
+    servers: tuple[Server, ...]
+    rest: bool
+    traffic: TrafficPolicy
+    protocol: Protocol = "tidegate"
+    asked: Asked = Asked()
+
+    @property
+    def ours(self) -> bool:
+        """Whether all servers are Tidegate's."""
+        return all(server.protocol == "tidegate" for server in self.servers)
+
+    @property
+    def secure(self) -> bool:
+        """Whether any of them is spoken to over TLS."""
+        return any(server.secure for server in self.servers)
+
+    def place(self, server: Server) -> str:
+        """Return where calls of this cluster reach ``server``: ``HOST:PORT``."""
+        return server.rest if self.rest and server.rest is not None else server.address
+
+
+class Plan:
+    """The clusters of a gateway, by name, and what leads to them.
+
+    Args:
+        before: an earlier plan; what it holds of models that are the same is used again.
+
+    Attributes:
+        shapes: by the name of each model, all of it that routes depend on.
+    """
+
+    def __init__(self, topology: GatewayTopology, before: Plan | None = None) -> None:
         self.clusters: dict[str, PlannedCluster] = {}
-        for model in topology.models.values():
-            for asked in asked_of(model):
-                for pool in model.pools:
-                    for protocol in PROTOCOLS:
-                        for rest in (False, True):
-                            cluster = cluster_for(model, pool, asked, protocol, rest=rest)
-                            if cluster is not None:
-                                self.clusters.setdefault(cluster.name, cluster)
+        self.shapes: dict[str, object] = {}
+        self._models: dict[str, tuple[RoutedModel, tuple[PlannedCluster, ...]]] = {}
+        for name, model in topology.models.items():
+            known = None if before is None else before._models.get(name)
+            if before is not None and known is not None and known[0] is model:
+                self.shapes[name] = before.shapes[name]
+            else:
+                known = (model, tuple(clusters_of(model)))
+                self.shapes[name] = _shape_of_model(model)
+            self._models[name] = known
+            for cluster in known[1]:
+                self.clusters.setdefault(cluster.name, cluster)
 
     def pools(self) -> Mapping[str, str]:
         """Return the pool of each cluster."""
         return {name: cluster.pool for name, cluster in self.clusters.items()}
+
+
+def clusters_of(model: RoutedModel) -> Iterable[PlannedCluster]:
+    """Return the clusters of a model; some may come twice."""
+    for asked in asked_of(model):
+        for pool in model.pools:
+            if all(server.protocol == "tidegate" for server in pool.servers):
+                ways: Iterable[tuple[Protocol, bool]] = [("tidegate", False)]
+            else:
+                ways = [(protocol, rest) for protocol in PROTOCOLS for rest in (False, True)]
+            for protocol, rest in ways:
+                cluster = cluster_for(model, pool, asked, protocol, rest=rest)
+                if cluster is not None:
+                    yield cluster
+
+
+def shape_of(cluster: PlannedCluster) -> object:
+    """Return all of a cluster but its servers' addresses, weights and verdicts."""
+    return (
+        cluster.name,
+        cluster.model,
+        cluster.rest,
+        cluster.traffic,
+        cluster.protocol,
+        cluster.asked,
+        {_kind_of(server) for server in cluster.servers},
+    )
+
+
+def _shape_of_model(model: RoutedModel) -> object:
+    return (
+        model.name,
+        model.traffic,
+        [(pool.name, {_kind_of(server) for server in pool.servers}) for pool in model.pools],
+        model.canary and model.canary[0],
+        model.mirror and model.mirror[0],
+        [(each.header, each.value) for each in model.headers],
+    )
+
+
+def _kind_of(server: Server) -> object:
+    return (
+        server.protocol,
+        server.rest is not None,
+        server.secure,
+        server.versions,
+        server.labels,
+    )
 
 
 def asked_of(model: RoutedModel) -> Iterable[Asked]:
@@ -125,10 +193,21 @@ def cluster_for(
         return None
     ours = all(server.protocol == "tidegate" for server in able)
     name = f"pool/{pool.name}"
-    if not all(asked.served_by(server) for server in pool.servers):
+    if all(asked.served_by(server) for server in pool.servers):
+        asked = Asked()
+    else:
         name += asked.suffix
     if not ours:
         name += f"|{protocol}|{'rest' if rest else 'grpc'}"
     elif not all(server.protocol == "tidegate" for server in pool.servers):
         name += "|ours"
-    return PlannedCluster(name, pool.name, model.name, able, rest and not ours, model.traffic)
+    return PlannedCluster(
+        name,
+        pool.name,
+        model.name,
+        able,
+        rest and not ours,
+        model.traffic,
+        "tidegate" if ours else protocol,
+        asked,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tidegate.edge.access import guard
-from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, SECRETS, Snapshot
+from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, RUNTIME, SECRETS, Snapshot
 from tidegate.edge.clusters import controller_cluster, load_assignment, model_cluster
 from tidegate.edge.listener import client_listener
 from tidegate.edge.messages import packed
@@ -33,5 +33,6 @@ def snapshot_of(topology: Topology, settings: EdgeSettings) -> Snapshot:
             LISTENERS: {LISTENER: packed(client_listener(settings))},
             ROUTES: {ROUTES_NAME: packed(routes)},
             SECRETS: server_secrets(settings.tls),
+            RUNTIME: {},
         }
     )

@@ -16,8 +16,8 @@ MIB = 2**20
 class EdgeSettings:
     """Settings of one edge; times are seconds, sizes bytes.
 
-    ``threads``, ``heap_size``, ``drain_timeout`` and ``envoy`` are given to the process when
-    it starts; the others can be published to a running one.
+    ``threads``, ``heap_size``, ``drain_timeout``, ``envoy`` and ``load_reports`` are given to the
+    process when it starts; the others can be published to a running one.
 
     Attributes:
         host: the address that clients connect to.
@@ -42,6 +42,8 @@ class EdgeSettings:
         api_keys: what clients must show; without it everybody may call.
         limits: how often they may call.
         upstream_tls: what endpoints that speak TLS are shown, and must show.
+        load_reports: whether Envoy reports what becomes of the calls, and takes runtime values:
+            a gateway's does.
     """
 
     host: str
@@ -61,6 +63,7 @@ class EdgeSettings:
     api_keys: ApiKeys | None = None
     limits: RateLimits = field(default_factory=RateLimits)
     upstream_tls: ClientTls = field(default_factory=ClientTls)
+    load_reports: bool = False
 
     @property
     def heap_limit(self) -> int:

@@ -1,0 +1,190 @@
+"""From what a gateway's controller says to what Envoy is told, without doing anything twice.
+
+A gateway has thousands of servers, and some weights change four times a second: what is equal to
+what it was is not built again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from envoy.service.runtime.v3 import rtds_pb2
+from google.protobuf import any_pb2
+
+from tidegate.edge.access import guard
+from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, RUNTIME, SECRETS, Snapshot
+from tidegate.edge.clusters import controller_cluster
+from tidegate.edge.gateway_routes import gateway_route_configuration
+from tidegate.edge.health_checks import CHECKS_PER_SECOND
+from tidegate.edge.listener import client_listener
+from tidegate.edge.load_reports import LoadReport, place_of
+from tidegate.edge.messages import packed
+from tidegate.edge.names import CONTROLLER_CLUSTER, LISTENER
+from tidegate.edge.names import ROUTES as ROUTES_NAME
+from tidegate.edge.names import RUNTIME as RUNTIME_NAME
+from tidegate.edge.plan import Plan, PlannedCluster, shape_of
+from tidegate.edge.pools import GatewayTopology
+from tidegate.edge.retry_floors import RetryFloors
+from tidegate.edge.server_clusters import server_assignment, server_cluster, socket_address
+from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.tls import endpoint_secrets, server_secrets
+
+_STEP = 10
+"""Percent: changes of weights that are smaller do not change the retry budget."""
+_ROOM = 120
+"""Percent: calls in flight are not spread exactly by weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """One cluster, what it was made of and what became of it."""
+
+    planned: PlannedCluster
+    shape: object
+    cluster: any_pb2.Any
+    endpoints: any_pb2.Any
+    share: int
+    addresses: Mapping[str, str]
+    """The servers' addresses by where Envoy reaches them, if that is not the same."""
+
+
+class GatewayResources:
+    """Makes the snapshots of one gateway, each from the one before."""
+
+    def __init__(self) -> None:
+        self._settings: EdgeSettings | None = None
+        self._built: dict[str, _Built] = {}
+        self._plan: Plan | None = None
+        self._routes_for: object = None
+        self._routes = any_pb2.Any()
+        self._fixed: dict[str, Mapping[str, any_pb2.Any]] = {}
+        self._floors = RetryFloors()
+
+    @property
+    def plan(self) -> Plan | None:
+        """The clusters of the last snapshot."""
+        return self._plan
+
+    def snapshot(self, topology: GatewayTopology, settings: EdgeSettings) -> Snapshot:
+        """Return all resources of an edge; equal arguments give equal bytes."""
+        if settings != self._settings:
+            self._settings = settings
+            self._routes_for = None
+            self._fixed = {
+                LISTENERS: {LISTENER: packed(client_listener(settings))},
+                CLUSTERS: {
+                    CONTROLLER_CLUSTER: packed(controller_cluster(settings.controller_socket))
+                },
+                SECRETS: server_secrets(settings.tls),
+            }
+        self._plan = plan = Plan(topology, self._plan)
+        self._built = {
+            name: self._build(planned, settings) for name, planned in plan.clusters.items()
+        }
+        secrets = dict(self._fixed[SECRETS])
+        if any(each.secure for each in plan.clusters.values()):
+            secrets.update(endpoint_secrets(settings.upstream_tls))
+        clusters = dict(self._fixed[CLUSTERS])
+        clusters.update((name, built.cluster) for name, built in self._built.items())
+        return Snapshot(
+            {
+                CLUSTERS: clusters,
+                ENDPOINTS: {name: built.endpoints for name, built in self._built.items()},
+                SECRETS: secrets,
+                LISTENERS: self._fixed[LISTENERS],
+                ROUTES: {ROUTES_NAME: self._route(topology, plan, settings)},
+                RUNTIME: {RUNTIME_NAME: self._runtime(plan)},
+            }
+        )
+
+    def observe(self, report: LoadReport) -> any_pb2.Any | None:
+        """Take what is in flight; return what Envoy's runtime is to be, if it changes."""
+        if not self._floors.observe(report) or self._plan is None:
+            return None
+        return self._runtime(self._plan)
+
+    def by_server(self, report: LoadReport) -> LoadReport:
+        """Return ``report`` of the servers alone, by their addresses."""
+        clusters = {}
+        for name, endpoints in report.clusters.items():
+            built = self._built.get(name)
+            if built is not None:
+                known = built.addresses
+                clusters[name] = {known.get(p, p): load for p, load in endpoints.items()}
+        return LoadReport(report.elapsed, clusters)
+
+    def _build(self, planned: PlannedCluster, settings: EdgeSettings) -> _Built:
+        before = self._built.get(planned.name)
+        if before is not None and (
+            before.planned is planned or before.planned.servers == planned.servers
+        ):
+            endpoints, share = before.endpoints, before.share
+            addresses = before.addresses
+        else:
+            endpoints = packed(server_assignment(planned))
+            share = _largest_share(planned)
+            addresses = _addresses(planned)
+        shape = (shape_of(planned), settings.threads, settings.upstream_tls)
+        if before is not None and before.shape == shape:
+            cluster = before.cluster
+        else:
+            cluster = packed(server_cluster(planned, settings))
+        return _Built(planned, shape, cluster, endpoints, share, addresses)
+
+    def _route(self, topology: GatewayTopology, plan: Plan, settings: EdgeSettings) -> any_pb2.Any:
+        wanted = (
+            [plan.shapes[name] for name in topology.models],
+            topology.ready,
+            topology.server_metadata,
+            dict(topology.tasks),
+        )
+        if wanted != self._routes_for:
+            routes = gateway_route_configuration(topology, settings)
+            if settings.api_keys is not None:
+                guard(routes, settings.api_keys)
+            self._routes = packed(routes)
+            self._routes_for = wanted
+        return self._routes
+
+    def _runtime(self, plan: Plan) -> any_pb2.Any:
+        """Return what depends on how many servers there are and on what they do."""
+        runtime = rtds_pb2.Runtime(name=RUNTIME_NAME)
+        servers = sum(len(planned.servers) for planned in plan.clusters.values())
+        values: dict[str, float] = {
+            "health_check.min_interval": max(1, 1000 * servers // CHECKS_PER_SECOND)
+        }
+        for name, built in self._built.items():
+            traffic = built.planned.traffic
+            prefix = f"circuit_breakers.{name}.default."
+            if built.share > traffic.retry_budget:
+                values[prefix + "retry_budget.budget_percent"] = built.share
+            floor = self._floors.floors.get(name)
+            if floor is not None:
+                values[prefix + "retry_budget.min_retry_concurrency"] = floor
+            if traffic.max_in_flight is not None:
+                # As many as are served may wait.
+                waiting = traffic.max_in_flight * len(built.planned.servers)
+                values[prefix + "max_pending_requests"] = waiting
+        runtime.layer.update(values)
+        return packed(runtime)
+
+
+def _addresses(planned: PlannedCluster) -> Mapping[str, str]:
+    places = ((planned.place(server), server.address) for server in planned.servers)
+    known = ((place_of(socket_address(place)), address) for place, address in places)
+    return {place: address for place, address in known if place != address}
+
+
+def _largest_share(planned: PlannedCluster) -> int:
+    """Return the share of the calls that the server with the most has, in percent of the others'.
+
+    That many are to be tried again when it dies, and they are no longer in flight then.
+    """
+    weights = [server.weight for server in planned.servers if not server.ejected]
+    if len(weights) < 2:
+        return 100
+    most = max(weights)
+    others = sum(weights) - most
+    return min(100, math.ceil(_ROOM * most / others / _STEP) * _STEP)

@@ -1,0 +1,195 @@
+"""Clusters of servers over TCP: how Envoy reaches other machines, and how it finds them dead."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import address_pb2, health_check_pb2
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from envoy.type.v3 import percent_pb2
+from google.protobuf import wrappers_pb2
+
+from tidegate.edge.clusters import balancing, first_aid
+from tidegate.edge.health_checks import asks_rest, health_check
+from tidegate.edge.messages import from_controller, packed, seconds
+from tidegate.edge.plan import PlannedCluster
+from tidegate.edge.pools import Server
+from tidegate.edge.retry_floors import LEAST
+from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.tls import upstream_transport_socket
+
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_CONNECT_TIMEOUT = 1.0
+_BUFFER = 2**20
+"""Bytes of one connection that may wait on either side; a larger message flows through."""
+_STREAMS = 2**14
+_STREAM_WINDOW = 2**22
+_CONNECTION_WINDOW = 2**26
+_MANY = 1_000_000
+
+_PING_INTERVAL = 0.5
+_PING_TIMEOUT = 1.0
+"""Seconds. A machine that is gone without a word is found in as many, and its calls are reset and
+sent to another; a process that is merely busy answers, since its edge does."""
+_IDLE = 10.0
+"""Seconds until a connection without calls is closed, so that it need not be pinged."""
+
+_SECURE = "tls"
+"""Marks the endpoints that speak TLS, where others do not."""
+_DNS_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
+
+
+def server_cluster(planned: PlannedCluster, settings: EdgeSettings) -> cluster_pb2.Cluster:
+    """Return Envoy's cluster; its endpoints come over EDS (see :func:`server_assignment`).
+
+    It does not depend on which servers there are: what depends on their number is told as
+    Envoy's runtime, because a cluster that changes is built and checked anew.
+    """
+    cluster = cluster_pb2.Cluster(
+        name=planned.name,
+        type=cluster_pb2.Cluster.EDS,
+        connect_timeout=seconds(_CONNECT_TIMEOUT),
+        per_connection_buffer_limit_bytes=wrappers_pb2.UInt32Value(value=_BUFFER),
+        health_checks=[health_check(planned)],
+        # A server that discovery or its lease has given up goes at once, however well it feels.
+        ignore_health_on_host_removal=True,
+        lrs_report_endpoint_metrics=["application_utilization", "cpu_utilization"],
+    )
+    cluster.eds_cluster_config.eds_config.CopyFrom(from_controller(initial_fetch_timeout=0))
+    cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(
+        packed(_http_options(planned, settings))
+    )
+    policy = cluster.load_balancing_policy.policies.add().typed_extension_config
+    policy.name = "envoy.load_balancing_policies.least_request"
+    turns = balancing()
+    # Weights are the controller's word on how fast and how well each server is. Divided by the
+    # calls in flight, 1:3 would come out as 1:1.7 under load.
+    turns.active_request_bias.default_value = 0
+    turns.active_request_bias.runtime_key = "tidegate.active_request_bias"
+    policy.typed_config.CopyFrom(packed(turns))
+    cluster.outlier_detection.CopyFrom(first_aid())
+    if planned.secure:
+        _secure(cluster, planned, settings)
+    _bound(cluster, planned, settings)
+    common = cluster.common_lb_config
+    # A server that is not ready gets nothing, even when none is.
+    common.healthy_panic_threshold.CopyFrom(percent_pb2.Percent(value=0))
+    # What changes counts at once.
+    common.update_merge_window.CopyFrom(seconds(0))
+    return cluster
+
+
+def server_assignment(planned: PlannedCluster) -> endpoint_pb2.ClusterLoadAssignment:
+    """Return the servers of a cluster by priority, with their weights and the verdicts on them.
+
+    Calls that are under way on a server that is ejected go on.
+    """
+    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=planned.name)
+    # Envoy wants priorities without a gap.
+    for number, priority in enumerate(sorted({s.priority for s in planned.servers})):
+        locality = assignment.endpoints.add(priority=number)
+        for server in planned.servers:
+            if server.priority == priority:
+                locality.lb_endpoints.append(_endpoint(planned, server))
+    return assignment
+
+
+def socket_address(place: str) -> address_pb2.Address:
+    """Return Envoy's form of a numeric ``HOST:PORT``.
+
+    Raises:
+        ValueError: it is none; a name has to be looked up before.
+    """
+    host, _, port = place.rpartition(":")
+    address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    return address_pb2.Address(
+        socket_address=address_pb2.SocketAddress(address=str(address), port_value=int(port))
+    )
+
+
+def _endpoint(planned: PlannedCluster, server: Server) -> endpoint_components_pb2.LbEndpoint:
+    place = planned.place(server)
+    endpoint = endpoint_components_pb2.Endpoint(address=socket_address(place))
+    name = server.name.rpartition(":")[0] or server.name
+    if _DNS_NAME.fullmatch(name):
+        endpoint.hostname = endpoint.health_check_config.hostname = name
+    if asks_rest(planned) and server.rest is not None and server.rest != place:
+        endpoint.health_check_config.address.CopyFrom(socket_address(server.rest))
+    found = endpoint_components_pb2.LbEndpoint(
+        endpoint=endpoint,
+        health_status=health_check_pb2.UNHEALTHY if server.ejected else health_check_pb2.UNKNOWN,
+        load_balancing_weight=wrappers_pb2.UInt32Value(value=server.weight),
+    )
+    if server.secure:
+        found.metadata.filter_metadata["envoy.transport_socket_match"].update({_SECURE: True})
+    return found
+
+
+def _http_options(
+    planned: PlannedCluster, settings: EdgeSettings
+) -> http_protocol_options_pb2.HttpProtocolOptions:
+    options = http_protocol_options_pb2.HttpProtocolOptions()
+    if planned.rest:
+        # Shorter than what servers commonly allow, so that no call races with their closing.
+        options.common_http_protocol_options.idle_timeout.CopyFrom(seconds(4))
+        options.explicit_http_config.http_protocol_options.SetInParent()
+        return options
+    http2 = options.explicit_http_config.http2_protocol_options
+    most = planned.traffic.max_in_flight
+    http2.max_concurrent_streams.value = (
+        _STREAMS if most is None else streams_per_connection(most, settings.threads)
+    )
+    http2.initial_stream_window_size.value = _STREAM_WINDOW
+    http2.initial_connection_window_size.value = _CONNECTION_WINDOW
+    if planned.ours:
+        # Each block of headers stands for itself, so a replica could be asked directly, too.
+        http2.hpack_table_size.value = 0
+        http2.connection_keepalive.interval.CopyFrom(seconds(_PING_INTERVAL))
+        http2.connection_keepalive.timeout.CopyFrom(seconds(_PING_TIMEOUT))
+        options.common_http_protocol_options.idle_timeout.CopyFrom(seconds(_IDLE))
+    return options
+
+
+def _secure(cluster: cluster_pb2.Cluster, planned: PlannedCluster, settings: EdgeSettings) -> None:
+    """Speak TLS to the servers that do, and in the clear to the others."""
+    socket = upstream_transport_socket(settings.upstream_tls)
+    if all(server.secure for server in planned.servers):
+        cluster.transport_socket.CopyFrom(socket)
+        return
+    match = cluster.transport_socket_matches.add(name="tls", transport_socket=socket)
+    match.match.update({_SECURE: True})
+
+
+def streams_per_connection(most: int, threads: int) -> int:
+    """Return how many calls a connection carries, of ``most`` that one server may have.
+
+    Threads have connections of their own: a few for each let one thread use what the others
+    do not.
+    """
+    return max(1, most // (4 * threads))
+
+
+def _bound(cluster: cluster_pb2.Cluster, planned: PlannedCluster, settings: EdgeSettings) -> None:
+    """Bound what one server gets at a time, and how many retries there are.
+
+    Envoy counts calls by cluster and connections by server. So a server's calls are bounded by
+    its connections, and the calls on each. Envoy gives each thread one connection whatever the
+    bound is: those of the other threads are held back for that.
+    """
+    many = wrappers_pb2.UInt32Value(value=_MANY)
+    thresholds = cluster.circuit_breakers.thresholds.add(
+        max_connections=many, max_pending_requests=many, max_requests=many
+    )
+    budget = thresholds.retry_budget
+    budget.budget_percent.value = planned.traffic.retry_budget
+    budget.min_retry_concurrency.value = LEAST
+    most = planned.traffic.max_in_flight
+    if most is not None:
+        streams = 1 if planned.rest else streams_per_connection(most, settings.threads)
+        connections = most // streams - (settings.threads - 1)
+        cluster.circuit_breakers.per_host_thresholds.add().max_connections.value = max(
+            1, connections
+        )
