@@ -7,7 +7,7 @@ What it does is told by the request header ``x-do``, a list of steps with ``;`` 
 for the replica of this name, those after ``once`` for the first request. Without any it answers
 with what it got, as JSON.
 
-It listens on a Unix socket, or over TCP at ``127.0.0.1:PORT``. Run ``python -m
+It listens on a Unix socket, or over TCP at ``HOST:PORT``. Run ``python -m
 tests.edge.fake_replica SOCKET`` for one that can be killed.
 """
 
@@ -46,10 +46,9 @@ class FakeReplica:
         if host:
             loop = asyncio.get_running_loop()
             self.server._server = await loop.create_server(
-                lambda: _Newcomer(self.server), host, int(port)
+                lambda: _Newcomer(self.server), host.strip("[]"), int(port), backlog=4096
             )
-            place = self.server._server.sockets[0].getsockname()
-            self.socket = f"{place[0]}:{place[1]}"
+            self.socket = f"{host}:{self.server._server.sockets[0].getsockname()[1]}"
         else:
             await self.server.__aenter__()
         return self

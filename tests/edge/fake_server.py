@@ -1,7 +1,6 @@
-"""A server for tests that speaks Tidegate's protocols over TCP: a fake replica with an address.
+"""A server for tests on a port of its own: a fake replica that tells Envoy whether it is ready.
 
-It says that it is ready unless told otherwise. Run ``python -m tests.edge.fake_server PORT NAME``
-for one that can be killed or stopped.
+Run ``python -m tests.edge.fake_server PORT NAME`` for one that can be killed or stopped.
 """
 
 from __future__ import annotations
@@ -9,51 +8,42 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from tests.edge.fake_replica import FakeReplica
+from tests.edge.fake_replica import FakeReplica, _headers
+from tidegate.protocols.tensorflow_serving import GET_MODEL_STATUS
 from tidegate.replica.exchange import Exchange
-from tidegate.replica.http import Server, _Newcomer
 
-
-class _TcpServer(Server):
-    """The replica's listener on a port."""
-
-    def __init__(self, host: str, port: int, replica: FakeReplica) -> None:
-        super().__init__(replica.server._path, replica.handle, 2**30)
-        self.host, self.port = host, port
-
-    async def __aenter__(self) -> Server:
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Newcomer(self), self.host, self.port, backlog=4096
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
+_READY = {GET_MODEL_STATUS: b"\x0a\x04\x08\x01\x10\x1e"}
+"""The messages by which a server says so; else it is a ModelReadyResponse."""
 
 
 class FakeServer(FakeReplica):
-    """Counts the calls, without the checks of its health, in ``requests``."""
+    """Counts the calls in ``requests``, and the checks of its health in ``checks``."""
 
     def __init__(self, name: str, port: int = 0, host: str = "127.0.0.1") -> None:
-        super().__init__("/nowhere", name)
-        self.server: _TcpServer = _TcpServer(host, port, self)
+        super().__init__(f"{host}:{port}", name)
         self.ready = True
         self.checks = 0
         self.check_event = asyncio.Event()
 
     @property
     def address(self) -> str:
-        host = self.server.host
-        return f"[{host}]:{self.server.port}" if ":" in host else f"{host}:{self.server.port}"
+        return self.socket
 
     def handle(self, exchange: Exchange) -> None:
-        if exchange.target.endswith(b"/ready") and exchange.method == b"GET":
-            self.checks += 1
-            self.check_event.set()
-            return exchange.reply([b"{}"], status=200 if self.ready else 503)
-        return super().handle(exchange)
+        if _headers(exchange).get("user-agent") != "Envoy/HC":
+            return super().handle(exchange)
+        self.checks += 1
+        self.check_event.set()
+        if exchange.grpc:
+            ready = _READY.get(exchange.target.decode(), b"\x08\x01")
+            return exchange.reply_grpc((ready if self.ready else b"",))
+        status = b"AVAILABLE" if self.ready else b"LOADING"
+        return exchange.reply([b'{"state": "%s"}' % status], status=200 if self.ready else 503)
 
 
 async def main(port: int, name: str) -> None:
-    async with FakeServer(name, port) as server:
+    server = FakeServer(name, port)
+    async with server:
         print(server.address, flush=True)
         await asyncio.Event().wait()
 

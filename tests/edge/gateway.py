@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import unittest.mock
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
-
-from envoy.config.cluster.v3 import cluster_pb2
+from typing import Any
 
 from tests.edge.fake_replica import FakeReplica
+from tests.edge.fake_server import FakeServer
 from tests.edge.harness import Edge, edge_settings
-from tidegate.edge import control, names
-from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, SECRETS, Snapshot
-from tidegate.edge.clusters import _cluster, controller_cluster
-from tidegate.edge.gateway_routes import gateway_route_configuration
-from tidegate.edge.listener import client_listener
-from tidegate.edge.messages import packed
-from tidegate.edge.names import CONTROLLER_CLUSTER, LISTENER
-from tidegate.edge.plan import Plan
 from tidegate.edge.pools import (
     GatewayTopology,
     HeaderPool,
@@ -29,7 +19,6 @@ from tidegate.edge.pools import (
     Server,
     TrafficPolicy,
 )
-from tidegate.edge.settings import EdgeSettings
 from tidegate.protocols.registry import GATEWAY_ROUTINGS
 
 
@@ -46,7 +35,7 @@ class GatewayEdge(Edge):
     ) -> Server:
         """Start a fake server, or take the one that runs, and return it for a pool."""
         if name not in self.replicas:
-            fake = FakeReplica("127.0.0.1:0", name)
+            fake = FakeServer(name)
             await self.stack.enter_async_context(fake)
             self.replicas[name] = fake
         address = self.replicas[name].socket
@@ -72,14 +61,8 @@ class GatewayEdge(Edge):
             name, Pool(name, servers), TrafficPolicy(**traffic), canary, mirror, headers
         )
 
-    def gateway_topology(self) -> GatewayTopology:
+    def topology(self) -> GatewayTopology:  # type: ignore[override]
         return GatewayTopology(self.models, self.ready, self.metadata, self.tasks)
-
-    async def publish(self) -> None:
-        topology = self.gateway_topology()
-        with unittest.mock.patch.object(control, "snapshot_of", _snapshot):
-            await self.control.publish(cast("Any", topology), self.settings)
-            await self.control.wait_acknowledged()
 
     async def controller(self) -> FakeReplica:
         """Start the controller's fake."""
@@ -88,31 +71,6 @@ class GatewayEdge(Edge):
             await self.stack.enter_async_context(fake)
             self.replicas["controller"] = fake
         return self.replicas["controller"]
-
-
-def _snapshot(topology: GatewayTopology, settings: EdgeSettings) -> Snapshot:
-    clusters = {CONTROLLER_CLUSTER: packed(controller_cluster(settings.controller_socket))}
-    for name, planned in Plan(topology).clusters.items():
-        cluster = _cluster(name, http2=not planned.rest)
-        cluster.type = cluster_pb2.Cluster.STATIC
-        cluster.load_assignment.cluster_name = name
-        for server in planned.servers:
-            locality = cluster.load_assignment.endpoints.add(priority=server.priority)
-            place = locality.lb_endpoints.add().endpoint.address.socket_address
-            host, _, port = planned.place(server).rpartition(":")
-            place.address, place.port_value = host, int(port)
-        clusters[name] = packed(cluster)
-    routes = gateway_route_configuration(topology, settings)
-    listener = client_listener(settings)
-    return Snapshot(
-        {
-            CLUSTERS: clusters,
-            ENDPOINTS: {},
-            SECRETS: {},
-            LISTENERS: {LISTENER: packed(listener)},
-            ROUTES: {names.ROUTES: packed(routes)},
-        }
-    )
 
 
 @contextlib.asynccontextmanager

@@ -12,12 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from tests.edge.fake_server import FakeServer
 from tests.edge.harness import Edge, channel, edge_settings, until
 from tidegate.edge.control import ControlServer
 from tidegate.edge.load_reports import EndpointLoad, LoadReport
 from tidegate.edge.pools import GatewayTopology, Pool, RoutedModel, Server, TrafficPolicy
 from tidegate.edge.process import EnvoyProcess
+from tidegate.protocols.registry import GATEWAY_ROUTINGS
 
 
 class ServerProcess:
@@ -51,7 +54,8 @@ class Gateway(Edge):
     """An edge whose topology is a gateway's: the model ``m`` and its pool, unless told more."""
 
     def __init__(self, run_dir: Path, **settings: Any) -> None:
-        super().__init__(run_dir, edge_settings(run_dir, load_reports=True, **settings))
+        changes = {"gateway": True, "load_reports": True, "routings": GATEWAY_ROUTINGS}
+        super().__init__(run_dir, edge_settings(run_dir, **{**changes, **settings}))
         self.servers: dict[str, FakeServer] = {}
         self.reports: list[LoadReport] = []
         self.report_event = asyncio.Event()
@@ -92,6 +96,14 @@ class Gateway(Edge):
             fake = self.servers.get(name) or await self.server(name)
             servers.append(Server(fake.address, weight=int(weight or 100)))
         await self.route(*servers, **traffic)
+
+    async def answers(self) -> bool:
+        """Whether a call is answered."""
+        try:
+            await self.call()
+        except grpc.aio.AioRpcError:
+            return False
+        return True
 
     async def shares(self, count: int) -> Counter[str]:
         """Call so many times, one after the other; return who answered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.edge.gateway_harness import Gateway
-from tests.edge.harness import Load
+from tests.edge.harness import Load, until
 from tidegate.edge.pools import Server
 
 
@@ -28,7 +29,7 @@ async def test_calls_reach_servers_over_tcp(gateway: Gateway) -> None:
 
 
 async def test_a_server_may_have_an_ipv6_address(gateway: Gateway) -> None:
-    fake = await gateway.server("six", host="::1")
+    fake = await gateway.server("six", host="[::1]")
     await gateway.route(Server(fake.address))
     await gateway.warm()
     await gateway.call()
@@ -57,13 +58,13 @@ async def test_weights_share_out_calls_that_overlap(gateway: Gateway) -> None:
 
 async def test_an_ejected_server_gets_nothing_and_ends_what_it_has(gateway: Gateway) -> None:
     await gateway.serve_from("a")
-    import asyncio
-
     running = asyncio.ensure_future(gateway.call(x_do="sleep 1"))
     await gateway.servers["a"].request_event.wait()
     a = Server(gateway.servers["a"].address, ejected=True)
     b = await gateway.server("b")
     await gateway.route(a, Server(b.address))
+    await b.check_event.wait()
+    await until(lambda: gateway.answers())
     assert set(await gateway.shares(50)) == {"b"}
     assert (await running)["replica"] == "a"
     await gateway.route(replace(a, ejected=False, weight=1), Server(b.address, weight=99))

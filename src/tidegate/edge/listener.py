@@ -143,8 +143,9 @@ def _filters(settings: EdgeSettings) -> Iterator[tuple[str, Message]]:
     yield (
         "envoy.filters.http.router",
         router_pb2.Router(
-            suppress_envoy_headers=True, # Without them, what a server answers with 5xx or breaks off is not reported.
-                dynamic_stats=wrappers_pb2.BoolValue(value=settings.load_reports)
+            suppress_envoy_headers=True,
+            # Without them, what a server answers with 5xx or breaks off is not reported.
+            dynamic_stats=wrappers_pb2.BoolValue(value=settings.load_reports),
         ),
     )
 
