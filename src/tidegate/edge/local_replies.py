@@ -74,6 +74,17 @@ def _rows(settings: EdgeSettings) -> Iterator[_Row]:
     yield _Row(status_of(nobody).grpc, str(nobody), ("NC",), status_of(nobody).http)
     yield _row(errors.ModelNotFound(f"{TARGET} is not served here"), "NC")
     yield _row(nobody, "UH")
+    if settings.gateway:
+        late = errors.DeadlineExceeded(
+            f"no answer of {target} in the time that its caller, or the gateway, gave"
+        )
+        # Before the row below, because the last of two tries that were too late has its flag, too.
+        yield _row(late, "UT")
+    else:
+        late = errors.DeadlineExceeded(
+            f"no answer of {target} in the time that the caller gave "
+            "(grpc-timeout: %REQ(grpc-timeout)%)"
+        )
     yield _row(
         errors.ModelNotReady(f"{target} broke off before it answered; try again"),
         *("UC", "UR", "LR"),
@@ -99,14 +110,7 @@ def _rows(settings: EdgeSettings) -> Iterator[_Row]:
     )
     yield _Row(status_of(errors.QueueFull("")).grpc, _LIMITED, status=429)
     yield _Row(GrpcCode.RESOURCE_EXHAUSTED, "the headers of the request are too large", status=431)
-    yield _row(
-        errors.DeadlineExceeded(
-            f"no answer of {target} in the time that its caller, or the gateway, gave"
-            if settings.gateway
-            else f"no answer of {TARGET} in the time that the caller gave "
-            "(grpc-timeout: %REQ(grpc-timeout)%)"
-        )
-    )
+    yield _row(late)
     unsupported = status_of(errors.Unsupported())
     yield _Row(unsupported.grpc, status=unsupported.http)
     # Requests that are refused for want of memory have no flag.
