@@ -96,6 +96,9 @@ class Endpoints(Section):
     versions: tuple[PositiveInt, ...] | None = Field(
         None, description="the versions that they serve (default: they are asked for any)"
     )
+    tls: bool | None = Field(
+        None, description="speak TLS to them (default: if there is endpoint_tls)"
+    )
 
     @model_validator(mode="before")
     @classmethod

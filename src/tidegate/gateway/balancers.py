@@ -1,0 +1,135 @@
+"""One balancer for each pool: from reports to the servers that the edge is told of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from tidegate.balancing.balancer import Balancer
+from tidegate.balancing.outcome import Outcome
+from tidegate.balancing.policy import BalancingPolicy
+from tidegate.balancing.verdict import Verdict
+from tidegate.edge.load_reports import EndpointLoad, LoadReport
+from tidegate.edge.pools import HeaderPool, Pool, RoutedModel, Server
+from tidegate.gateway.endpoints import Endpoint
+from tidegate.gateway.models import ModelMembers, PoolMembers
+
+POLICY = BalancingPolicy()
+
+
+class Balancers:
+    """Decides the shares of all endpoints; ``now`` is in seconds from an arbitrary zero."""
+
+    def __init__(self, policy: BalancingPolicy = POLICY) -> None:
+        self._policy = policy
+        self._balanced: dict[str, _Balanced] = {}
+
+    def update(self, models: Iterable[ModelMembers], now: float) -> None:
+        """Take what pools there are, and who is in them; what is known of those who stay holds."""
+        named = {pool.name: (pool, model.slow_start) for model in models for pool in model.pools}
+        for name in self._balanced.keys() - named.keys():
+            del self._balanced[name]
+        for name, (pool, slow_start) in named.items():
+            balanced = self._balanced.get(name)
+            if balanced is None or balanced.policy.slow_start != slow_start:
+                policy = replace(self._policy, slow_start=slow_start)
+                balanced = self._balanced[name] = _Balanced(policy)
+            balanced.update(pool, now)
+
+    def observe(self, report: LoadReport, pool_of: Mapping[str, str], now: float) -> None:
+        """Take a report of the edge's; ``pool_of`` names the pool of each of its clusters."""
+        by_pool: dict[str, list[Mapping[str, EndpointLoad]]] = {}
+        for cluster, loads in report.clusters.items():
+            pool = pool_of.get(cluster)
+            if pool is not None:
+                by_pool.setdefault(pool, []).append(loads)
+        for pool, parts in by_pool.items():
+            balanced = self._balanced.get(pool)
+            if balanced is not None:
+                balanced.balancer.observe(_summed(parts), report.elapsed, now)
+
+    def routed(self, model: ModelMembers, now: float) -> RoutedModel:
+        """Return a model as the edge is told of it."""
+        canary, mirror = model.canary, model.mirror
+        return RoutedModel(
+            name=model.name,
+            pool=self._pool(model.pool, now),
+            traffic=model.traffic,
+            canary=None if canary is None else (canary[0], self._pool(canary[1], now)),
+            mirror=None if mirror is None else (mirror[0], self._pool(mirror[1], now)),
+            headers=tuple(
+                HeaderPool(name, value, self._pool(pool, now))
+                for name, value, pool in model.headers
+            ),
+        )
+
+    def verdicts(self, pool: str, now: float) -> Mapping[str, Verdict]:
+        """Return what is decided about each endpoint of a pool, by address."""
+        balanced = self._balanced.get(pool)
+        return {} if balanced is None else balanced.balancer.verdicts(now)
+
+    def _pool(self, members: PoolMembers, now: float) -> Pool:
+        return self._balanced[members.name].pool(now)
+
+
+class _Balanced:
+    """A pool's balancer, and the pool as it was told last: the same one while nothing changes."""
+
+    def __init__(self, policy: BalancingPolicy) -> None:
+        self.policy = policy
+        self.balancer = Balancer(policy)
+        self._members: PoolMembers | None = None
+        self._pool: Pool | None = None
+        self._told: Mapping[str, Verdict] | None = None
+
+    def update(self, members: PoolMembers, now: float) -> None:
+        """Take who is in the pool."""
+        if members == self._members:
+            return
+        self._members, self._told = members, None
+        self.balancer.update({e.address: e.weight for e in members.endpoints}, now)
+
+    def pool(self, now: float) -> Pool:
+        """Return the pool with the weights of this moment."""
+        assert self._members is not None
+        verdicts = self.balancer.verdicts(now)
+        if verdicts is not self._told or self._pool is None:
+            self._told = verdicts
+            servers = tuple(_server(e, verdicts[e.address]) for e in self._members.endpoints)
+            pool = Pool(self._members.name, servers)
+            if pool != self._pool:
+                self._pool = pool
+        assert self._pool is not None
+        return self._pool
+
+
+def _server(endpoint: Endpoint, verdict: Verdict) -> Server:
+    return Server(
+        address=endpoint.address,
+        protocol=endpoint.protocol,
+        rest=endpoint.rest,
+        weight=max(1, verdict.weight),
+        priority=endpoint.priority,
+        ejected=verdict.weight == 0,
+        versions=endpoint.versions,
+        labels=endpoint.labels,
+        secure=endpoint.secure,
+        name=endpoint.name,
+    )
+
+
+def _summed(parts: list[Mapping[str, EndpointLoad]]) -> dict[str, Outcome]:
+    """Add up what the clusters of one pool say of the same endpoints."""
+    sums: dict[str, Outcome] = {}
+    for loads in parts:
+        for address, load in loads.items():
+            before = sums.get(address, Outcome(0, 0, 0, 0))
+            utilization = load.utilization
+            sums[address] = Outcome(
+                before.succeeded + load.succeeded,
+                before.failed + load.failed,
+                before.issued + load.issued,
+                before.in_flight + load.in_flight,
+                before.utilization if utilization is None else utilization,
+            )
+    return sums

@@ -1,0 +1,153 @@
+"""From what a gateway is told to what its models are: which servers each has. Pure.
+
+Three tell of endpoints: ``gateway.yaml`` (each entry a source of its own), nodes that have joined,
+and a ``nodefile.txt``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from tidegate.config.gateway import Endpoints, GatewayConfig, GatewayModel, Traffic
+from tidegate.edge.pools import TrafficPolicy
+from tidegate.gateway.endpoints import Endpoint
+
+Found = Callable[[Endpoints], Iterable[Endpoint]]
+"""What an entry of ``endpoints`` leads to at this moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A line of a nodefile: the model of a task."""
+
+    timeout: float
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMembers:
+    """A pool and its endpoints, before anything is decided about them."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMembers:
+    """A model, how its calls travel, and the endpoints of each of its pools."""
+
+    name: str
+    traffic: TrafficPolicy
+    slow_start: float
+    pool: PoolMembers
+    canary: tuple[float, PoolMembers] | None = None
+    mirror: tuple[float, PoolMembers] | None = None
+    headers: tuple[tuple[str, str | None, PoolMembers], ...] = ()
+
+    @property
+    def pools(self) -> tuple[PoolMembers, ...]:
+        """All of its pools."""
+        parts = (self.canary, self.mirror)
+        others = (*(p[1] for p in parts if p is not None), *(h[2] for h in self.headers))
+        return (self.pool, *others)
+
+
+def members_of(
+    config: GatewayConfig,
+    found: Found,
+    joined: Mapping[str, Iterable[Endpoint]],
+    tasks: Mapping[str, Task],
+) -> dict[str, ModelMembers]:
+    """Return every model that there is, by name.
+
+    Args:
+        config: what ``gateway.yaml`` says.
+        found: what each entry of ``endpoints`` leads to.
+        joined: the endpoints of models that nodes have announced.
+        tasks: the tasks of the nodefile; each is a model of the name :func:`task_model`, unless
+            ``gateway.yaml`` gives the task to a model: then that one has the endpoints, too.
+    """
+    secure = config.endpoint_tls is not None
+
+    def gather(sections: Iterable[Endpoints]) -> list[Endpoint]:
+        return [
+            _described(endpoint, section, secure)
+            for section in sections
+            for endpoint in found(section)
+        ]
+
+    by_task = {task: name for name, model in config.models.items() for task in model.tasks}
+    extra: dict[str, list[Endpoint]] = {name: list(each) for name, each in joined.items()}
+    timeouts: dict[str, float] = {}
+    for task, said in tasks.items():
+        name = by_task.get(task) or task_model(task)
+        extra.setdefault(name, []).extend(said.endpoints)
+        timeouts[name] = said.timeout
+    members = {}
+    for name in [*config.models, *(n for n in extra if n not in config.models)]:
+        model = config.models.get(name, GatewayModel())
+        traffic, slow_start = _traffic(model, config.defaults, timeouts.get(name))
+        members[name] = ModelMembers(
+            name=name,
+            traffic=traffic,
+            slow_start=slow_start,
+            pool=_pool(name, [*gather(model.endpoints), *extra.get(name, ())]),
+            canary=None
+            if model.canary is None
+            else (model.canary.percent, _pool(f"{name}/canary", gather(model.canary.endpoints))),
+            mirror=None
+            if model.mirror is None
+            else (model.mirror.percent, _pool(f"{name}/mirror", gather(model.mirror.endpoints))),
+            headers=tuple(
+                (each.header, each.value, _pool(f"{name}/header-{i}", gather(each.endpoints)))
+                for i, each in enumerate(model.headers)
+            ),
+        )
+    return members
+
+
+def tasks_of(
+    config: GatewayConfig, joined: Mapping[str, str], tasks: Iterable[str]
+) -> dict[str, str]:
+    """Return the model of each task: what ``gateway.yaml`` says goes before all others."""
+    said = {task: name for name, model in config.models.items() for task in model.tasks}
+    return {**{task: task_model(task) for task in tasks}, **joined, **said}
+
+
+def task_model(task: str) -> str:
+    """Return the name of the model that a task of a nodefile is."""
+    return f"task-{task}"
+
+
+def _described(endpoint: Endpoint, section: Endpoints, secure: bool) -> Endpoint:
+    """Add what the entry says of its endpoints, where the source itself does not."""
+    versions = endpoint.versions
+    if versions is None and section.versions is not None:
+        versions = frozenset(section.versions)
+    secure = endpoint.secure or (secure if section.tls is None else section.tls)
+    if versions == endpoint.versions and secure == endpoint.secure:
+        return endpoint
+    return replace(endpoint, versions=versions, secure=secure)
+
+
+def _pool(name: str, endpoints: Iterable[Endpoint]) -> PoolMembers:
+    """Make a pool; of several endpoints at one address the first counts."""
+    known: dict[str, Endpoint] = {}
+    for endpoint in endpoints:
+        known.setdefault(endpoint.address, endpoint)
+    return PoolMembers(name, tuple(known.values()))
+
+
+def _traffic(
+    model: Traffic, defaults: Traffic, nodefile_timeout: float | None
+) -> tuple[TrafficPolicy, float]:
+    def value(key: str) -> object:
+        return getattr(model if key in model.model_fields_set else defaults, key)
+
+    said = {key: value(key) for key in Traffic.model_fields}
+    slow_start = said.pop("slow_start")
+    assert isinstance(slow_start, float)
+    if said["timeout"] is None:
+        said["timeout"] = nodefile_timeout
+    return TrafficPolicy(**said), slow_start  # type: ignore[arg-type]
