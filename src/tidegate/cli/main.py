@@ -18,7 +18,7 @@ from tidegate import __version__
 from tidegate.cli import completion
 from tidegate.cli.bench import bench
 from tidegate.cli.exits import INTERRUPTED
-from tidegate.cli.options import node_options, which_node
+from tidegate.cli.options import gateway_options, node_options, which_node
 from tidegate.errors import TidegateError
 from tidegate.protocols.statuses import status_of
 
@@ -63,6 +63,20 @@ def serve(repository: Path, **options: object) -> int:
     from tidegate.cli.serving import serve as run
 
     return run(repository, options)
+
+
+@cli.command(short_help="One address in front of many machines, until Ctrl-C or SIGTERM.")
+@click.argument("file", type=click.Path(path_type=Path))
+@gateway_options()
+def gateway(file: Path, **options: object) -> int:
+    """Put one address in front of the machines that FILE, a gateway.yaml, names.
+
+    A change of FILE counts at once. Each option can also be set by a variable (in brackets) or in
+    FILE; the command line counts most, then the variable, then the file.
+    """
+    from tidegate.cli.serving import gateway as run
+
+    return run(file, options)
 
 
 @cli.command(short_help="Show what a model's file or folder, or a repository is.")

@@ -22,7 +22,7 @@ def ports(config: NodeConfig) -> Iterator[Finding]:
     for node in find_nodes(base_directory(config.run_dir)):
         record = node.load()
         if record is not None:
-            served[node.port] = served[record.config.admin_port] = str(record.repository)
+            served[node.port] = served[record.config.admin_port] = str(record.serves)
     for host, port, option in (
         (config.host, config.port, "--port"),
         ("127.0.0.1", config.admin_port, "--admin-port"),

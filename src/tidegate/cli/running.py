@@ -84,7 +84,7 @@ def state_of(node: RunDirectory, timeout: float = 5.0) -> dict[str, Any]:
         "ready": False,
         "controller": node.controller_pid(),
         "run_dir": str(node.path),
-        "repository": None if record is None else str(record.repository),
+        "repository": None if record is None else str(record.serves),
     }
     if record is None or away["controller"] is None:
         return away | {"error": "its controller is not running; 'tidegate serve' brings it back"}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 
-from tidegate.config.loading import load_node_config
+from tidegate.config.gateway import GatewayConfig
+from tidegate.config.loading import load_gateway_config, load_node_config
 from tidegate.errors import RuntimeMissing
 from tidegate.repository.entries import ModelEntry
 from tidegate.repository.formats import REQUIREMENTS
@@ -43,6 +44,23 @@ def serve(repository: Path, options: Mapping[str, object]) -> int:
     from tidegate.node.serving import serve as run
 
     run(repository, config, tell)
+    return 0
+
+
+def gateway(file: Path, options: Mapping[str, object]) -> int:
+    """Serve what ``file`` says until a signal; return the exit status."""
+
+    def read() -> GatewayConfig:
+        return load_gateway_config(file, os.environ, options)[0]
+
+    config = read()
+    errors = logging.StreamHandler(sys.stderr)
+    errors.setFormatter(formatter(config.log_format))
+    logging.getLogger().addHandler(errors)
+    check_serving_parts()
+    from tidegate.gateway.serving import serve_gateway
+
+    serve_gateway(file, read, announce_json if config.log_format == "json" else announce)
     return 0
 
 

@@ -51,6 +51,16 @@ class EdgeKeeper:
             raise EdgeFailed("the edge does not run")
         return await self._process.admin.stats(pattern)
 
+    async def clusters(self) -> Mapping[str, list[dict[str, Any]]]:
+        """Return how Envoy sees the hosts of each of its clusters.
+
+        Raises:
+            EdgeFailed: there is no Envoy, or it does not answer.
+        """
+        if self._process is None:
+            raise EdgeFailed("the edge does not run")
+        return await self._process.admin.clusters()
+
     async def reopen_logs(self) -> None:
         """Have Envoy open its access log anew.
 

@@ -1,11 +1,12 @@
-"""The run directory of a node: sockets, logs, and what a later controller needs to know.
+"""The run directory of a node or a gateway: sockets, logs, and what the next controller needs.
 
 ::
 
     tidegate/8000/              one node, named by its port
         controller.lock         locked by the live controller; holds its pid
         lifeline                locked by the controller and by the edge
-        node.json               settings and the edge's record
+        node.json               settings and the edge's record; of a gateway, gateway.json
+        endpoints.json          of a gateway: which endpoints were known last
         notices.json            what running replicas are told
         regions.json            the shared memory that clients have registered
         ads.sock  api.sock      the controller: for Envoy's configuration, and behind it
@@ -18,6 +19,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -28,6 +30,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
+from tidegate.config.gateway import GatewayConfig
 from tidegate.config.node import NodeConfig
 from tidegate.errors import AddressInUse, ConfigurationError
 from tidegate.telemetry.logs import LogSettings
@@ -47,8 +50,8 @@ def base_directory(configured: Path | None) -> Path:
     return Path(tempfile.gettempdir()) / f"tidegate-{os.getuid()}"
 
 
-def log_settings(config: NodeConfig) -> LogSettings:
-    """Return how the processes of a node log."""
+def log_settings(config: NodeConfig | GatewayConfig) -> LogSettings:
+    """Return how the processes of a node, or of a gateway, log."""
     return LogSettings(
         format=config.log_format,
         level=config.log_level,
@@ -66,6 +69,25 @@ class NodeRecord(BaseModel):
     """As :meth:`tidegate.edge.process.EnvoyProcess.record` gave it."""
     unloaded: tuple[str, ...] = ()
     """The models that were unloaded by hand."""
+
+    @property
+    def serves(self) -> Path:
+        """What is served."""
+        return self.repository
+
+
+class GatewayRecord(BaseModel):
+    """What ``gateway.json`` holds."""
+
+    file: Path
+    config: GatewayConfig
+    edge: dict[str, Any] | None = None
+    """As :meth:`tidegate.edge.process.EnvoyProcess.record` gave it."""
+
+    @property
+    def serves(self) -> Path:
+        """What is served: the file that says it."""
+        return self.file
 
 
 class ReplicaLog(NamedTuple):
@@ -96,7 +118,6 @@ class RunDirectory:
         self.access_log = self.logs / "access.log"
         self.controller_log = self.logs / "controller.log"
         self._lock = self.path / "controller.lock"
-        self._record = self.path / "node.json"
         self._lock_descriptor: int | None = None
 
     def create(self) -> None:
@@ -168,7 +189,7 @@ class RunDirectory:
 
     def _taken(self, pid: int) -> str:
         record = self.load()
-        serves = "" if record is None else f" and serves {record.repository}"
+        serves = "" if record is None else f" and serves {record.serves}"
         return (
             f"port {self.port} is taken: the Tidegate controller with pid {pid} runs "
             f"there{serves}; stop it with 'tidegate stop --port {self.port}' or choose another "
@@ -195,16 +216,19 @@ class RunDirectory:
             os.close(descriptor)
         return None
 
-    def load(self) -> NodeRecord | None:
+    def load(self) -> NodeRecord | GatewayRecord | None:
         """Return what an earlier controller recorded, if it can be read."""
-        try:
-            return NodeRecord.model_validate_json(self._record.read_bytes())
-        except (OSError, ValidationError):
-            return None
+        node, gateway = _records(self.path)
+        with contextlib.suppress(OSError, ValidationError):
+            return NodeRecord.model_validate_json(node.read_bytes())
+        with contextlib.suppress(OSError, ValidationError):
+            return GatewayRecord.model_validate_json(gateway.read_bytes())
+        return None
 
-    def save(self, record: NodeRecord) -> None:
+    def save(self, record: NodeRecord | GatewayRecord) -> None:
         """Record the state; a reader sees the old or the new, never a part."""
-        write_whole(self._record, record.model_dump_json(indent=1).encode())
+        file = _records(self.path)[isinstance(record, GatewayRecord)]
+        write_whole(file, record.model_dump_json(indent=1).encode())
 
     def remove(self) -> None:
         """Remove what a stopped node left, but for its logs.
@@ -233,9 +257,13 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def find_nodes(base: Path) -> Iterator[RunDirectory]:
-    """Find the nodes that have a record below ``base``, by port."""
+    """Find the nodes and gateways that have a record below ``base``, by port."""
     if not base.is_dir():
         return
     for folder in sorted(base.iterdir(), key=lambda f: f.name):
-        if folder.name.isdigit() and (folder / "node.json").exists():
+        if folder.name.isdigit() and any(map(Path.exists, _records(folder))):
             yield RunDirectory(base, int(folder.name))
+
+
+def _records(folder: Path) -> tuple[Path, ...]:
+    return (folder / "node.json", folder / "gateway.json")

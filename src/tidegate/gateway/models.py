@@ -19,10 +19,10 @@ Found = Callable[[Endpoints], Iterable[Endpoint]]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A line of a nodefile: the model of a task."""
+    """A line of a nodefile: the model of a task, and the entries for its addresses."""
 
     timeout: float
-    endpoints: tuple[Endpoint, ...]
+    endpoints: tuple[Endpoints, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def members_of(
     timeouts: dict[str, float] = {}
     for task, said in tasks.items():
         name = by_task.get(task) or task_model(task)
-        extra.setdefault(name, []).extend(said.endpoints)
+        extra.setdefault(name, []).extend(gather(said.endpoints))
         timeouts[name] = said.timeout
     members = {}
     for name in [*config.models, *(n for n in extra if n not in config.models)]:

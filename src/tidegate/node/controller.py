@@ -184,11 +184,11 @@ class Controller:
         self._adopted = self.edge.adopt(record.edge if record is not None else None)
         if not self._adopted:
             check_free(self.config.host, self.config.port)
-        elif record is not None and record.repository == self.repository:
+        elif isinstance(record, NodeRecord) and record.repository == self.repository:
             self.fleet.unloaded.update(record.unloaded)
         elif record is not None:
             raise AddressInUse(
-                f"port {self.config.port} is taken: an edge that serves {record.repository} runs "
+                f"port {self.config.port} is taken: an edge that serves {record.serves} runs "
                 f"there without a controller; stop it with 'tidegate stop --port "
                 f"{self.config.port}', or serve that repository again"
             )

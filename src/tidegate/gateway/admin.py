@@ -1,0 +1,152 @@
+"""The admin API of a gateway: what it knows of each endpoint and what it decided, in JSON."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import asdict
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tidegate import __version__
+from tidegate.config.gateway import GatewayConfig
+from tidegate.controller.admin import body_of, refuse_pages
+from tidegate.errors import ConfigurationError, TidegateError
+from tidegate.gateway.controller import GatewayController
+from tidegate.gateway.models import ModelMembers, PoolMembers
+from tidegate.protocols.open_inference.rest import encode_error
+from tidegate.protocols.statuses import status_of as status_of_error
+from tidegate.replica.exchange import headers_of
+
+
+def check_reach(config: GatewayConfig) -> None:
+    """Make sure that nodes must say who they are, where others can reach the admin API.
+
+    Raises:
+        ConfigurationError: they need not.
+    """
+    if config.registration is None or config.registration.token_file is not None:
+        return
+    try:
+        loopback = ipaddress.ip_address(config.admin_host).is_loopback
+    except ValueError:
+        loopback = config.admin_host == "localhost"
+    if not loopback:
+        raise ConfigurationError(
+            f"admin_host: {config.admin_host} lets others reach the admin API, so nodes that join "
+            "must know a token: give registration.token_file a file (0600) with one"
+        )
+
+
+def status_of(controller: GatewayController, *, details: bool = False) -> dict[str, Any]:
+    """Return the state of the gateway, its models and their endpoints.
+
+    ``details`` adds what went into each decision.
+    """
+    config = controller.config
+    return {
+        "kind": "gateway",
+        "version": __version__,
+        "file": str(controller.file),
+        "address": f"{config.host}:{config.port}",
+        "admin": f"{config.admin_host}:{config.admin_port}",
+        "admin_port": config.admin_port,
+        "run_dir": str(controller.directory.path),
+        "ready": controller.ready,
+        "edge": {"pid": controller.edge.pid},
+        "generation": controller.generation,
+        "problem": controller.problem,
+        "sources": controller.sources_state(),
+        "nodes": controller.registry.describe(controller.clock.now()),
+        "models": [
+            _model(controller, controller.members[name], details=details)
+            for name in sorted(controller.members)
+        ],
+    }
+
+
+def _model(controller: GatewayController, model: ModelMembers, *, details: bool) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "tasks": sorted(task for task, name in controller.tasks.items() if name == model.name),
+        "canary_percent": None if model.canary is None else model.canary[0],
+        "mirror_percent": None if model.mirror is None else model.mirror[0],
+        "pools": [_pool(controller, pool, details=details) for pool in model.pools],
+    }
+
+
+def _pool(controller: GatewayController, pool: PoolMembers, *, details: bool) -> dict[str, Any]:
+    calls = controller.calls
+    verdicts = controller.balancers.verdicts(pool.name, controller.clock.now())
+    total: dict[int, int] = {}
+    for endpoint in pool.endpoints:
+        weight = verdicts[endpoint.address].weight
+        total[endpoint.priority] = total.get(endpoint.priority, 0) + weight
+    endpoints = []
+    for endpoint in pool.endpoints:
+        verdict = verdicts[endpoint.address]
+        sums = calls.figures.of(pool.name, endpoint.address)
+        endpoints.append(
+            {
+                "address": endpoint.address,
+                "name": endpoint.name,
+                "protocol": endpoint.protocol,
+                "priority": endpoint.priority,
+                "versions": None if endpoint.versions is None else sorted(endpoint.versions),
+                "weight": endpoint.weight,
+                "share": verdict.weight / (total[endpoint.priority] or 1),
+                "state": verdict.state,
+                "reason": verdict.reason,
+                "health": calls.endpoint_health.of(pool.name, endpoint.address),
+                "in_flight": sums.in_flight,
+                "succeeded": sums.succeeded,
+                "failed": sums.failed,
+                **({"verdict": asdict(verdict)} if details else {}),
+            }
+        )
+    return {"name": pool.name, "endpoints": endpoints}
+
+
+def application(controller: GatewayController) -> Starlette:
+    """Return the admin API of a gateway."""
+
+    async def status(request: Request) -> JSONResponse:
+        await controller.calls.endpoint_health.look(controller.plan.clusters)
+        return JSONResponse(status_of(controller))
+
+    async def balancing(request: Request) -> JSONResponse:
+        await controller.calls.endpoint_health.look(controller.plan.clusters)
+        return JSONResponse(status_of(controller, details=True)["models"])
+
+    async def live(request: Request) -> JSONResponse:
+        return JSONResponse({"live": True})
+
+    async def call(request: Request) -> Response:
+        return await _call(controller, request)
+
+    return Starlette(
+        routes=[
+            Route("/status", status),
+            Route("/debug/balancing", balancing),
+            Route("/live", live),
+            Route("/v2/{path:path}", call, methods=["GET", "POST"]),
+        ]
+    )
+
+
+async def _call(controller: GatewayController, request: Request) -> Response:
+    """Answer one of the calls that the public port has, too."""
+    try:
+        refuse_pages(request)
+        path = request.scope["raw_path"].decode("latin-1").partition("?")[0]
+        reply = await controller.calls.server.answer_path(
+            request.method, path, await body_of(request), trusted=True
+        )
+    except TidegateError as error:
+        body = encode_error(str(error))
+        headers = {name.decode(): value.decode() for name, value in headers_of(error)}
+        return Response(body, status_of_error(error).http, headers, media_type="application/json")
+    return Response(b"".join(reply.parts), media_type="application/json")

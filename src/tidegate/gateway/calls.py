@@ -1,0 +1,173 @@
+"""What a gateway's controller answers behind its edge."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from tidegate.controller.api import server_extension
+from tidegate.controller.grpc_services import HealthCalls, ReflectionCalls
+from tidegate.controller.server_calls import Call, Endpoint, Extension, ServerCalls
+from tidegate.edge.names import MODEL_PREFIX, SOLE, TASK_PREFIX
+from tidegate.errors import InvalidInput, ModelNotFound, ModelNotReady
+from tidegate.gateway.figures import Figures
+from tidegate.gateway.health import EndpointHealth
+from tidegate.protocols import open_inference
+from tidegate.protocols.open_inference import endpoints as endpoints_codec
+from tidegate.protocols.open_inference import repository
+from tidegate.protocols.open_inference.endpoints import ModelEndpoint, ModelEndpoints
+from tidegate.protocols.open_inference.repository import IndexEntry, State
+from tidegate.protocols.routing import check_model
+
+if TYPE_CHECKING:
+    from tidegate.gateway.controller import GatewayController
+
+_CALLABLE = ("tidegate", "open-inference")
+"""What clients in direct mode speak."""
+
+
+class GatewayCalls:
+    """Answers for the models of ``controller``."""
+
+    def __init__(self, controller: GatewayController) -> None:
+        self._controller = controller
+        self.figures = Figures()
+        self.endpoint_health = EndpointHealth(controller.edge.clusters, controller.clock)
+        self.health = HealthCalls(lambda: controller.ready, self._models)
+        self.server = ServerCalls(
+            (
+                self.health.extension(),
+                ReflectionCalls().extension(),
+                server_extension(lambda: controller.ready, self.extension_names),
+                self._endpoints_extension(),
+                self._index_extension(),
+            )
+        )
+
+    def extension_names(self) -> tuple[str, ...]:
+        """Return what the server's metadata names: what any of the servers may know."""
+        return ("binary_tensor_data", "model_configuration")
+
+    def why(self, cluster: str, grpc: bool) -> Exception:
+        """Return why nobody answers a call for ``cluster``, as the edge names it."""
+        if not cluster.startswith(MODEL_PREFIX):
+            return self._why_nobody(cluster)
+        name, mark, asked = _split(cluster.removeprefix(MODEL_PREFIX))
+        model = self._controller.members.get(name)
+        if model is None:
+            return ModelNotFound(f"model {name!r} is not served here: see GET /models")
+        endpoints = model.pool.endpoints
+        if not endpoints:
+            return ModelNotReady(f"model {name!r} has no endpoint now; try again")
+        if mark == ":":
+            known = sorted({v for e in endpoints for v in e.versions or ()})
+            return ModelNotFound(
+                f"no endpoint of model {name!r} has version {asked}: there is "
+                f"{', '.join(map(str, known)) or 'none that is known'}"
+            )
+        if mark == "@":
+            labels = sorted({each for e in endpoints for each in e.labels or ()})
+            return InvalidInput(
+                f"no endpoint of model {name!r} knows the label {asked!r}: there is "
+                f"{', '.join(map(repr, labels)) or 'none'}"
+            )
+        return ModelNotReady(f"no endpoint of model {name!r} can answer now; try again")
+
+    def _why_nobody(self, cluster: str) -> Exception:
+        models = sorted(self._controller.members)
+        if cluster == SOLE:
+            listed = ", ".join(models[:8]) + (", …" if len(models) > 8 else "")
+            return InvalidInput(
+                f"the call names no model, and there are {len(models)} here: name one of {listed}"
+                if models
+                else "there is no model here"
+            )
+        task, _, name = cluster.removeprefix(TASK_PREFIX).partition("/")
+        named = f" and no model {name!r}" if name else ""
+        return ModelNotFound(
+            f"no model has the task {task}{named} here: put tasks: [{task}] into gateway.yaml"
+        )
+
+    def _models(self) -> dict[str, bool]:
+        return {name: self._servable(name) for name in self._controller.members}
+
+    def _servable(self, name: str) -> bool:
+        """Whether some endpoint of a model gets calls, by what is decided here."""
+        controller = self._controller
+        pool = controller.members[name].pool
+        verdicts = controller.balancers.verdicts(pool.name, controller.clock.now())
+        return any(verdicts[e.address].weight > 0 for e in pool.endpoints)
+
+    def _endpoints_extension(self) -> Extension:
+        summary = "Where a model can be called without the gateway, and with which shares"
+        path = "/v2/models/{model}/endpoints"
+        return Extension(
+            endpoints=(Endpoint("GET", path, self._endpoints, summary, endpoints_codec.SCHEMA),)
+        )
+
+    async def _endpoints(self, call: Call) -> bytes:
+        controller, name = self._controller, call.parameters["model"]
+        check_model(name)
+        model = controller.members.get(name)
+        if model is None:
+            raise ModelNotFound(f"model {name!r} is not served here: see GET /models")
+        await self.endpoint_health.look(controller.plan.clusters)
+        pool = model.pool
+        verdicts = controller.balancers.verdicts(pool.name, controller.clock.now())
+        found = [
+            ModelEndpoint(
+                address=endpoint.address,
+                protocol=endpoint.protocol,
+                weight=verdicts[endpoint.address].weight,
+                priority=endpoint.priority,
+                secure=endpoint.secure,
+                versions=None
+                if endpoint.versions is None
+                else frozenset(map(str, endpoint.versions)),
+                rest=endpoint.rest,
+            )
+            for endpoint in pool.endpoints
+            if endpoint.protocol in _CALLABLE
+            and verdicts[endpoint.address].weight > 0
+            and self.endpoint_health.of(pool.name, endpoint.address)
+            not in ("unhealthy", "unchecked")
+        ]
+        if not found and pool.endpoints:
+            raise ModelNotReady(f"no endpoint of model {name!r} can be called directly now")
+        ttl = round(controller.config.endpoints_ttl * 1000)
+        return endpoints_codec.encode_endpoints(ModelEndpoints(name, ttl, tuple(found)))
+
+    def _index_extension(self) -> Extension:
+        async def rest(call: Call) -> bytes:
+            only_ready = repository.decode_index_body(call.body)
+            return repository.encode_index_body(self._index(only_ready))
+
+        async def grpc(call: Call) -> bytes:
+            return repository.encode_index(self._index(repository.decode_index(call.body)))
+
+        path = "/v2/repository/index"
+        return Extension(
+            endpoints=(Endpoint("POST", path, rest, "The models behind this gateway"),),
+            methods={open_inference.REPOSITORY_INDEX: grpc},
+        )
+
+    def _index(self, only_ready: bool) -> list[IndexEntry]:
+        entries = []
+        for name, model in sorted(self._controller.members.items()):
+            ready = self._servable(name)
+            if only_ready and not ready:
+                continue
+            state = State.READY if ready else State.UNAVAILABLE
+            versions = sorted({v for e in model.pool.endpoints for v in e.versions or ()})
+            reason = "" if ready else "it has no endpoint that can answer"
+            entries += [
+                IndexEntry(name, version, state, reason)
+                for version in (map(str, versions) if versions else ("",))
+            ]
+        return entries
+
+
+def _split(key: str) -> tuple[str, str, str]:
+    """Take a key apart: the model, ``:`` or ``@`` or nothing, and the version or label."""
+    name = re.split("[:@]", key, maxsplit=1)[0]
+    return name, key[len(name) : len(name) + 1], key[len(name) + 1 :]

@@ -1,0 +1,398 @@
+"""The controller of a gateway: finds machines, decides how work is shared, tells the edge.
+
+It is never on the path of an inference. When it dies, the edge goes on with the shares that it
+was told last; the next controller of the same port adopts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tidegate.clock import Clock, MonotonicClock
+from tidegate.config.gateway import GatewayConfig
+from tidegate.controller.api import ControllerApi, server_metadata
+from tidegate.controller.edge_keeper import EdgeKeeper
+from tidegate.controller.edge_logs import EdgeLogs
+from tidegate.controller.machine import check_free
+from tidegate.controller.run_directory import (
+    GatewayRecord,
+    RunDirectory,
+    log_settings,
+)
+from tidegate.edge.control import ControlServer
+from tidegate.edge.load_reports import LoadReport
+from tidegate.edge.plan import Plan
+from tidegate.edge.pools import GatewayTopology
+from tidegate.edge.settings import EdgeSettings
+from tidegate.errors import AddressInUse, ConfigurationError, EdgeFailed
+from tidegate.gateway.balancers import Balancers
+from tidegate.gateway.calls import GatewayCalls
+from tidegate.gateway.discovery.files import Nodefile, WatchedFile
+from tidegate.gateway.edge_settings import edge_settings
+from tidegate.gateway.entries import entries_of, nodefile_tasks, source_of
+from tidegate.gateway.memory import Memory
+from tidegate.gateway.models import ModelMembers, Task, members_of, tasks_of
+from tidegate.gateway.registry import Registry
+from tidegate.gateway.sources import Sources
+from tidegate.protocols.grpc_frames import PREFIX_SIZE
+from tidegate.protocols.open_inference.documents import LARGEST
+from tidegate.replica import lifeline
+from tidegate.replica.exchange import OpenConnections
+from tidegate.replica.http import Server
+
+log = logging.getLogger(__name__)
+
+_TICK = 0.25
+"""Seconds between looks at what time changes: shares that grow, ejections that end."""
+_RETRY_PUBLISH = 2.0
+_FIRST_LOOK = 3.0
+"""Seconds that sources have before the edge is told without them."""
+_LARGEST_FILE = 2**26
+_AT_START = ("host", "port", "admin_host", "admin_port", "envoy", "envoy_threads", "run_dir",
+             "drain_timeout", "log_format", "log_level", "log_size", "log_files", "access_log",
+             "registration")  # fmt: skip
+"""Settings that a running gateway does not take up."""
+
+
+class GatewayController:
+    """Runs a gateway; ``async with`` starts or adopts its edge, and stops it at the end.
+
+    Args:
+        file: ``gateway.yaml``.
+        read: reads the settings, as they are now in the file, the variables and the options.
+        config: the settings that the gateway starts with.
+        directory: where sockets, logs and state live.
+        announce: is told, in lines, what happens.
+        clock: the time by which shares are decided.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        read: Callable[[], GatewayConfig],
+        config: GatewayConfig,
+        directory: RunDirectory,
+        announce: Callable[[str], None],
+        clock: Clock | None = None,
+    ) -> None:
+        self.file = file
+        self.config = config
+        self.directory = directory
+        self.announce = announce
+        self.clock = clock or MonotonicClock()
+        self.problem: str | None = None
+        """What is wrong with the file as it is now, if the settings are of an earlier one."""
+        self.generation = 0
+        """How many times the settings were read with success."""
+        self.members: dict[str, ModelMembers] = {}
+        self.tasks: dict[str, str] = {}
+        self.balancers = Balancers()
+        self.plan = Plan(GatewayTopology({}, False, b""))
+        self.registry = Registry(config.registration.lease if config.registration else 5.0)
+        self.sources = Sources(source_of, self._found, announce)
+        self._read = read
+        self._nodefile: tuple[asyncio.Task[None], object] | None = None
+        self._nodefile_tasks: dict[str, Task] = {}
+        self._nodefile_problem: str | None = None
+        self._memory = Memory(directory.path / "endpoints.json")
+        self._settings = edge_settings(config, directory)
+        self._changed = asyncio.Event()
+        self._stale = True
+        """Whether who is where has changed since the members were gathered."""
+        self._waiters: list[asyncio.Future[None]] = []
+        self._told: GatewayTopology | None = None
+        self._told_settings: EdgeSettings | None = None
+        self._settled = False
+        self._draining = False
+        self._adopted = False
+        self._hurry = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stack = contextlib.AsyncExitStack()
+        self.edge = EdgeKeeper(self._settings, directory, announce)
+        self._edge_logs = EdgeLogs(
+            directory.edge_log, directory.access_log, log_settings(config), self.edge.reopen_logs
+        )
+        self.calls = GatewayCalls(self)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the edge has its settings, and nothing is being stopped."""
+        return self._settled and not self._draining
+
+    async def __aenter__(self) -> GatewayController:
+        """Start what does not run yet.
+
+        Raises:
+            AddressInUse: a live controller or somebody else has the port.
+            EdgeFailed: Envoy cannot be started, or refuses its configuration.
+            ConfigurationError: the run directory cannot be used.
+        """
+        self.directory.create()
+        self.directory.lock()
+        self._stack.callback(self.directory.unlock)
+        try:
+            self._find_edge()
+            try:
+                await self._start()
+            except BaseException:
+                await self._give_up()
+                raise
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    def _find_edge(self) -> None:
+        self._stack.callback(os.close, lifeline.hold(self.directory.lifeline))
+        record = self.directory.load()
+        self._adopted = self.edge.adopt(record.edge if record is not None else None)
+        if not self._adopted:
+            check_free(self.config.host, self.config.port)
+        elif not isinstance(record, GatewayRecord) or record.file != self.file:
+            what = "nothing that can be read" if record is None else record.serves
+            raise AddressInUse(
+                f"port {self.config.port} is taken: an edge that serves {what} runs there without "
+                f"a controller; stop it with 'tidegate stop --port {self.config.port}'"
+            )
+
+    async def _start(self) -> None:
+        api = ControllerApi(self.calls.server, self.calls.why)
+        connections = OpenConnections()
+        connections.refuse = api.refuse
+        await self._stack.enter_async_context(
+            Server(
+                self.directory.api_socket,
+                api.handle,
+                LARGEST,
+                room=PREFIX_SIZE,
+                connections=connections,
+                opener=self.calls.server.open_stream,
+            )
+        )
+        self.control = await self._stack.enter_async_context(
+            ControlServer(self.directory.ads_socket, self._rejected, self._observe)
+        )
+        if self._adopted:
+            self.announce("adopted the running edge")
+        self._memory.recall(self.sources, self.registry, self.clock.now())
+        self._take(self.config)
+        # Silent until something is known: too early an answer takes traffic from what runs.
+        await self.sources.first_told(_FIRST_LOOK)
+        await self.control.publish(self._topology(), self._settings)
+        await self.edge.start()
+        self._save()
+        await self.control.wait_acknowledged()
+        self._settled = True
+        self._tasks = [
+            asyncio.create_task(self._apply_changes(), name="apply changes"),
+            asyncio.create_task(self._follow_file(), name="follow gateway.yaml"),
+            asyncio.create_task(self._edge_logs.keep(), name="keep the edge's logs"),
+            asyncio.create_task(self.edge.keep(self._edge_is_back), name="keep the edge"),
+        ]
+        self._found()
+
+    async def _give_up(self) -> None:
+        await self._stop_following()
+        if self._adopted:
+            return
+        await self.edge.kill()
+        self.directory.remove()
+
+    def hurry(self) -> None:
+        """Stop without waiting for the requests that are being run."""
+        self._hurry.set()
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Drain the edge: health fails first, then connections end, then the process."""
+        self._draining = True
+        self.calls.health.changed()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stop_following()
+        try:
+            try:
+                with contextlib.suppress(EdgeFailed):
+                    await self.control.publish(self._topology(), self._settings, timeout=1.0)
+                await self.edge.stop(self._hurry)
+            except Exception:
+                log.exception("the edge cannot be drained: it is ended at once")
+                await self.edge.kill()
+        finally:
+            self.directory.remove()
+            await self._stack.aclose()
+
+    async def _stop_following(self) -> None:
+        await self.sources.close()
+        if self._nodefile is not None:
+            self._nodefile[0].cancel()
+            await asyncio.gather(self._nodefile[0], return_exceptions=True)
+
+    # What the file says
+
+    async def _follow_file(self) -> None:
+        def parse(content: bytes, path: str) -> GatewayConfig:
+            return self._read()
+
+        await WatchedFile(self.file, parse, _LARGEST_FILE).follow(self._take_changed, self._refuse)
+
+    def _take_changed(self, config: GatewayConfig) -> None:
+        try:
+            settings = edge_settings(config, self.directory)
+        except ConfigurationError as error:
+            self._refuse(str(error))
+            return
+        if self.problem is not None:
+            self.announce(f"{self.file}: well again")
+        self.problem = None
+        same = self.config
+        later = [key for key in _AT_START if getattr(config, key) != getattr(same, key)]
+        if later:
+            self.announce(
+                f"{', '.join(later)}: changed in {self.file}, counts from the next start"
+            )
+            config = config.model_copy(update={key: getattr(same, key) for key in later})
+            settings = edge_settings(config, self.directory)
+        if config != self.config or settings != self._settings:
+            self._settings = settings
+            self._take(config)
+            self.announce(f"{self.file}: {len(config.models)} models are in effect")
+
+    def _refuse(self, words: str) -> None:
+        self.problem = words
+        self.announce(f"{words}; what was in effect stays")
+
+    def _take(self, config: GatewayConfig) -> None:
+        self.config = config
+        self.generation += 1
+        self._follow_nodefile(config)
+        self.sources.want(entries_of(config, self._nodefile_tasks))
+        self._found()
+
+    def _follow_nodefile(self, config: GatewayConfig) -> None:
+        wanted = config.nodefile
+        if self._nodefile is not None:
+            if self._nodefile[1] == wanted:
+                return
+            self._nodefile[0].cancel()
+            self._nodefile, self._nodefile_tasks = None, {}
+        if wanted is None:
+            return
+
+        def problem(words: str | None) -> None:
+            self._nodefile_problem = words
+            self.announce(words or f"{wanted.path}: well again")
+
+        def tell(tasks: Any) -> None:
+            self._nodefile_tasks = nodefile_tasks(tasks, wanted.protocol)
+            self.sources.want(entries_of(self.config, self._nodefile_tasks))
+            self._found()
+
+        following = Nodefile(wanted.path).follow(tell, problem)
+        self._nodefile = asyncio.create_task(following, name="follow the nodefile"), wanted
+
+    # What is told to the edge
+
+    def _found(self) -> None:
+        self._stale = True
+        self._changed.set()
+
+    def joined(self) -> None:
+        """Take up that nodes have come or gone."""
+        self._found()
+
+    async def applied(self) -> None:
+        """Wait until the edge has been told of all that is known by now."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._found()
+        await waiter
+
+    def _observe(self, report: LoadReport) -> None:
+        self.balancers.observe(report, self.plan.pools(), self.clock.now())
+        self.calls.figures.note(report, self.plan.pools())
+        self._changed.set()
+
+    async def _apply_changes(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK):
+                    await self._changed.wait()
+            self._changed.clear()
+            waiters, self._waiters = self._waiters, []
+            try:
+                await self._apply()
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_result(None)
+            except Exception as error:
+                self._waiters += waiters
+                if not isinstance(error, EdgeFailed):
+                    log.exception("a change cannot be applied")
+                self.announce(f"a change is not in effect yet: {error}")
+                await asyncio.sleep(_RETRY_PUBLISH)
+                self._told = None
+                self._found()
+
+    async def _apply(self) -> None:
+        topology = self._topology()
+        if topology == self._told and self._settings is self._told_settings:
+            return
+        settings = self._settings
+        await self.control.publish(topology, settings)
+        self._told, self._told_settings = topology, settings
+        self.calls.health.changed()
+        self._memory.keep(self.sources, self.registry)
+
+    def _topology(self) -> GatewayTopology:
+        now = self.clock.now()
+        if self.registry.expire(now):
+            self._stale = True
+        if self._stale:
+            self._stale = False
+            self._gather(now)
+        topology = GatewayTopology(
+            models={name: self.balancers.routed(m, now) for name, m in self.members.items()},
+            ready=self.ready or not self._settled,
+            server_metadata=server_metadata(self.calls.extension_names()),
+            tasks={task: name for task, name in self.tasks.items() if name in self.members},
+        )
+        self.plan = Plan(topology)
+        return topology
+
+    def _gather(self, now: float) -> None:
+        joined = self.registry.models(now)
+        self.members = members_of(self.config, self.sources.found, joined, self._nodefile_tasks)
+        self.tasks = tasks_of(self.config, dict(self.registry.tasks(now)), self._nodefile_tasks)
+        self.balancers.update(self.members.values(), now)
+
+    def sources_state(self) -> list[Mapping[str, object]]:
+        """Return what the sources of endpoints say, for people."""
+        found: list[Mapping[str, object]] = list(self.sources.states())
+        if self.config.nodefile is not None:
+            found.append(
+                {
+                    "source": f"nodefile {self.config.nodefile.path}",
+                    "endpoints": sum(len(t.endpoints) for t in self._nodefile_tasks.values()),
+                    "problem": self._nodefile_problem,
+                }
+            )
+        return found
+
+    def _save(self) -> None:
+        self.directory.save(
+            GatewayRecord(file=self.file, config=self.config, edge=self.edge.record())
+        )
+
+    def _edge_is_back(self) -> None:
+        self._found()
+        self._save()
+
+    def _rejected(self, words: str) -> None:
+        self.announce(f"Envoy refused its configuration: {words}")

@@ -1,0 +1,53 @@
+"""From entries of ``gateway.yaml`` to the sources that find their endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from tidegate.config.gateway import Endpoints, GatewayConfig, Protocol
+from tidegate.config.nodefile import NodefileTask
+from tidegate.gateway.discovery.files import EndpointFile
+from tidegate.gateway.discovery.source import Source
+from tidegate.gateway.endpoints import Endpoint, Traits
+from tidegate.gateway.models import Task
+
+
+def source_of(entry: Endpoints) -> Source | tuple[Endpoint, ...]:
+    """Return what finds the endpoints of an entry, or the one endpoint that never changes."""
+    traits = Traits(
+        protocol=entry.protocol,
+        rest_port=entry.rest,
+        weight=entry.weight,
+        priority=entry.priority,
+        versions=None if entry.versions is None else frozenset(entry.versions),
+        secure=entry.tls is True,
+    )
+    if entry.file is not None:
+        return EndpointFile(entry.file, traits)
+    assert entry.address is not None
+    host, _, port = entry.address.rpartition(":")
+    return (traits.at(host.strip("[]"), int(port), name=host.strip("[]")),)
+
+
+def nodefile_tasks(tasks: Iterable[NodefileTask], protocol: Protocol) -> dict[str, Task]:
+    """Return the tasks of a nodefile, their addresses as entries of ``gateway.yaml`` would be."""
+    return {
+        task.task: Task(
+            task.timeout,
+            tuple(Endpoints(address=address, protocol=protocol) for address in task.addresses),
+        )
+        for task in tasks
+    }
+
+
+def entries_of(config: GatewayConfig, tasks: Mapping[str, Task]) -> set[Endpoints]:
+    """Return everything that tells of endpoints."""
+    found: set[Endpoints] = set()
+    for model in config.models.values():
+        found.update(model.endpoints)
+        for part in (model.canary, model.mirror, *model.headers):
+            if part is not None:
+                found.update(part.endpoints)
+    for task in tasks.values():
+        found.update(task.endpoints)
+    return found

@@ -1,0 +1,84 @@
+"""How endpoints feel by the edge's own checks.
+
+Source: https://www.envoyproxy.io/docs/envoy/latest/operations/admin#get--clusters
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Literal, TypeAlias
+
+from tidegate.clock import Clock
+from tidegate.edge.plan import PlannedCluster
+from tidegate.errors import EdgeFailed
+
+Feeling: TypeAlias = Literal["healthy", "unhealthy", "unchecked", "broken off", "unknown"]
+"""``unchecked``: has not passed its first check. ``broken off``: the edge leaves it alone for a
+moment, because it broke off or could not be reached."""
+
+_SHORTEST = 1.0
+_SHARE = 20.0
+"""It is asked for again after so many times as long as the last answer took."""
+
+
+class EndpointHealth:
+    """Asks the edge how endpoints feel, when somebody wants to know, and not too often."""
+
+    def __init__(
+        self, ask: Callable[[], Awaitable[Mapping[str, list[dict[str, Any]]]]], clock: Clock
+    ) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._good_until = float("-inf")
+        self._known: dict[tuple[str, str], Feeling] = {}
+        self._asking = asyncio.Lock()
+
+    async def look(self, clusters: Mapping[str, PlannedCluster]) -> None:
+        """Make :meth:`of` tell of this moment, or of one shortly before."""
+        async with self._asking:
+            began = self._clock.now()
+            if began < self._good_until:
+                return
+            try:
+                told = await self._ask()
+            except EdgeFailed:
+                return
+            self._known = _by_pool(told, clusters)
+            took = self._clock.now() - began
+            self._good_until = self._clock.now() + max(_SHORTEST, _SHARE * took)
+
+    def of(self, pool: str, address: str) -> Feeling:
+        """Return how an endpoint of a pool feels."""
+        return self._known.get((pool, address), "unknown")
+
+
+def _by_pool(
+    told: Mapping[str, Iterable[Mapping[str, Any]]], clusters: Mapping[str, PlannedCluster]
+) -> dict[tuple[str, str], Feeling]:
+    """Return what was told by pool and address; the worst of its clusters counts."""
+    found: dict[tuple[str, str], Feeling] = {}
+    for name, hosts in told.items():
+        cluster = clusters.get(name)
+        if cluster is None:
+            continue
+        addresses = {cluster.place(server): server.address for server in cluster.servers}
+        for host in hosts:
+            place = host.get("address", {}).get("socket_address", {})
+            text = str(place.get("address", ""))
+            shown = f"[{text}]" if ":" in text else text
+            address = addresses.get(f"{shown}:{place.get('port_value')}")
+            if address is None:
+                continue
+            feeling = _feeling(host.get("health_status", {}))
+            if found.get((cluster.pool, address), "healthy") == "healthy":
+                found[cluster.pool, address] = feeling
+    return found
+
+
+def _feeling(status: Mapping[str, Any]) -> Feeling:
+    if status.get("pending_active_hc"):
+        return "unchecked"
+    if status.get("failed_active_health_check"):
+        return "unhealthy"
+    return "broken off" if status.get("failed_outlier_check") else "healthy"
