@@ -95,15 +95,16 @@ def inspect(path: Path, as_json: bool, no_load: bool) -> int:
 
 @cli.command()
 @which_node
+@click.option("--endpoints", is_flag=True, help="of a gateway, each endpoint: its state and why")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-def status(port: str | None, run_dir: str | None, as_json: bool) -> int:
-    """Show the nodes of this user: models, versions, replicas.
+def status(port: str | None, run_dir: str | None, endpoints: bool, as_json: bool) -> int:
+    """Show the nodes and gateways of this user: models, versions, replicas, endpoints.
 
-    With --port, that node alone.
+    With --port, that one alone.
     """
     from tidegate.cli.nodes import status as run
 
-    return run(port, run_dir, as_json=as_json)
+    return run(port, run_dir, as_json=as_json, endpoints=endpoints)
 
 
 @cli.command()

@@ -1,4 +1,4 @@
-"""``tidegate status`` and ``tidegate stop``: the nodes of this user."""
+"""``tidegate status`` and ``tidegate stop``: the nodes and gateways of this user."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tidegate.cli.exits import NOT_READY
+from tidegate.cli.gateways import print_models
 from tidegate.cli.options import size_text
 from tidegate.cli.running import chosen_nodes, only, state_of
 from tidegate.cli.serving import announce, check_serving_parts
@@ -25,8 +26,12 @@ _STOP_MARGIN = 30.0
 _LOOK_EVERY = 0.05
 
 
-def status(port: str | None, run_dir: str | None, *, as_json: bool) -> int:
-    """Print the state of the chosen nodes; return 0 when all are ready, else 69.
+def status(
+    port: str | None, run_dir: str | None, *, as_json: bool, endpoints: bool = False
+) -> int:
+    """Print the state of the chosen nodes and gateways; return 0 when all are ready, else 69.
+
+    ``endpoints`` shows each endpoint of a gateway, and what is decided about it.
 
     Raises:
         NodeNotFound: there is none.
@@ -37,7 +42,7 @@ def status(port: str | None, run_dir: str | None, *, as_json: bool) -> int:
     else:
         console = new_console()
         for state in states:
-            _print(console, state)
+            _print(console, state, endpoints=endpoints)
     return 0 if all(state.get("ready") for state in states) else NOT_READY
 
 
@@ -57,7 +62,7 @@ def stop(port: str | None, run_dir: str | None, *, every: bool) -> int:
     return 0
 
 
-def _print(console: Console, state: dict[str, Any]) -> None:
+def _print(console: Console, state: dict[str, Any], *, endpoints: bool) -> None:
     address = state.get("address", f"port {state['port']}")
     ready = "[green]ready[/green]" if state["ready"] else "[yellow]not ready[/yellow]"
     console.print(f"[bold]{escape(str(address))}[/bold]  {ready}", highlight=False)
@@ -65,7 +70,7 @@ def _print(console: Console, state: dict[str, Any]) -> None:
     pid = state.get("edge", {}).get("pid")
     edge = f", edge {pid}" if pid else ""
     for label, value in (
-        ("repository", state["repository"]),
+        ("gateway of" if state.get("kind") == "gateway" else "repository", state["repository"]),
         ("processes", f"controller {controller}{edge}"),
         ("files", state["run_dir"]),
         ("error", state.get("error")),
@@ -73,6 +78,9 @@ def _print(console: Console, state: dict[str, Any]) -> None:
         if value is not None:
             text = f"  {label:<11} {escape(str(value))}"
             console.print(text, highlight=False, soft_wrap=True)
+    if state.get("kind") == "gateway":
+        print_models(console, state, endpoints=endpoints)
+        return
     if state.get("models"):
         console.print(_table(state["models"]))
     for model in state.get("models", []):
