@@ -23,6 +23,8 @@ class Balancers:
     def __init__(self, policy: BalancingPolicy = POLICY) -> None:
         self._policy = policy
         self._balanced: dict[str, _Balanced] = {}
+        self._busy: set[str] = set()
+        """The pools in the last report."""
 
     def update(self, models: Iterable[ModelMembers], now: float) -> None:
         """Take what pools there are, and who is in them; what is known of those who stay holds."""
@@ -43,10 +45,13 @@ class Balancers:
             pool = pool_of.get(cluster)
             if pool is not None:
                 by_pool.setdefault(pool, []).append(loads)
-        for pool, parts in by_pool.items():
+        # Those that had calls, and have none now, are told so once.
+        for pool in by_pool.keys() | self._busy:
             balanced = self._balanced.get(pool)
             if balanced is not None:
-                balanced.balancer.observe(_summed(parts), report.elapsed, now)
+                outcomes = _summed(by_pool.get(pool, ()))
+                balanced.balancer.observe(outcomes, report.elapsed, now)
+        self._busy = set(by_pool)
 
     def routed(self, model: ModelMembers, now: float) -> RoutedModel:
         """Return a model as the edge is told of it."""
@@ -80,26 +85,23 @@ class _Balanced:
         self.balancer = Balancer(policy)
         self._members: PoolMembers | None = None
         self._pool: Pool | None = None
-        self._told: Mapping[str, Verdict] | None = None
+        self._version = -1
 
     def update(self, members: PoolMembers, now: float) -> None:
         """Take who is in the pool."""
         if members == self._members:
             return
-        self._members, self._told = members, None
+        self._members, self._pool = members, None
         self.balancer.update({e.address: e.weight for e in members.endpoints}, now)
 
     def pool(self, now: float) -> Pool:
         """Return the pool with the weights of this moment."""
         assert self._members is not None
         verdicts = self.balancer.verdicts(now)
-        if verdicts is not self._told or self._pool is None:
-            self._told = verdicts
+        if self._pool is None or self.balancer.version != self._version:
+            self._version = self.balancer.version
             servers = tuple(_server(e, verdicts[e.address]) for e in self._members.endpoints)
-            pool = Pool(self._members.name, servers)
-            if pool != self._pool:
-                self._pool = pool
-        assert self._pool is not None
+            self._pool = Pool(self._members.name, servers)
         return self._pool
 
 
@@ -118,7 +120,7 @@ def _server(endpoint: Endpoint, verdict: Verdict) -> Server:
     )
 
 
-def _summed(parts: list[Mapping[str, EndpointLoad]]) -> dict[str, Outcome]:
+def _summed(parts: Iterable[Mapping[str, EndpointLoad]]) -> dict[str, Outcome]:
     """Add up what the clusters of one pool say of the same endpoints."""
     sums: dict[str, Outcome] = {}
     for loads in parts:
