@@ -21,7 +21,9 @@ from pydantic.fields import FieldInfo
 
 from tidegate.cli.exits import documented
 from tidegate.cli.main import cli
-from tidegate.config.model import ModelConfig
+from tidegate.config import gateway
+from tidegate.config.gateway import GatewayConfig
+from tidegate.config.model import DeclaredTensor, ModelConfig
 from tidegate.config.node import NodeConfig
 from tidegate.config.origins import fields
 from tidegate.config.section import Section
@@ -35,6 +37,23 @@ from tests.matrix import cells
 
 PAGES = Path(__file__).parent
 MARKED = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+GATEWAY_SECTIONS: tuple[type[Section], ...] = (
+    GatewayConfig,
+    gateway.GatewayModel,
+    gateway.Endpoints,
+    gateway.Kubernetes,
+    gateway.Canary,
+    gateway.Mirror,
+    gateway.HeaderRoute,
+    gateway.Traffic,
+    gateway.Registration,
+    gateway.Nodefile,
+    gateway.ServerTls,
+    gateway.ClientTls,
+    gateway.ApiKeys,
+    gateway.RateLimits,
+    gateway.Rate,
+)
 NAMES = {bool: "true, false", int: "integer", float: "number", str: "text", Path: "path"}
 
 
@@ -53,7 +72,7 @@ def accepts(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
         value = typing.get_args(annotation)[1]
         return "mapping" if value is Any else f"mapping, each {accepts(value)}"
     if isinstance(annotation, type) and issubclass(annotation, Section):
-        return "tensors"
+        return "tensors" if annotation is DeclaredTensor else named(annotation)
     if origin is tuple:
         return f"list of {accepts(typing.get_args(annotation)[0])}"
     validators = [m.func for m in flat(metadata) if isinstance(m, BeforeValidator)]
@@ -131,6 +150,35 @@ def node_table() -> str:
     return table("| key | option | variable | accepts | default | meaning |", rows)
 
 
+def named(section: type[Section]) -> str:
+    """Return the link to the keys of a section of ``gateway.yaml``."""
+    title = section_title(section)
+    return f"[{title}](#{title.replace(' ', '-')})"
+
+
+def section_title(section: type[Section]) -> str:
+    """Return a section's name in words, as ``header route``."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", " ", section.__name__).lower()
+
+
+def gateway_table() -> str:
+    """Return the keys of ``gateway.yaml``, a table for each of its sections."""
+    parts = []
+    for section in GATEWAY_SECTIONS:
+        rows = []
+        for key, field in section.model_fields.items():
+            accepted = accepts(field.annotation, tuple(field.metadata))
+            default = "needed" if field.is_required() else written(field.default, accepted)
+            if isinstance(field.default, Section):
+                default = "—"
+            rows.append(f"| `{key}` | {accepted} | {default} | {field.description} |")
+        head = "" if section is GatewayConfig else f"### {section_title(section)}\n\n"
+        if section.__doc__ and head:
+            head += f"{inspect.cleandoc(section.__doc__)}\n\n".replace("``", "`")
+        parts.append(head + table("| key | accepts | default | meaning |", rows))
+    return "\n".join(parts)
+
+
 def commands() -> str:
     """Return a section for each command, with its arguments and options."""
     context = click.Context(cli, info_name="tidegate")
@@ -180,6 +228,7 @@ TABLES = {
     "metrics": metrics_table,
     "model": model_table,
     "node": node_table,
+    "gateway": gateway_table,
     "commands": commands,
     "exits": exits,
     "serving": python_api.serving,

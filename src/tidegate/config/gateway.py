@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
+from tidegate.config.addresses import place
 from tidegate.config.node import Port, WebOrigin, words
 from tidegate.config.section import Section
 from tidegate.config.units import Duration, Size
@@ -16,19 +17,7 @@ from tidegate.protocols.routing import NAME_PATTERN, TASK_PATTERN
 Protocol: TypeAlias = Literal["tidegate", "tensorflow-serving", "open-inference", "seldon"]
 """What an endpoint speaks; ``tidegate`` speaks them all."""
 
-_PLACE = re.compile(
-    r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?):([0-9]{1,5})"
-)
 _HEADER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-
-
-def _place(value: str) -> str:
-    match = _PLACE.fullmatch(value)
-    if match is None or not 1 <= int(match[1]) <= 65535:
-        raise ValueError(
-            f"{value!r} is not an address: write HOST:PORT, as 10.0.0.7:8000 or [fd00::7]:8000"
-        )
-    return value
 
 
 def _model_name(value: str) -> str:
@@ -55,12 +44,36 @@ def _header(value: str) -> str:
     return value
 
 
-Place = Annotated[str, AfterValidator(_place)]
+Place = Annotated[str, AfterValidator(place)]
 """``HOST:PORT``."""
 ModelName = Annotated[str, AfterValidator(_model_name)]
 TaskId = Annotated[str, BeforeValidator(_task)]
 Weight = Annotated[int, Field(ge=1, le=1_000_000)]
 Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class Kubernetes(Section):
+    """Endpoints that a Kubernetes API server knows."""
+
+    service: str | None = Field(None, description="the name of the service")
+    selector: str | None = Field(
+        None, description="or a label selector of EndpointSlices, as app=resnet,tier!=test"
+    )
+    namespace: str | None = Field(None, description="its namespace (default: the gateway's own)")
+    port: Annotated[str, BeforeValidator(str)] | None = Field(
+        None, description="the port's name or number (default: the only one)"
+    )
+    api_server: Annotated[str, Field(pattern=r"^https?://[^/]")] | None = Field(
+        None, description="default: that of the cluster in which the gateway runs"
+    )
+    token_file: Path | None = Field(None, description="default: the service account's")
+    ca_file: Path | None = Field(None, description="default: the service account's")
+
+    @model_validator(mode="after")
+    def _one_name(self) -> Kubernetes:
+        if (self.service is None) == (self.selector is None):
+            raise ValueError("give service, or selector, and not both")
+        return self
 
 
 class Endpoints(Section):
@@ -115,30 +128,6 @@ class Endpoints(Section):
                 "an endpoint has exactly one of address, srv, file and kubernetes"
                 + (f", not {' and '.join(given)}" if given else "")
             )
-        return self
-
-
-class Kubernetes(Section):
-    """Endpoints that a Kubernetes API server knows."""
-
-    service: str | None = Field(None, description="the name of the service")
-    selector: str | None = Field(
-        None, description="or a label selector of EndpointSlices, as app=resnet,tier!=test"
-    )
-    namespace: str | None = Field(None, description="its namespace (default: the gateway's own)")
-    port: Annotated[str, BeforeValidator(str)] | None = Field(
-        None, description="the port's name or number (default: the only one)"
-    )
-    api_server: Annotated[str, Field(pattern=r"^https?://[^/]")] | None = Field(
-        None, description="default: that of the cluster in which the gateway runs"
-    )
-    token_file: Path | None = Field(None, description="default: the service account's")
-    ca_file: Path | None = Field(None, description="default: the service account's")
-
-    @model_validator(mode="after")
-    def _one_name(self) -> Kubernetes:
-        if (self.service is None) == (self.selector is None):
-            raise ValueError("give service, or selector, and not both")
         return self
 
 
