@@ -17,6 +17,7 @@ from tidegate.controller.admin import body_of, refuse_pages
 from tidegate.errors import ConfigurationError, TidegateError
 from tidegate.gateway.controller import GatewayController
 from tidegate.gateway.models import ModelMembers, PoolMembers
+from tidegate.gateway.registration_calls import registration_routes
 from tidegate.protocols.open_inference.rest import encode_error
 from tidegate.protocols.statuses import status_of as status_of_error
 from tidegate.replica.exchange import headers_of
@@ -127,11 +128,23 @@ def application(controller: GatewayController) -> Starlette:
     async def call(request: Request) -> Response:
         return await _call(controller, request)
 
+    registration = (
+        []
+        if controller.config.registration is None
+        else registration_routes(
+            controller.registry,
+            controller.token,
+            controller.clock,
+            controller.joined,
+            controller.applied,
+        )
+    )
     return Starlette(
         routes=[
             Route("/status", status),
             Route("/debug/balancing", balancing),
             Route("/live", live),
+            *registration,
             Route("/v2/{path:path}", call, methods=["GET", "POST"]),
         ]
     )

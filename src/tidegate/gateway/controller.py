@@ -25,6 +25,7 @@ from tidegate.controller.run_directory import (
     RunDirectory,
     log_settings,
 )
+from tidegate.controller.tokens import read_token
 from tidegate.edge.control import ControlServer
 from tidegate.edge.load_reports import LoadReport
 from tidegate.edge.plan import Plan
@@ -34,7 +35,7 @@ from tidegate.errors import AddressInUse, ConfigurationError, EdgeFailed
 from tidegate.gateway.balancers import Balancers
 from tidegate.gateway.calls import GatewayCalls
 from tidegate.gateway.discovery.files import Nodefile, WatchedFile
-from tidegate.gateway.edge_settings import edge_settings
+from tidegate.gateway.edge_settings import edge_settings, stamps_of
 from tidegate.gateway.entries import entries_of, nodefile_tasks, source_of
 from tidegate.gateway.memory import Memory
 from tidegate.gateway.models import ModelMembers, Task, members_of, tasks_of
@@ -54,6 +55,8 @@ _RETRY_PUBLISH = 2.0
 _FIRST_LOOK = 3.0
 """Seconds that sources have before the edge is told without them."""
 _LARGEST_FILE = 2**26
+_RENEWED = 2.0
+"""Seconds between looks at the files of certificates and keys."""
 _AT_START = ("host", "port", "admin_host", "admin_port", "envoy", "envoy_threads", "run_dir",
              "drain_timeout", "log_format", "log_level", "log_size", "log_files", "access_log",
              "registration")  # fmt: skip
@@ -94,7 +97,10 @@ class GatewayController:
         self.tasks: dict[str, str] = {}
         self.balancers = Balancers()
         self.plan = Plan(GatewayTopology({}, False, b""))
-        self.registry = Registry(config.registration.lease if config.registration else 5.0)
+        registration = config.registration
+        self.registry = Registry(registration.lease if registration is not None else 5.0)
+        token_file = None if registration is None else registration.token_file
+        self._token = None if token_file is None else read_token(token_file)
         self.sources = Sources(source_of, self._found, announce)
         self._read = read
         self._nodefile: tuple[asyncio.Task[None], object] | None = None
@@ -119,6 +125,10 @@ class GatewayController:
             directory.edge_log, directory.access_log, log_settings(config), self.edge.reopen_logs
         )
         self.calls = GatewayCalls(self)
+
+    def token(self) -> str | None:
+        """Return what nodes must know to join."""
+        return self._token
 
     @property
     def ready(self) -> bool:
@@ -192,6 +202,7 @@ class GatewayController:
         self._tasks = [
             asyncio.create_task(self._apply_changes(), name="apply changes"),
             asyncio.create_task(self._follow_file(), name="follow gateway.yaml"),
+            asyncio.create_task(self._follow_trust(), name="follow certificates and keys"),
             asyncio.create_task(self._edge_logs.keep(), name="keep the edge's logs"),
             asyncio.create_task(self.edge.keep(self._edge_is_back), name="keep the edge"),
         ]
@@ -241,6 +252,16 @@ class GatewayController:
             return self._read()
 
         await WatchedFile(self.file, parse, _LARGEST_FILE).follow(self._take_changed, self._refuse)
+
+    async def _follow_trust(self) -> None:
+        """Take up certificates and keys that were renewed in their files."""
+        seen: object = None
+        while True:
+            stamps = await asyncio.to_thread(stamps_of, self.config)
+            if seen is not None and stamps != seen:
+                self._take_changed(self.config)
+            seen = stamps
+            await asyncio.sleep(_RENEWED)
 
     def _take_changed(self, config: GatewayConfig) -> None:
         try:

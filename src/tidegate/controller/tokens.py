@@ -1,0 +1,32 @@
+"""The token that nodes and a gateway share: a file with one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tidegate.edge.certificates import read_small
+from tidegate.errors import ConfigurationError
+
+_SHORTEST, _LONGEST = 16, 512
+
+
+def read_token(path: Path) -> str:
+    """Return the token in ``path``.
+
+    Raises:
+        ConfigurationError: the file cannot be read, others may read it, or it holds no token.
+            No message tells anything of it.
+    """
+    content, mode = read_small(path)
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"{path} holds a token, and others than its owner may read or write it (its mode is "
+            f"{mode:04o}): run chmod 600 {path}"
+        )
+    token = content.strip().decode("ascii", "replace")
+    if not _SHORTEST <= len(token) <= _LONGEST or not all("!" <= c <= "~" for c in token):
+        raise ConfigurationError(
+            f"{path} holds no token: write one line of {_SHORTEST} to {_LONGEST} printable "
+            "characters of ASCII into it, as 'openssl rand -hex 32' prints them"
+        )
+    return token
