@@ -286,6 +286,7 @@ class RateLimits(Section):
     """How often clients may call; what is beyond gets 429 / RESOURCE_EXHAUSTED."""
 
     per_key: Rate | None = Field(None, description="each API key's")
+    keys: dict[str, Rate] = Field({}, description="those of some keys, by name")
     per_model: Rate | None = Field(None, description="each model's")
     models: dict[ModelName, Rate] = Field({}, description="those of some models, by name")
 

@@ -31,11 +31,12 @@ from tidegate.edge.load_reports import LoadReport
 from tidegate.edge.plan import Plan
 from tidegate.edge.pools import GatewayTopology
 from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.trust_files import Trust
 from tidegate.errors import AddressInUse, ConfigurationError, EdgeFailed
 from tidegate.gateway.balancers import Balancers
 from tidegate.gateway.calls import GatewayCalls
 from tidegate.gateway.discovery.files import Nodefile, WatchedFile
-from tidegate.gateway.edge_settings import edge_settings, stamps_of
+from tidegate.gateway.edge_settings import edge_settings, trust_files
 from tidegate.gateway.entries import entries_of, nodefile_tasks, source_of
 from tidegate.gateway.memory import Memory
 from tidegate.gateway.models import ModelMembers, Task, members_of, tasks_of
@@ -55,8 +56,6 @@ _RETRY_PUBLISH = 2.0
 _FIRST_LOOK = 3.0
 """Seconds that sources have before the edge is told without them."""
 _LARGEST_FILE = 2**26
-_RENEWED = 2.0
-"""Seconds between looks at the files of certificates and keys."""
 _AT_START = ("host", "port", "admin_host", "admin_port", "envoy", "envoy_threads", "run_dir",
              "drain_timeout", "log_format", "log_level", "log_size", "log_files", "access_log",
              "registration")  # fmt: skip
@@ -103,15 +102,19 @@ class GatewayController:
         self._token = None if token_file is None else read_token(token_file)
         self.sources = Sources(source_of, self._found, announce)
         self._read = read
+        self._following_trust: asyncio.Task[None] | None = None
         self._nodefile: tuple[asyncio.Task[None], object] | None = None
         self._nodefile_tasks: dict[str, Task] = {}
         self._nodefile_problem: str | None = None
         self._memory = Memory(directory.path / "endpoints.json")
-        self._settings = edge_settings(config, directory)
+        self._trust = trust_files(config).read()
+        self._trust_problem: str | None = None
+        self._settings = edge_settings(config, directory, self._trust)
         self._changed = asyncio.Event()
         self._stale = True
         """Whether who is where has changed since the members were gathered."""
         self._waiters: list[asyncio.Future[None]] = []
+        self._planned: GatewayTopology | None = None
         self._told: GatewayTopology | None = None
         self._told_settings: EdgeSettings | None = None
         self._settled = False
@@ -191,7 +194,7 @@ class GatewayController:
         if self._adopted:
             self.announce("adopted the running edge")
         self._memory.recall(self.sources, self.registry, self.clock.now())
-        self._take(self.config)
+        self._take(self.config, self._trust)
         # Silent until something is known: too early an answer takes traffic from what runs.
         await self.sources.first_told(_FIRST_LOOK)
         await self.control.publish(self._topology(), self._settings)
@@ -202,7 +205,6 @@ class GatewayController:
         self._tasks = [
             asyncio.create_task(self._apply_changes(), name="apply changes"),
             asyncio.create_task(self._follow_file(), name="follow gateway.yaml"),
-            asyncio.create_task(self._follow_trust(), name="follow certificates and keys"),
             asyncio.create_task(self._edge_logs.keep(), name="keep the edge's logs"),
             asyncio.create_task(self.edge.keep(self._edge_is_back), name="keep the edge"),
         ]
@@ -241,9 +243,11 @@ class GatewayController:
 
     async def _stop_following(self) -> None:
         await self.sources.close()
-        if self._nodefile is not None:
-            self._nodefile[0].cancel()
-            await asyncio.gather(self._nodefile[0], return_exceptions=True)
+        nodefile = None if self._nodefile is None else self._nodefile[0]
+        tasks = [task for task in (nodefile, self._following_trust) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # What the file says
 
@@ -253,48 +257,52 @@ class GatewayController:
 
         await WatchedFile(self.file, parse, _LARGEST_FILE).follow(self._take_changed, self._refuse)
 
-    async def _follow_trust(self) -> None:
-        """Take up certificates and keys that were renewed in their files."""
-        seen: object = None
-        while True:
-            stamps = await asyncio.to_thread(stamps_of, self.config)
-            if seen is not None and stamps != seen:
-                self._take_changed(self.config)
-            seen = stamps
-            await asyncio.sleep(_RENEWED)
-
     def _take_changed(self, config: GatewayConfig) -> None:
+        same = self.config
+        later = [key for key in _AT_START if getattr(config, key) != getattr(same, key)]
+        config = config.model_copy(update={key: getattr(same, key) for key in later})
         try:
-            settings = edge_settings(config, self.directory)
+            trust = trust_files(config).read()
         except ConfigurationError as error:
             self._refuse(str(error))
             return
         if self.problem is not None:
             self.announce(f"{self.file}: well again")
         self.problem = None
-        same = self.config
-        later = [key for key in _AT_START if getattr(config, key) != getattr(same, key)]
         if later:
             self.announce(
                 f"{', '.join(later)}: changed in {self.file}, counts from the next start"
             )
-            config = config.model_copy(update={key: getattr(same, key) for key in later})
-            settings = edge_settings(config, self.directory)
-        if config != self.config or settings != self._settings:
-            self._settings = settings
-            self._take(config)
+        if config != same:
+            self._take(config, trust)
             self.announce(f"{self.file}: {len(config.models)} models are in effect")
 
     def _refuse(self, words: str) -> None:
         self.problem = words
         self.announce(f"{words}; what was in effect stays")
 
-    def _take(self, config: GatewayConfig) -> None:
+    def _take(self, config: GatewayConfig, trust: Trust) -> None:
         self.config = config
         self.generation += 1
         self._follow_nodefile(config)
         self.sources.want(entries_of(config, self._nodefile_tasks))
-        self._found()
+        self._follow_trust(config, trust)
+
+    def _follow_trust(self, config: GatewayConfig, trust: Trust) -> None:
+        def problem(words: str | None) -> None:
+            self._trust_problem = words
+            self.announce(words or "certificates and keys are well again")
+
+        def tell(trust: Trust) -> None:
+            self._trust = trust
+            self._settings = edge_settings(config, self.directory, trust)
+            self._found()
+
+        if self._following_trust is not None:
+            self._following_trust.cancel()
+        tell(trust)
+        following = trust_files(config).follow(trust, tell, problem)
+        self._following_trust = asyncio.create_task(following, name="follow certificates and keys")
 
     def _follow_nodefile(self, config: GatewayConfig) -> None:
         wanted = config.nodefile
@@ -384,7 +392,8 @@ class GatewayController:
             server_metadata=server_metadata(self.calls.extension_names()),
             tasks={task: name for task, name in self.tasks.items() if name in self.members},
         )
-        self.plan = Plan(topology)
+        if topology != self._planned:
+            self.plan, self._planned = Plan(topology), topology
         return topology
 
     def _gather(self, now: float) -> None:
@@ -404,6 +413,8 @@ class GatewayController:
                     "problem": self._nodefile_problem,
                 }
             )
+        if self._trust_problem is not None:
+            found.append({"source": "certificates and keys", "problem": self._trust_problem})
         return found
 
     def _save(self) -> None:

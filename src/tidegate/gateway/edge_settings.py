@@ -1,25 +1,16 @@
-"""From a gateway's settings to its edge's, with all that must be read from files for that."""
+"""From a gateway's settings, and the files of certificates and keys, to its edge's settings."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tidegate.config.gateway import GatewayConfig, Rate
+from tidegate.config.gateway import GatewayConfig
 from tidegate.controller.machine import usable_cores
 from tidegate.controller.run_directory import RunDirectory
-from tidegate.edge.certificates import read_client_tls, read_server_tls
-from tidegate.edge.key_file import read_api_keys
 from tidegate.edge.settings import EdgeSettings
-from tidegate.edge.trust import ClientTls, RateLimit, RateLimits
+from tidegate.edge.trust_files import Trust, TrustFiles, rate_limits
 
 
-def edge_settings(config: GatewayConfig, directory: RunDirectory) -> EdgeSettings:
-    """Return the settings of the edge.
-
-    Raises:
-        ConfigurationError: a certificate, a key or a file of keys is of no use.
-    """
-    tls, keys, upstream = config.tls, config.api_keys, config.endpoint_tls
+def edge_settings(config: GatewayConfig, directory: RunDirectory, trust: Trust) -> EdgeSettings:
+    """Return the settings of the edge."""
     return EdgeSettings(
         host=config.host,
         port=config.port,
@@ -32,53 +23,13 @@ def edge_settings(config: GatewayConfig, directory: RunDirectory) -> EdgeSetting
         envoy=config.envoy,
         origins=config.allowed_origins or (),
         load_reports=True,
-        tls=None if tls is None else read_server_tls(tls.certificate, tls.key, tls.client_ca),
-        upstream_tls=ClientTls()
-        if upstream is None
-        else read_client_tls(
-            upstream.ca, upstream.certificate, upstream.key, upstream.server_name
-        ),
-        api_keys=None if keys is None else read_api_keys(keys.file, keys.header),
-        rate_limits=_limits(config),
+        tls=trust.tls,
+        upstream_tls=trust.upstream_tls,
+        api_keys=trust.api_keys,
+        rate_limits=rate_limits(config.rate_limits),
     )
 
 
-def stamps_of(config: GatewayConfig) -> tuple[object, ...]:
-    """Return something that changes with the files that :func:`edge_settings` reads."""
-    return tuple(_stamp(path) for path in _files(config))
-
-
-def _files(config: GatewayConfig) -> tuple[Path, ...]:
-    found = [config.api_keys.file] if config.api_keys is not None else []
-    if config.tls is not None:
-        found += [config.tls.certificate, config.tls.key]
-        found += [config.tls.client_ca] if config.tls.client_ca is not None else []
-    if config.endpoint_tls is not None:
-        theirs = config.endpoint_tls
-        found += [p for p in (theirs.ca, theirs.certificate, theirs.key) if p is not None]
-    return tuple(found)
-
-
-def _stamp(path: Path) -> object:
-    try:
-        state = path.stat()
-    except OSError as error:
-        return error.errno
-    return state.st_mtime_ns, state.st_size, state.st_ino, state.st_mode
-
-
-def _limits(config: GatewayConfig) -> RateLimits:
-    said = config.rate_limits
-    return RateLimits(
-        per_key=_limit(said.per_key),
-        per_model=_limit(said.per_model),
-        models={name: _known(rate) for name, rate in said.models.items()},
-    )
-
-
-def _limit(rate: Rate | None) -> RateLimit | None:
-    return None if rate is None else _known(rate)
-
-
-def _known(rate: Rate) -> RateLimit:
-    return RateLimit(rate.per_second, rate.burst or max(1, round(rate.per_second)))
+def trust_files(config: GatewayConfig) -> TrustFiles:
+    """Return the files of certificates and keys that the settings name."""
+    return TrustFiles(config.tls, config.endpoint_tls, config.api_keys)
