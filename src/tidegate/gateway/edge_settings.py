@@ -26,7 +26,7 @@ def edge_settings(config: GatewayConfig, directory: RunDirectory, trust: Trust) 
         tls=trust.tls,
         upstream_tls=trust.upstream_tls,
         api_keys=trust.api_keys,
-        rate_limits=rate_limits(config.rate_limits),
+        limits=rate_limits(config.rate_limits),
     )
 
 
