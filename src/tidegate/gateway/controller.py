@@ -393,7 +393,7 @@ class GatewayController:
             tasks={task: name for task, name in self.tasks.items() if name in self.members},
         )
         if topology != self._planned:
-            self.plan, self._planned = Plan(topology), topology
+            self.plan, self._planned = Plan(topology, self.plan), topology
         return topology
 
     def _gather(self, now: float) -> None:

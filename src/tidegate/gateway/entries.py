@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from tidegate.config.addresses import is_numeric, split_address
 from tidegate.config.gateway import Endpoints, GatewayConfig, Protocol
 from tidegate.config.nodefile import NodefileTask
 from tidegate.gateway.discovery.files import EndpointFile
+from tidegate.gateway.discovery.names import HostAddresses, ServiceEndpoints
 from tidegate.gateway.discovery.source import Source
 from tidegate.gateway.endpoints import Endpoint, Traits
 from tidegate.gateway.models import Task
@@ -24,9 +26,13 @@ def source_of(entry: Endpoints) -> Source | tuple[Endpoint, ...]:
     )
     if entry.file is not None:
         return EndpointFile(entry.file, traits)
+    if entry.srv is not None:
+        return ServiceEndpoints(entry.srv, traits)
     assert entry.address is not None
-    host, _, port = entry.address.rpartition(":")
-    return (traits.at(host.strip("[]"), int(port), name=host.strip("[]")),)
+    host, port = split_address(entry.address)
+    if not is_numeric(host):
+        return HostAddresses(entry.address, traits)
+    return (traits.at(host, port, name=host),)
 
 
 def nodefile_tasks(tasks: Iterable[NodefileTask], protocol: Protocol) -> dict[str, Task]:
