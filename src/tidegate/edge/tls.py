@@ -9,6 +9,7 @@ Source: https://www.envoyproxy.io/docs/envoy/latest/configuration/security/secre
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
@@ -19,6 +20,7 @@ from tidegate.edge.names import CLIENTS_CA, ENDPOINTS_CA, OUR_CERTIFICATE, SERVE
 from tidegate.edge.trust import ClientTls, ServerTls
 
 _SOCKET = "envoy.transport_sockets.tls"
+_DNS_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 _SAN = common_pb2.SubjectAltNameMatcher
 
 
@@ -82,6 +84,18 @@ def upstream_transport_socket(tls: ClientTls) -> base_pb2.TransportSocket:
         combined.default_validation_context.CopyFrom(expected)
         combined.validation_context_sds_secret_config.CopyFrom(_secret_source(ENDPOINTS_CA))
     return base_pb2.TransportSocket(name=_SOCKET, typed_config=packed(context))
+
+
+def certificate_name(host: str, tls: ClientTls) -> str:
+    """Return the host name that Envoy is to be told with an endpoint that speaks TLS.
+
+    Envoy asks for a certificate of this name if ``tls`` has none for all, and only if it is a DNS
+    name. Without one, every certificate of ``tls.ca`` will do: that is for an authority of one's
+    own. Among those that the system trusts it would be anybody's, so what has no name is refused.
+    """
+    if _DNS_NAME.fullmatch(host) and not _is_address(host):
+        return host
+    return "unnamed.invalid" if tls.ca is None and tls.server_name is None else ""
 
 
 def _bound_versions(common: tls_pb2.CommonTlsContext) -> None:

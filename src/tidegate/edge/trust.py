@@ -41,7 +41,7 @@ class ClientTls:
         certificate: what the edge shows to endpoints that ask.
         key: the private key of the certificate.
         server_name: the name, or IP address, that each endpoint's certificate must have (default:
-            the host name of each, as Envoy is told it with the endpoint's address).
+            the host name of each, if it is known by one).
     """
 
     ca: bytes | None = None
