@@ -136,10 +136,11 @@ async def observe(
             in_flight = (await watch.look()).get(SICK, {}).get("rq_active", 0)
             began = load.elapsed
             if flaps:
-                healed = await _flap(fault, sick, load, began, healed)
+                healing = healed = await _flap(fault, sick, load, began, healed)
             else:
                 await fault.begin(sick)
                 await load.until(healed)
+                healing = load.elapsed
                 await fault.end(sick)
                 healed = load.elapsed
             await load.until(ended)
@@ -148,7 +149,9 @@ async def observe(
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
     attempts = to_attempts(*_in_order(watch))
-    return Seen(name, load.recorder.calls(), attempts, in_flight, began, healed, ended)
+    words = tuple(dict.fromkeys(f"{f.code}: {f.message}" for f in load.recorder.result.failures))
+    calls = load.recorder.calls()
+    return Seen(name, calls, attempts, in_flight, began, healing, healed, ended, words)
 
 
 def _in_order(watch: Watch) -> tuple[list[float], list[dict[str, dict[str, int]]]]:

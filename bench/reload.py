@@ -156,6 +156,7 @@ async def measure(
         "calls": len(calls.codes),
         "failed before": dict(calls.failures(0, began)),
         "failed in reloads": dict(calls.failures(began, ended + 1)),
+        "words": [f"{each.code}: {each.message}" for each in load.recorder.result.failures],
         "p99 ms before": round(calls.percentile(99, 0, began), 2),
         "p99 ms in reloads": round(calls.percentile(99, began, ended), 2),
         "MiB controller": round(proxy.controller.memory_info().rss / 2**20),

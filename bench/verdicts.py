@@ -36,8 +36,12 @@ class Seen:
     in_flight: int
     """Calls that the sick backend had at the fault."""
     began: float
+    healing: float
+    """When healing began: a process takes its time, and the machine's, to start."""
     healed: float
     ended: float
+    words: tuple[str, ...] = ()
+    """Of the first failures."""
 
 
 def verdict(seen: Seen, deadline: float) -> dict[str, Any]:
@@ -53,6 +57,7 @@ def verdict(seen: Seen, deadline: float) -> dict[str, Any]:
         "in flight": seen.in_flight,
         "failed": sum(failures.values()),
         "codes": dict(failures),
+        "words": list(seen.words),
         "p99 before ms": round(base, 2),
         "p99 worst ms": round(max(calls.percentile(99, at, at + WINDOW) for at in windows), 2),
         "returned": _finite(back),
@@ -65,8 +70,8 @@ def verdict(seen: Seen, deadline: float) -> dict[str, Any]:
         holds["swings"] = told["swings"] <= _RETURNS
         told["normal"] = _finite(calls.normal_again(seen.began, seen.ended, most))
     else:
-        told["normal"] = _finite(calls.normal_again(seen.began, seen.healed, most))
-        told["left"] = _finite(seen.attempts.left(SICK, seen.began, seen.healed, _LEFT))
+        told["normal"] = _finite(calls.normal_again(seen.began, seen.healing, most))
+        told["left"] = _finite(seen.attempts.left(SICK, seen.began, seen.healing, _LEFT))
         for name, limit in _LIMITS.items():
             holds[name] = told[name] is not None and told[name] < limit
     return {**told, "holds": holds}

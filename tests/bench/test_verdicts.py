@@ -35,7 +35,7 @@ def attempts(away: list[tuple[float, float]]) -> Attempts:
 
 
 def seen(fault: str, found: Calls, sent: Attempts, in_flight: int = 3) -> Seen:
-    return Seen(fault, found, sent, in_flight, FAULT, HEAL, END)
+    return Seen(fault, found, sent, in_flight, FAULT, HEAL, HEAL, END)
 
 
 def test_percentiles_are_of_the_calls_due_in_a_window() -> None:
@@ -115,7 +115,7 @@ def test_a_flapping_backend_may_come_back_twice() -> None:
     assert told["holds"] == {"failed": True, "swings": True}
     times = np.arange(0, END + 0.05, 0.1)
     assert times.size == attempts(away).times.size
-    far = Seen("flap", calls(), attempts([*away, (8.2, 9.0)]), 3, FAULT, 11.0, END)
+    far = Seen("flap", calls(), attempts([*away, (8.2, 9.0)]), 3, FAULT, 11.0, 11.0, END)
     assert not verdict(far, 1.0)["holds"]["swings"]
 
 
