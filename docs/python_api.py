@@ -10,11 +10,17 @@ from typing import Any
 
 import tidegate
 from tidegate import client, errors, hooks, types
-from tidegate.client import Model
+from tidegate.client import EndpointState, Model
 from tidegate.serving import Server, serve
 
 CLASSES = (tidegate.Client, Model, tidegate.AsyncClient, tidegate.InferResult)
-RECORDS = (types.ModelMetadata, types.ServerMetadata, types.Signature, types.TensorSpec)
+RECORDS = (
+    types.ModelMetadata,
+    types.ServerMetadata,
+    types.Signature,
+    types.TensorSpec,
+    EndpointState,
+)
 HOOKS = (hooks.Request, hooks.Response, hooks.Batch, hooks.Model)
 SECTIONS = ("Args", "Attributes", "Returns", "Raises")
 ROLE = re.compile(r":(?:class|meth|func|mod):`~?(?:[a-z_]+\.)*([^`]+)`")

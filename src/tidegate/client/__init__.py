@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tidegate.client.asynchronous import AsyncClient, AsyncModel
 from tidegate.client.blocking import Client, Model
+from tidegate.client.pool import EndpointState
 from tidegate.client.result import InferResult
 
-__all__ = ["AsyncClient", "AsyncModel", "Client", "InferResult", "Model"]
+__all__ = ["AsyncClient", "AsyncModel", "Client", "EndpointState", "InferResult", "Model"]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy.typing as npt
 
-from tidegate.client.calls import Incoming, T
-from tidegate.client.connection import AsyncTransport, Connection
+from tidegate.client.asyncio_driver import AsyncioDriver
+from tidegate.client.calls import T
 from tidegate.client.face import (
     DEFAULT_TIMEOUT,
     DEFAULT_URL,
@@ -18,8 +17,9 @@ from tidegate.client.face import (
     checked_version,
     wanted,
 )
+from tidegate.client.pool import EndpointState
 from tidegate.client.result import InferResult
-from tidegate.client.steps import Ask, Steps
+from tidegate.client.steps import Steps
 from tidegate.protocols.open_inference.repository import IndexEntry
 from tidegate.protocols.open_inference.statistics import VersionStatistics
 from tidegate.types import ModelMetadata, Parameter, ServerMetadata
@@ -46,6 +46,8 @@ class AsyncClient(Face):
         headers: Mapping[str, str] | None = None,
         ca_file: str | os.PathLike[str] | None = None,
         max_answer_size: int = 2**30,
+        direct: bool = False,
+        endpoint_headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(
             url,
@@ -54,10 +56,10 @@ class AsyncClient(Face):
             headers=headers,
             ca_file=ca_file,
             max_answer_size=max_answer_size,
+            direct=direct,
+            endpoint_headers=endpoint_headers,
         )
-        self._transport: AsyncTransport | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
+        self._driver = AsyncioDriver(self._connection, repr(self))
 
     def model(self, name: str, version: str | int | None = None) -> AsyncModel:
         """Return a handle of a model, whose calls are awaited; see :meth:`Client.model`."""
@@ -114,10 +116,7 @@ class AsyncClient(Face):
 
     async def close(self) -> None:
         """Close the connections; a closed client makes no more calls."""
-        self._closed = True
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            await transport.close()
+        await self._driver.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,37 +125,7 @@ class AsyncClient(Face):
         await self.close()
 
     async def _drive(self, steps: Steps[T]) -> T:
-        """Take ``steps`` to their end and return their value."""
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    answer = await self._take(step)
-                except BaseException as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
-        except StopIteration as done:
-            value: T = done.value
-            return value
-
-    async def _take(self, step: Any) -> Incoming | None:
-        if isinstance(step, Ask):
-            return await self._opened().exchange(step.outgoing, step.timeout)
-        await asyncio.sleep(step.seconds)
-        return None
-
-    def _opened(self) -> AsyncTransport:
-        loop = asyncio.get_running_loop()
-        if self._closed:
-            raise RuntimeError(f"{self!r} is closed; make another client")
-        if self._transport is None:
-            self._transport, self._loop = _open(self._connection), loop
-        elif self._loop is not loop:
-            raise RuntimeError(
-                f"{self!r} belongs to another event loop; make one client for each loop"
-            )
-        return self._transport
+        return await self._driver.drive(steps)
 
 
 class AsyncModel:
@@ -209,6 +178,10 @@ class AsyncModel:
             )
         )
 
+    def endpoints(self) -> tuple[EndpointState, ...]:
+        """Return what this client thinks of the endpoints; see :meth:`Model.endpoints`."""
+        return self._client._endpoints(self.name)
+
     async def ready(self, *, timeout: float | None = None) -> bool:
         """Say whether the model can be called; ``False`` for one that the server lacks."""
         client = self._client
@@ -226,14 +199,3 @@ class AsyncModel:
                 self.name, checked_version(self.version), client._seconds(timeout)
             )
         )
-
-
-def _open(connection: Connection) -> AsyncTransport:
-    """Make the transport, whose library is imported only now."""
-    if connection.address.grpc:
-        from tidegate.client.grpc_transport import AsyncGrpcTransport
-
-        return AsyncGrpcTransport(connection)
-    from tidegate.client.http_transport import AsyncHttpTransport
-
-    return AsyncHttpTransport(connection)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy.typing as npt
 
-from tidegate.client.calls import Incoming, T
-from tidegate.client.connection import Connection, Transport
+from tidegate.client.blocking_driver import BlockingDriver
+from tidegate.client.calls import T
 from tidegate.client.face import (
     DEFAULT_TIMEOUT,
     DEFAULT_URL,
@@ -19,8 +17,9 @@ from tidegate.client.face import (
     checked_version,
     wanted,
 )
+from tidegate.client.pool import EndpointState
 from tidegate.client.result import InferResult
-from tidegate.client.steps import Ask, Steps
+from tidegate.client.steps import Steps
 from tidegate.protocols.open_inference.repository import IndexEntry
 from tidegate.protocols.open_inference.statistics import VersionStatistics
 from tidegate.types import ModelMetadata, Parameter, ServerMetadata
@@ -57,9 +56,12 @@ class Client(Face):
         ca_file: certificates (PEM) of who vouches for the server, instead of the usual
             authorities.
         max_answer_size: the most bytes that an answer may have.
+        direct: ask the gateway at ``url`` where each model is, and call it there, balancing
+            over its endpoints; what is not about one model goes to the gateway.
+        endpoint_headers: sent to endpoints, with ``direct``; ``headers`` go to the gateway alone.
 
     Raises:
-        ConfigurationError: the URL is none of a server.
+        ConfigurationError: the URL is none of a server, or a header cannot be sent.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class Client(Face):
         headers: Mapping[str, str] | None = None,
         ca_file: str | os.PathLike[str] | None = None,
         max_answer_size: int = 2**30,
+        direct: bool = False,
+        endpoint_headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(
             url,
@@ -79,11 +83,10 @@ class Client(Face):
             headers=headers,
             ca_file=ca_file,
             max_answer_size=max_answer_size,
+            direct=direct,
+            endpoint_headers=endpoint_headers,
         )
-        self._transport: Transport | None = None
-        self._process = 0
-        self._opening = threading.Lock()
-        self._closed = False
+        self._driver = BlockingDriver(self._connection, repr(self), self._forked)
 
     def model(self, name: str, version: str | int | None = None) -> Model:
         """Return a handle of a model; the server is not asked yet.
@@ -197,11 +200,7 @@ class Client(Face):
 
     def close(self) -> None:
         """Close the connections; a closed client makes no more calls."""
-        with self._opening:
-            self._closed = True
-            transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.close()
+        self._driver.close()
 
     def __enter__(self) -> Self:
         return self
@@ -210,37 +209,7 @@ class Client(Face):
         self.close()
 
     def _drive(self, steps: Steps[T]) -> T:
-        """Take ``steps`` to their end and return their value."""
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    answer = self._take(step)
-                except BaseException as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
-        except StopIteration as done:
-            value: T = done.value
-            return value
-
-    def _take(self, step: Any) -> Incoming | None:
-        if isinstance(step, Ask):
-            return self._opened().exchange(step.outgoing, step.timeout)
-        time.sleep(step.seconds)
-        return None
-
-    def _opened(self) -> Transport:
-        transport = self._transport
-        if transport is not None and self._process == os.getpid():
-            return transport
-        with self._opening:
-            if self._closed:
-                raise RuntimeError(f"{self!r} is closed; make another client")
-            # In a forked process the connections are still the parent's.
-            if self._transport is None or self._process != os.getpid():
-                self._transport, self._process = _open(self._connection), os.getpid()
-            return self._transport
+        return self._driver.drive(steps)
 
 
 class Model:
@@ -297,6 +266,13 @@ class Model:
             )
         )
 
+    def endpoints(self) -> tuple[EndpointState, ...]:
+        """Return what this client thinks of the model's endpoints, in direct mode.
+
+        Nobody is asked: before the first call, and without ``direct``, there are none.
+        """
+        return self._client._endpoints(self.name)
+
     def ready(self, *, timeout: float | None = None) -> bool:
         """Say whether the model can be called; ``False`` for one that the server lacks."""
         client = self._client
@@ -319,14 +295,3 @@ class Model:
                 self.name, checked_version(self.version), client._seconds(timeout)
             )
         )
-
-
-def _open(connection: Connection) -> Transport:
-    """Make the transport, whose library is imported only now."""
-    if connection.address.grpc:
-        from tidegate.client.grpc_transport import GrpcTransport
-
-        return GrpcTransport(connection)
-    from tidegate.client.http_transport import HttpTransport
-
-    return HttpTransport(connection)

@@ -19,18 +19,22 @@ from tidegate.errors import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Connection:
-    """How to reach a server.
+    """How to reach a server; each is itself alone, and may be a key.
 
     ``headers`` go with every call. ``ca_file`` holds the certificates (PEM) of who vouches
     for the server, instead of the usual authorities. ``max_answer_size`` is in bytes.
+    ``connect_timeout`` bounds connecting, in seconds; ``None`` leaves it all the time of a call.
+    ``watched`` has a machine that has vanished noticed within seconds, not at the call's end.
     """
 
     address: Address
     headers: Mapping[str, str] = field(default_factory=dict)
     ca_file: Path | None = None
     max_answer_size: int = 2**30
+    connect_timeout: float | None = None
+    watched: bool = False
 
     def bad_authorities(self, reason: object) -> ConfigurationError:
         """``ca_file`` is of no use."""

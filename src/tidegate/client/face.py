@@ -9,7 +9,9 @@ from pathlib import Path
 
 from tidegate.client.address import Address
 from tidegate.client.connection import Connection
+from tidegate.client.direct import Direct
 from tidegate.client.grpc_dialect import GrpcDialect
+from tidegate.client.pool import EndpointState
 from tidegate.client.rest_dialect import RestDialect
 from tidegate.client.steps import Conversation, Wanted, checked_timeout
 from tidegate.clock import MonotonicClock
@@ -34,6 +36,8 @@ class Face:
         headers: Mapping[str, str] | None = None,
         ca_file: str | os.PathLike[str] | None = None,
         max_answer_size: int = 2**30,
+        direct: bool = False,
+        endpoint_headers: Mapping[str, str] | None = None,
     ) -> None:
         address = Address.parse(url)
         self._connection = Connection(
@@ -44,7 +48,15 @@ class Face:
         )
         self._timeout = checked_timeout(timeout, timeout)
         dialect = GrpcDialect() if address.grpc else RestDialect(binary=binary)
-        self._conversation = Conversation(dialect, MonotonicClock())
+        clock = MonotonicClock()
+        if endpoint_headers and not direct:
+            raise ConfigurationError("endpoint_headers are for direct=True; leave them out")
+        self._direct = (
+            Direct(self._connection, clock, _checked_headers(endpoint_headers or {}))
+            if direct
+            else None
+        )
+        self._conversation = Conversation(dialect, clock, self._direct)
 
     @property
     def url(self) -> str:
@@ -53,6 +65,14 @@ class Face:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
+
+    def _endpoints(self, model: str) -> tuple[EndpointState, ...]:
+        return () if self._direct is None else self._direct.endpoints(model)
+
+    def _forked(self) -> None:
+        """Forget what was counted in the process that this one was forked from."""
+        if self._direct is not None:
+            self._direct.forget()
 
     def _seconds(self, timeout: float | None) -> float:
         return checked_timeout(timeout, self._timeout)

@@ -114,19 +114,28 @@ def _metadata(connection: Connection) -> tuple[tuple[str, str], ...] | None:
 
 def _options(connection: Connection) -> list[tuple[str, Any]]:
     limit = min(connection.max_answer_size, 2**31 - 1)
-    return [
+    options: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", limit),
         # Proxies from the environment; between here and here there is none.
         ("grpc.enable_http_proxy", 0 if connection.address.loopback else 1),
         # A server that is started again is found soon; no other client's wait counts.
         ("grpc.use_local_subchannel_pool", 1),
-        # Not grpc.min_reconnect_backoff_ms as well: it is also how long connecting may take, and
-        # far servers take their time.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
         ("grpc.primary_user_agent", "tidegate"),
     ]
+    if connection.connect_timeout is not None:
+        # It is also how long connecting may take, and far servers take their time: so not always.
+        options.append(("grpc.min_reconnect_backoff_ms", int(1000 * connection.connect_timeout)))
+    if connection.watched:
+        options += [
+            ("grpc.keepalive_time_ms", 1000),
+            ("grpc.keepalive_timeout_ms", 1000),
+            ("grpc.http2.ping_timeout_ms", 1000),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+    return options
 
 
 def _credentials(connection: Connection) -> Any:

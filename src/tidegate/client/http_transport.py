@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import ssl
 import time
 from typing import Any
@@ -27,6 +28,20 @@ from tidegate.protocols.grpc_frames import format_timeout
 
 # Idle connections are let go before servers on uvicorn (MLServer, KServe) close them, after 5 s.
 _KEPT, _KEPT_SECONDS = 64, 4.0
+_WATCHING = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (
+            ("TCP_KEEPIDLE", 1),
+            ("TCP_KEEPINTVL", 1),
+            ("TCP_KEEPCNT", 2),
+            ("TCP_USER_TIMEOUT", 3000),  # milliseconds
+        )
+        if hasattr(socket, name)  # as the system has them
+    ),
+]
+"""Asks a silent peer each second whether it is still there."""
 _FAILURES = (
     httpcore.TimeoutException,
     httpcore.NetworkError,
@@ -50,9 +65,11 @@ class HttpTransport:
         """Send ``outgoing`` and return the answer; see :class:`Transport`."""
         end = time.monotonic() + timeout
         request = _request(self._connection, outgoing, timeout)
-        limits = {"timeout": dict.fromkeys(("connect", "read", "write"), end)}
+        limits = dict.fromkeys(("connect", "read", "write"), end)
+        if (connect := self._connection.connect_timeout) is not None:
+            limits["connect"] = min(end, time.monotonic() + connect)
         try:
-            with self._pool.stream(**request, extensions=limits) as response:
+            with self._pool.stream(**request, extensions={"timeout": limits}) as response:
                 body = _Body(self._connection, response)
                 for chunk in response.iter_stream():
                     body.add(chunk)
@@ -79,9 +96,10 @@ class AsyncHttpTransport:
     async def exchange(self, outgoing: Outgoing, timeout: float) -> Incoming:
         """Send ``outgoing`` and return the answer; see :class:`Transport`."""
         request = _request(self._connection, outgoing, timeout)
+        limits = {"timeout": {"connect": self._connection.connect_timeout}}
         try:
             async with asyncio.timeout(None if math.isinf(timeout) else timeout):
-                async with self._pool.stream(**request) as response:
+                async with self._pool.stream(**request, extensions=limits) as response:
                     body = _Body(self._connection, response)
                     async for chunk in response.aiter_stream():
                         body.add(chunk)
@@ -107,6 +125,7 @@ def _settings(connection: Connection) -> dict[str, Any]:
         "max_connections": None,
         "max_keepalive_connections": _KEPT,
         "keepalive_expiry": _KEPT_SECONDS,
+        "socket_options": _WATCHING if connection.watched else None,
     }
 
 
@@ -186,6 +205,8 @@ class _Body:
 
 def _failure(connection: Connection, error: Exception, timeout: float) -> TidegateError:
     reason = str(error) or type(error).__name__
+    if isinstance(error, httpcore.ConnectTimeout) and _sooner(connection, timeout):
+        return connection.unreachable(f"no connection in {connection.connect_timeout:.3g} s")
     if isinstance(error, httpcore.TimeoutException):
         return connection.late(timeout)
     if isinstance(error, httpcore.ConnectError | httpcore.ProxyError):
@@ -194,3 +215,8 @@ def _failure(connection: Connection, error: Exception, timeout: float) -> Tidega
     if isinstance(error, httpcore.RemoteProtocolError) and not broken_off:
         return connection.not_http(reason)
     return connection.lost(reason)
+
+
+def _sooner(connection: Connection, timeout: float) -> bool:
+    """Whether connecting has less time than the call."""
+    return connection.connect_timeout is not None and connection.connect_timeout < timeout

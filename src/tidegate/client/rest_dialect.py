@@ -18,6 +18,7 @@ from tidegate.errors import (
     TidegateError,
 )
 from tidegate.protocols.open_inference import extension_callers, rest_caller
+from tidegate.protocols.open_inference.endpoints import ModelEndpoints, decode_endpoints
 from tidegate.protocols.open_inference.repository import IndexEntry
 from tidegate.protocols.open_inference.rest import HEADER_LENGTH, parse_header_length
 from tidegate.protocols.open_inference.statistics import VersionStatistics
@@ -85,6 +86,11 @@ class RestDialect:
         if not name:
             return Call(_get("/v2/models/stats"), _of_server(_answer(_read_statistics)))
         return Call(_get(f"{_model(name, version)}/stats"), _answer(_read_statistics))
+
+
+def ask_endpoints(name: str) -> Call[ModelEndpoints]:
+    """``GET /v2/models/NAME/endpoints``."""
+    return Call(_get(f"{_model(name, '')}/endpoints"), _answer(_read_endpoints))
 
 
 def _in_repository(name: str) -> str:
@@ -171,6 +177,10 @@ def _read_index(incoming: Incoming) -> tuple[IndexEntry, ...]:
 
 def _read_statistics(incoming: Incoming) -> tuple[VersionStatistics, ...]:
     return extension_callers.decode_statistics_body(incoming.body)
+
+
+def _read_endpoints(incoming: Incoming) -> ModelEndpoints:
+    return decode_endpoints(incoming.body)
 
 
 def _nothing(incoming: Incoming) -> None:

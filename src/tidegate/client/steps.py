@@ -7,12 +7,13 @@ answer; a driver that blocks and one that awaits run the same steps. No I/O happ
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from tidegate.client.calls import Call, Dialect, Incoming, Outgoing, T
+from tidegate.client.connection import Connection
 from tidegate.client.result import InferResult
 from tidegate.client.values import needs_signature, tensors_of
 from tidegate.clock import Clock
@@ -55,10 +56,14 @@ _MOST_REMEMBERED = 1024
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Send this; ``timeout`` is in seconds and may be infinite."""
+    """Send this; ``timeout`` is in seconds and may be infinite.
+
+    It goes to the client's own server, or over ``connection`` to another.
+    """
 
     outgoing: Outgoing
     timeout: float
+    connection: Connection | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,33 @@ class Pause:
     seconds: float
 
 
-Steps: TypeAlias = Generator[Ask | Pause, Incoming | None, T]
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Take the steps of ``begin`` beside this call, once at a time for all calls with ``key``.
+
+    Go on after ``wait`` seconds, or sooner if they have come to their end.
+    """
+
+    key: str
+    begin: Callable[[], Steps[None]]
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Close these connections to other servers, which no call needs any more."""
+
+    gone: tuple[Connection, ...]
+
+
+Steps: TypeAlias = Generator[Ask | Pause | Beside | Retire, Incoming | None, T]
+
+
+class Route(Protocol):
+    """Takes a call about a model to who has that model."""
+
+    def ask(self, model: str, version: str, call: Call[T], timeout: float) -> Steps[T]:
+        """Send the call and return what the answer means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +117,10 @@ class Wanted:
 class Conversation:
     """The steps of every call, and what is remembered of the models."""
 
-    def __init__(self, dialect: Dialect, clock: Clock) -> None:
+    def __init__(self, dialect: Dialect, clock: Clock, route: Route | None = None) -> None:
         self._dialect = dialect
         self._clock = clock
+        self._route = route
         self._known: dict[tuple[str, str], ModelMetadata] = {}
         self._lock = threading.Lock()
 
@@ -123,11 +155,15 @@ class Conversation:
             tuple(RequestedOutput(name) for name in wanted.outputs),
             wanted.parameters,
         )
-        return InferResult((yield from self._ask(self._dialect.infer(request), timeout)))
+        call = self._dialect.infer(request)
+        return InferResult(
+            (yield from self._ask_model(wanted.model, wanted.version, call, timeout))
+        )
 
     def model_metadata(self, name: str, version: str, timeout: float) -> Steps[ModelMetadata]:
         """Ask what a model takes and gives, and remember it."""
-        found = yield from self._ask(self._dialect.model_metadata(name, version), timeout)
+        call = self._dialect.model_metadata(name, version)
+        found = yield from self._ask_model(name, version, call, timeout)
         with self._lock:
             if len(self._known) >= _MOST_REMEMBERED:
                 self._known.clear()
@@ -154,15 +190,17 @@ class Conversation:
         self, name: str, version: str, timeout: float
     ) -> Steps[tuple[VersionStatistics, ...]]:
         """Ask what a model, or all of them, has done."""
-        return (yield from self._ask(self._dialect.statistics(name, version), timeout))
+        call = self._dialect.statistics(name, version)
+        return (yield from self._ask_model(name, version, call, timeout))
 
     def live(self, timeout: float) -> Steps[bool]:
         """Ask whether the server is up."""
-        return (yield from self._whether(self._dialect.live(), timeout))
+        return (yield from self._whether("", "", self._dialect.live(), timeout))
 
     def ready(self, model: str | None, version: str, timeout: float) -> Steps[bool]:
         """Ask whether a model, or every one, can be called."""
-        return (yield from self._whether(self._ready(model, version), timeout))
+        call = self._ready(model, version)
+        return (yield from self._whether(model or "", version, call, timeout))
 
     def wait_ready(self, model: str | None, version: str, timeout: float) -> Steps[None]:
         """Ask again and again, until the answer is yes."""
@@ -170,8 +208,11 @@ class Conversation:
         pause = _FIRST_PAUSE
         while True:
             left = max(end - self._clock.now(), _FIRST_PAUSE)
+            call = self._ready(model, version)
             try:
-                return (yield from self._ask(self._ready(model, version), min(left, _LONGEST_ASK)))
+                return (
+                    yield from self._ask_model(model or "", version, call, min(left, _LONGEST_ASK))
+                )
             except _NOT_NOW as error:
                 reason = error
             if self._clock.now() + pause >= end:
@@ -188,21 +229,17 @@ class Conversation:
         return self._dialect.model_ready(model, version)
 
     def _ask(self, call: Call[T], timeout: float) -> Steps[T]:
-        end = self._clock.now() + timeout
-        try:
-            incoming = yield Ask(call.outgoing, timeout)
-        except ConnectionLost:
-            # A server may close an idle connection at the moment that it is used again; what
-            # changes nothing can be sent twice.
-            if call.outgoing.method != "GET" or self._clock.now() >= end:
-                raise
-            incoming = yield Ask(call.outgoing, end - self._clock.now())
-        assert incoming is not None
-        return call.read(incoming)
+        return (yield from asked(call, timeout, self._clock))
 
-    def _whether(self, call: Call[None], timeout: float) -> Steps[bool]:
+    def _ask_model(self, name: str, version: str, call: Call[T], timeout: float) -> Steps[T]:
+        """Ask about a model; without a name, about the server."""
+        if self._route is None or not name:
+            return (yield from self._ask(call, timeout))
+        return (yield from self._route.ask(name, version, call, timeout))
+
+    def _whether(self, model: str, version: str, call: Call[None], timeout: float) -> Steps[bool]:
         try:
-            yield from self._ask(call, timeout)
+            yield from self._ask_model(model, version, call, timeout)
         except _NOT_NOW:
             return False
         return True
@@ -215,6 +252,23 @@ class Conversation:
                 "give a longer timeout"
             )
         return left
+
+
+def asked(
+    call: Call[T], timeout: float, clock: Clock, connection: Connection | None = None
+) -> Steps[T]:
+    """Send one call and return what the answer means."""
+    end = clock.now() + timeout
+    try:
+        incoming = yield Ask(call.outgoing, timeout, connection)
+    except ConnectionLost:
+        # A server may close an idle connection at the moment that it is used again; what
+        # changes nothing can be sent twice.
+        if call.outgoing.method != "GET" or clock.now() >= end:
+            raise
+        incoming = yield Ask(call.outgoing, end - clock.now(), connection)
+    assert incoming is not None
+    return call.read(incoming)
 
 
 def checked_timeout(timeout: float | None, default: float) -> float:
