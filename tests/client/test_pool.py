@@ -81,7 +81,7 @@ def test_one_that_refuses_gets_one_call_in_a_while() -> None:
     begin = driven.now
     while driven.call() != A.address:
         assert driven.now - begin < 3.5
-    assert driven.calls(30)[A.address] == 10
+    assert driven.calls(30)[A.address] == pytest.approx(10, abs=1)
 
 
 def test_only_one_of_many_calls_tries_whether_it_is_back() -> None:
@@ -174,7 +174,7 @@ def test_an_overflow_pool_shares_by_weight() -> None:
     driven.refusing.add(pools[0].address)
     driven.calls(2)
     counts = driven.calls(800)
-    assert counts[pools[2].address] / counts[pools[1].address] == pytest.approx(3, rel=0.1)
+    assert counts[pools[2].address] / counts[pools[1].address] == pytest.approx(3, rel=0.25)
 
 
 def test_versions() -> None:

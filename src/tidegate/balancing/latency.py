@@ -35,7 +35,7 @@ class Latency:
         self._log_factor = 0.0
         self._habit = 0.0  # the logarithm of the usual ratio to the others
         self._known = 0.0
-        self.held = 0
+        self.held = 0.0
         self.slow_reports = 0
 
     @property
@@ -63,7 +63,7 @@ class Latency:
         """How slow it usually is against the others: 1 for as fast as these."""
         return math.exp(self._habit)
 
-    def observe(self, in_flight: int, ended: int, elapsed: float, window: float) -> None:
+    def observe(self, in_flight: float, ended: int, elapsed: float, window: float) -> None:
         """Take one report's numbers in."""
         kept = math.exp(-elapsed / window)
         self._interval = elapsed

@@ -51,7 +51,7 @@ class Record:
         self.effective = float(base)
         self.latency = Latency()
         self.ejection = Ejection(policy, state, now)
-        self.in_flight = 0
+        self.in_flight = 0.0
         self.published_at = now
         self.load: float | None = None
         self.load_log_factor = 0.0
@@ -59,7 +59,7 @@ class Record:
         self.run = 0  # failures without a success between them
         self.run_at = now
         self.silent = 0.0  # seconds since a call ended, while some were in flight
-        self.waiting = 0  # calls issued since then
+        self.waiting = 0.0  # calls issued since then
         self.missed = 0.0  # calls that should have ended meanwhile
 
     @property
@@ -155,7 +155,7 @@ class Record:
             and min(self.waiting, in_flight) >= policy.stuck_calls
             and self.missed >= policy.stuck_missed
         ):
-            waits = f"{in_flight} calls wait, none was answered for {self.silent:.1f} s"
+            waits = f"{in_flight:.0f} calls wait, none was answered for {self.silent:.1f} s"
             return "silence", waits
         return None
 
