@@ -25,8 +25,12 @@ class Waits:
         self._waiting.put_nowait(over)
         return self.asked[-1]
 
-    async def go(self) -> None:
-        """End a wait, as soon as somebody waits, and stay until they wait again."""
+    async def go_on(self) -> None:
+        """End a wait, as soon as somebody waits."""
         async with asyncio.timeout(20):
             (await self._waiting.get()).set()
+
+    async def go(self) -> None:
+        """End a wait, as soon as somebody waits, and stay until they wait again."""
+        await self.go_on()
         await self.reached()
