@@ -124,7 +124,7 @@ class FakeReplica:
                 return _grpc_error(exchange, code, words)
         if exchange.grpc:
             return exchange.reply_grpc((payload,))
-        return exchange.reply([payload])
+        return exchange.reply([payload], headers=_load(headers))
 
 
 def _headers(exchange: Exchange) -> dict[str, str]:
@@ -132,6 +132,15 @@ def _headers(exchange: Exchange) -> dict[str, str]:
     if exchange.request_id is not None:
         headers["x-request-id"] = text_of(exchange.request_id)
     return headers
+
+
+def _load(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    """What tells of load in an answer over REST: the header ``x-load`` says how much."""
+    load = headers.get("x-load")
+    if load is None:
+        return []
+    report = b"TEXT application_utilization=" + load.encode()
+    return [(b"endpoint-load-metrics", report), (b"x-envoy-upstream-service-time", b"3")]
 
 
 async def _half(exchange: Exchange) -> None:

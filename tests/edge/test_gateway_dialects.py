@@ -17,7 +17,12 @@ from tests.edge.harness import message, string
 from tests.tensorflow_models import tf
 from tidegate.edge.pools import Protocol, Server
 from tidegate.protocols import dl_inference, open_inference, seldon, tensorflow_serving
-from tidegate.protocols.open_inference.messages import ModelInferRequest, ModelInferResponse
+from tidegate.protocols.open_inference.messages import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
+)
 from tidegate.protocols.registry import GATEWAY_ROUTINGS
 from tidegate.protocols.seldon.messages import SeldonMessage
 
@@ -286,7 +291,7 @@ class Serving(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: i
 class States(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
     async def GetModelStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
         answer = get_model_status_pb2.GetModelStatusResponse()
-        answer.model_version_status.add(version=7)
+        answer.model_version_status.add(version=7, state="AVAILABLE")
         return answer
 
 
@@ -302,6 +307,10 @@ def _infer(request: Any, context: Any) -> Any:
     doubled = np.frombuffer(request.raw_input_contents[0], np.float32) * 2
     answer.raw_output_contents.append(doubled.tobytes())
     return answer
+
+
+def _ready(request: Any, context: Any) -> Any:
+    return ModelReadyResponse(ready=True)
 
 
 def _method(read: Any, handle: Any) -> Any:
@@ -321,7 +330,11 @@ async def others(gateway: GatewayEdge) -> AsyncIterator[GatewayEdge]:
             "seldon.protos.Model", {"Predict": _method(SeldonMessage, _seldon_predict)}
         ),
         grpc.method_handlers_generic_handler(
-            "inference.GRPCInferenceService", {"ModelInfer": _method(ModelInferRequest, _infer)}
+            "inference.GRPCInferenceService",
+            {
+                "ModelInfer": _method(ModelInferRequest, _infer),
+                "ModelReady": _method(ModelReadyRequest, _ready),
+            },
         ),
     ))  # fmt: skip
     port = server.add_insecure_port("127.0.0.1:0")

@@ -228,3 +228,13 @@ async def test_a_caller_that_cancels_frees_the_server(gateway: GatewayEdge) -> N
         await gateway.replicas["a"].cancelled_event.wait()
         with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
             await pending
+
+
+async def test_routes_follow_when_a_server_is_left_alone(gateway: GatewayEdge) -> None:
+    servers = [await gateway.server(name) for name in "ab"]
+    for present, tries in ((servers, 2), (servers[:1], 1), (servers, 2)):
+        await gateway.model("m", *present)
+        await gateway.publish()
+        before = await total(gateway)
+        assert (await gateway.failure(x_do="close"))[0] == "UNAVAILABLE"
+        assert await total(gateway) == before + tries

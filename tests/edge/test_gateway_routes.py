@@ -9,6 +9,7 @@ import pytest
 
 from tests.edge.gateway import GatewayEdge, running_gateway
 from tests.edge.harness import message, string
+from tidegate.protocols import dl_inference
 
 
 @pytest.fixture
@@ -76,3 +77,38 @@ async def test_servers_of_another_make_get_their_own_protocol_alone(gateway: Gat
     answer = await gateway.rest("GET", "/v2/models/m")
     assert answer.status == 501
     assert "/v2/models/m is no call of that" in answer.json["error"]
+
+
+async def test_what_is_the_gateways_own_leaves_it_neither_way(gateway: GatewayEdge) -> None:
+    await gateway.model("m", await gateway.server("a"))
+    await gateway.publish()
+    lies = {
+        "x_tidegate_cluster": "model/other",
+        "x_tidegate_origin": "https://a.example",
+        "x_envoy_max_retries": "9",
+        "x_envoy_retry_on": "5xx",
+        "x_envoy_upstream_rq_timeout_ms": "1",
+        "x_envoy_attempt_count": "7",
+        "x_envoy_expected_rq_timeout_ms": "1",
+        "x_envoy_original_path": "/x",
+        "x_envoy_external_address": "10.0.0.1",
+    }
+    for seen in (
+        await gateway.call(**lies),
+        (await gateway.rest("POST", "/v2/models/m/infer", b"{}", **lies)).json,
+        await gateway.call(string(1, string(1, "m")), method=dl_inference.PREDICT, **lies),
+    ):
+        assert seen["replica"] == "a"
+        internal = [n for n in seen["headers"] if n.startswith(("x-envoy-", "x-tidegate-"))]
+        assert internal == []
+
+
+async def test_reports_of_load_end_at_the_gateway(gateway: GatewayEdge) -> None:
+    for protocol, path in (("tidegate", "/v2/models/m/infer"), ("seldon", "/predict")):
+        name = f"{protocol}-server"
+        await gateway.model("m", await gateway.server(name, protocol))  # type: ignore[arg-type]
+        await gateway.publish()
+        answer = await gateway.rest("POST", path, b"{}", seldon="m", x_load="0.5")
+        assert answer.json["replica"] == name
+        names = {name for name in answer.headers if "load" in name or name.startswith("x-envoy")}
+        assert names == set()

@@ -12,6 +12,7 @@ import pytest
 
 from tests.edge.gateway import GatewayEdge, running_gateway
 from tests.edge.harness import call, channel, message
+from tidegate.edge import server_clusters
 from tidegate.edge.pools import HeaderPool
 
 REST = "/v2/models/m/infer"
@@ -94,6 +95,18 @@ async def test_copies_arrive_and_their_answers_do_not(gateway: GatewayEdge) -> N
     for _ in range(8):
         assert (await gateway.call())["replica"] == "a"
     assert gateway.replicas["a"].requests == 15
+
+
+async def test_a_copy_that_is_never_answered_is_given_up(
+    gateway: GatewayEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_clusters, "_LONGEST_COPY", 0.3)
+    copies = await gateway.pool("m/mirror", "copy")
+    await gateway.model("m", await gateway.server("a"), mirror=(100, copies))
+    await gateway.publish()
+    await gateway.call(timeout=None, x_do="only copy;sleep 30")
+    async with asyncio.timeout(10):
+        await gateway.replicas["copy"].cancelled_event.wait()
 
 
 async def test_a_share_of_the_calls_is_copied(gateway: GatewayEdge) -> None:

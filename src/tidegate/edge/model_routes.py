@@ -24,7 +24,7 @@ _SHARES = 999_983
 remainders, so parts of a power of ten would make copies of just those calls that go one way."""
 _MILLIONTHS = 10_000
 """In a percent."""
-_OWN_HEADERS = (CLUSTER_HEADER, "x-envoy-external-address")
+_OWN_HEADERS = (CLUSTER_HEADER, "x-envoy-external-address", "x-envoy-attempt-count")
 """What no server needs to know."""
 
 

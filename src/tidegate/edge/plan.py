@@ -6,6 +6,7 @@ speak its protocol, and serve the version that it asks for. Clusters are as few 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -62,6 +63,7 @@ class PlannedCluster:
         traffic: how its calls travel.
         protocol: that of its calls.
         asked: what these servers, and not all of the pool, can be asked; else nothing.
+        copies: whether its calls are copies, whose answers nobody waits for.
     """
 
     name: str
@@ -72,6 +74,7 @@ class PlannedCluster:
     traffic: TrafficPolicy
     protocol: Protocol = "tidegate"
     asked: Asked = Asked()
+    copies: bool = False
 
     @property
     def ours(self) -> bool:
@@ -141,6 +144,7 @@ def shape_of(cluster: PlannedCluster) -> object:
         cluster.traffic,
         cluster.protocol,
         cluster.asked,
+        cluster.copies,
         {_kind_of(server) for server in cluster.servers},
     )
 
@@ -149,11 +153,17 @@ def _shape_of_model(model: RoutedModel) -> object:
     return (
         model.name,
         model.traffic,
-        [(pool.name, {_kind_of(server) for server in pool.servers}) for pool in model.pools],
+        [(pool.name, _makeup_of(pool)) for pool in model.pools],
         model.canary and model.canary[0],
         model.mirror and model.mirror[0],
         [(each.header, each.value) for each in model.headers],
     )
+
+
+def _makeup_of(pool: Pool) -> object:
+    """Return which kinds of servers there are, and whether there is another of each to ask."""
+    kinds = Counter((_kind_of(server), server.priority > 0) for server in pool.servers)
+    return {kind: min(count, 2) for kind, count in kinds.items()}
 
 
 def _kind_of(server: Server) -> object:
@@ -210,4 +220,5 @@ def cluster_for(
         model.traffic,
         "tidegate" if ours else protocol,
         asked,
+        model.mirror is not None and pool is model.mirror[1],
     )

@@ -39,6 +39,9 @@ _IDLE = 10.0
 
 _SECURE = "tls"
 """Marks the endpoints that speak TLS, where others do not."""
+_LONGEST_COPY = 60.0
+"""Seconds: nobody waits for the answer of a copy, so nobody gives it up."""
+
 _DNS_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 
 
@@ -132,6 +135,9 @@ def _http_options(
     planned: PlannedCluster, settings: EdgeSettings
 ) -> http_protocol_options_pb2.HttpProtocolOptions:
     options = http_protocol_options_pb2.HttpProtocolOptions()
+    if planned.copies:
+        longest = planned.traffic.timeout or _LONGEST_COPY
+        options.common_http_protocol_options.max_stream_duration.CopyFrom(seconds(longest))
     if planned.rest:
         # Shorter than what servers commonly allow, so that no call races with their closing.
         options.common_http_protocol_options.idle_timeout.CopyFrom(seconds(4))
