@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ async def test_servers_of_another_make_get_their_own_protocol_alone(gateway: Gat
 async def test_what_is_the_gateways_own_leaves_it_neither_way(gateway: GatewayEdge) -> None:
     await gateway.model("m", await gateway.server("a"))
     await gateway.publish()
-    lies = {
+    lies: dict[str, Any] = {
         "x_tidegate_cluster": "model/other",
         "x_tidegate_origin": "https://a.example",
         "x_envoy_max_retries": "9",
