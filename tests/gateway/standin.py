@@ -20,6 +20,7 @@ class GatewayStandIn:
     """``async with`` listens on loopback; ``stop()`` and ``start()`` do that again on its port."""
 
     def __init__(self, lease: float = 5.0, tls: tuple[Path, Path] | None = None) -> None:
+        self._lease = lease
         self.registry = Registry(lease)
         self.token: str | None = None
         self.calls: list[str] = []
@@ -89,7 +90,15 @@ class GatewayStandIn:
             while not condition():  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.005)
 
+    def now(self) -> float:
+        """The time that the registry is told."""
+        return MonotonicClock.now()
+
+    def forget(self) -> None:
+        """Know nobody any more; between :meth:`stop` and :meth:`start`."""
+        self.registry = Registry(self._lease)
+
     def addresses(self, model: str) -> list[str]:
         """Where ``model`` is, as far as nodes have said."""
-        found = self.registry.models(MonotonicClock.now())
+        found = self.registry.models(self.now())
         return [endpoint.address for endpoint in found.get(model, ())]

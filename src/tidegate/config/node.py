@@ -27,6 +27,12 @@ WebOrigin = Annotated[
 """What a browser sends as ``Origin`` (RFC 6454, section 7)."""
 
 
+GatewayUrl = Annotated[
+    str, Field(pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?$")
+]
+"""The admin port of a gateway."""
+
+
 class NodeConfig(Section):
     """Settings of ``tidegate serve``; each has an option, a variable and a key of its name."""
 
@@ -65,6 +71,26 @@ class NodeConfig(Section):
         None,
         description="OpenTelemetry collector that gets traces, over HTTP, as "
         "http://127.0.0.1:4318 (default: no traces)",
+    )
+    join: Annotated[tuple[GatewayUrl, ...], BeforeValidator(words)] | None = Field(
+        None,
+        description="admin ports of gateways that are to send calls here, as http://gateway:8002 "
+        "(default: none)",
+    )
+    advertise: str | None = Field(
+        None,
+        description="HOST:PORT by which gateways reach this node (default: host and port, where "
+        "others can reach them)",
+    )
+    join_token_file: Path | None = Field(
+        None, description="a file with the token of these gateways"
+    )
+    join_ca: Path | None = Field(
+        None,
+        description="who vouches for these gateways, in PEM (default: the usual authorities)",
+    )
+    join_weight: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        100, description="this node's share of the calls, against other nodes'"
     )
     public_control: bool = Field(
         False,

@@ -36,6 +36,7 @@ def status_of(controller: Controller) -> dict[str, Any]:
         "run_dir": str(controller.directory.path),
         "ready": controller.ready,
         "edge": {"pid": controller.edge.pid},
+        "gateways": controller.joining.describe(),
         "models": [_model(controller, name) for name in sorted(controller.fleet.models)],
         "problems": [str(problem) for problem in controller.found.problems],
     }

@@ -37,6 +37,7 @@ from tidegate.errors import AddressInUse, ConfigurationError, EdgeFailed, ModelN
 from tidegate.node.description import Description
 from tidegate.node.endpoints_calls import endpoints_extension
 from tidegate.node.fleet import Fleet
+from tidegate.node.joining import Joining
 from tidegate.node.launcher import ProcessLauncher
 from tidegate.node.model_control import ModelControl
 from tidegate.node.model_list import ModelList
@@ -127,6 +128,7 @@ class Controller:
             crashed=self._crashed,
             ended=self.statistics.ended,
         )
+        self.joining = Joining(config, self.fleet, announce)
         self.health = HealthCalls(lambda: self.ready, self.fleet.health)
         self.shared_memory = SharedMemoryCalls(config.shared_memory_prefix, directory.regions)
         control = ModelControl(self, public=config.public_control)
@@ -160,12 +162,14 @@ class Controller:
         Raises:
             AddressInUse: a live controller or somebody else has the port.
             EdgeFailed: Envoy cannot be started, or refuses its configuration.
-            ConfigurationError: the repository or the run directory cannot be used.
+            ConfigurationError: the repository or the run directory cannot be used, or gateways
+                cannot be told where this node is.
         """
         self.directory.create()
         self.directory.lock()
         self._stack.callback(self.directory.unlock)
         try:
+            self.joining.check()
             self._find_edge()
             try:
                 await self._start()
@@ -231,6 +235,7 @@ class Controller:
             asyncio.create_task(self.edge.keep(self._edge_is_back), name="keep the edge"),
         ]
         self._changed.set()
+        self.joining.start()
 
     async def _give_up(self) -> None:
         """End what was started in vain; an edge that served before goes on, as its replicas do."""
@@ -245,7 +250,9 @@ class Controller:
         self._hurry.set()
 
     async def __aexit__(self, *exc: object) -> None:
-        """Drain the edge, then end the replicas; nothing is left but the logs."""
+        """Leave the gateways, drain the edge, then end the replicas; the logs are left."""
+        # First of all: until they know, gateways go on sending calls.
+        await self.joining.leave(self._hurry)
         self._draining = True
         self.health.changed()
         # The edge's keeper, too: an edge that it started from now on would be left behind.
@@ -413,6 +420,7 @@ class Controller:
             self.announce("ready")
         retired = self.fleet.retired()
         await self.control.publish(self._topology(), self._settings)
+        self.joining.changed()
         self.health.changed()
         if not self.edge.serving:
             return
