@@ -71,7 +71,7 @@ def test_a_row_of_failures_ejects_and_probes_let_back_in() -> None:
     cluster.report(a=bad(), b=good(), c=good())
     verdict = cluster.verdict("a")
     assert (verdict.weight, verdict.state) == (0, "ejected")
-    assert verdict.reason == "ejected for 1.0 s: 25 calls failed in a row"
+    assert verdict.reason == "ejected for 0.8 s: 25 calls failed in a row"
     cluster.report(4, b=good(), c=good())
     assert cluster.verdict("a").state == "probing"
     assert 0 < cluster.verdict("a").weight < 1000

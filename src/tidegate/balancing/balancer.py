@@ -148,7 +148,7 @@ class Balancer:
                 record.eject(ejection.cause, wrong, now)
             elif well:
                 record.latency.forget()
-                ejection.warm(now, self._policy.recovery)
+                ejection.recover(now)
             return
         if ejection.state == "new" and outcome.succeeded + outcome.failed:
             if ejection.ramp:
@@ -210,9 +210,7 @@ class Balancer:
         if now < self._due:
             return set()
         for address in self._restless:
-            record = self._records[address]
-            if record.ejection.step(now) and record.ejection.state == "probing":
-                record.probe()
+            self._records[address].step(now)
         return set(self._restless)
 
     def _probed(self) -> list[str]:
@@ -280,7 +278,7 @@ class Balancer:
         if not record.base:
             weight = 0
         elif ejection.out and not self._panic:
-            weight = 0 if ejection.state == "ejected" else self._probe_weight(record, weight)
+            weight = 0 if ejection.state == "ejected" else self._probe_weight(record)
         verdict = Verdict(
             weight=weight,
             state=ejection.state,
@@ -295,9 +293,11 @@ class Balancer:
         sick = (len(self._out), len(self._records)) if self._panic else None
         return replace(verdict, reason=explain(verdict, record, sick, now))
 
-    def _probe_weight(self, record: Record, full: int) -> int:
+    def _probe_weight(self, record: Record) -> int:
         """The weight that gets an endpoint a few calls per second, whatever the others get."""
         policy, ejection = self._policy, record.ejection
+        # Not the effective weight, which its failures have brought down to next to nothing.
+        full = max(1, min(MAX_WEIGHT, round(record.base * self._scale)))
         if ejection.issued - ejection.counted >= 2 * policy.probe_calls:
             return 1  # enough are on their way
         wanted = max(policy.probe_rate, policy.probe_share * self._rate)

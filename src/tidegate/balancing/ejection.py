@@ -18,8 +18,8 @@ class Ejection:
     """
 
     __slots__ = (
-        "_policy", "cause", "counted", "flaps", "issued", "passed", "probing_since", "ramp",
-        "since", "state", "until", "warm_from", "why",
+        "_policy", "began", "cause", "counted", "flaps", "issued", "passed", "probing_since",
+        "ramp", "since", "state", "until", "warm_from", "why",
     )  # fmt: skip
 
     def __init__(self, policy: BalancingPolicy, state: State, now: float) -> None:
@@ -27,6 +27,7 @@ class Ejection:
         self.state: State = state
         self.since = now
         self.until = 0.0
+        self.began = now
         self.flaps = 0
         self.cause: Cause = "failures"
         self.why = ""
@@ -43,9 +44,15 @@ class Ejection:
     @property
     def length(self) -> float:
         """How long an ejection lasts at present, in seconds."""
-        policy = self._policy
-        grown = policy.ejection_time * policy.ejection_growth ** max(0, min(self.flaps, 64) - 1)
-        return max(policy.ejection_time, min(policy.longest_ejection, grown))
+        return self._grown(self._policy.ejection_time, self._policy.longest_ejection)
+
+    def _grown(self, seconds: float, longest: float) -> float:
+        growth = self._policy.ejection_growth ** max(0, min(self.flaps, 64) - 1)
+        return max(seconds, min(longest, seconds * growth))
+
+    def relapsing(self, cause: Cause) -> bool:
+        """Whether the same cause had it ejected before."""
+        return self.flaps > 0 and self.cause == cause
 
     def eject(self, cause: Cause, why: str, now: float) -> None:
         """Take it out, or, while it is probed, leave it out for as long again."""
@@ -53,8 +60,9 @@ class Ejection:
             if self.state == "serving" and now - self.since >= self._policy.calm:
                 self.flaps = 0
             # One that is judged slow by its first calls after a probe was never well.
-            if not (cause == self.cause == "slow" and self.state == "warming" and self.flaps):
+            if not (cause == "slow" and self.state == "warming" and self.relapsing(cause)):
                 self.flaps += 1
+                self.began = now
         self.state = "ejected"
         self.cause = cause
         self.why = why
@@ -65,6 +73,10 @@ class Ejection:
         self.state = "probing"
         self.probing_since = now
         self.issued = self.passed = self.counted = 0
+
+    def recover(self, now: float) -> None:
+        """Let it back in, the slower the more often it has relapsed."""
+        self.warm(now, self._grown(self._policy.recovery, self._policy.slow_start))
 
     def warm(self, now: float, seconds: float) -> None:
         """Let its share grow to the full one in so many seconds."""

@@ -8,10 +8,26 @@ from collections.abc import Iterable
 
 from tidegate.balancing.policy import BalancingPolicy
 
-_LEARNT = 3.0
+_LEARNT = 2.0
 """Seconds of calls after which an endpoint's usual latency is known well enough to judge by."""
-_SUSPICION = 1.25
-"""What each wrong alarm makes an endpoint's usual latency grow by."""
+
+
+_SOME = 4.0
+_PLENTY = 32.0
+"""As many calls seen in flight make a latency that needs no longer memory."""
+_PEAK = 10.0
+"""Seconds in which the best pace is forgotten."""
+_FULL_PACE = 0.75
+_PER_REPORT = 3.0
+"""As much evidence one report can give: it may be a pause of a process."""
+
+
+def slow_toll(expected: float, times: float) -> float:
+    """How many calls in flight make "as usual" and "``times`` slower" equally likely.
+
+    ``expected`` are those that are usual; their number is taken for Poisson's.
+    """
+    return expected * (times - 1.0) / math.log(times)
 
 
 class Latency:
@@ -25,7 +41,8 @@ class Latency:
     """
 
     __slots__ = (
-        "_busy", "_calls", "_habit", "_interval", "_known", "_log_factor", "held", "slow_reports",
+        "_busy", "_calls", "_habit", "_interval", "_known", "_log_factor", "_pace",
+        "_peak", "held", "score",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -35,8 +52,10 @@ class Latency:
         self._log_factor = 0.0
         self._habit = 0.0  # the logarithm of the usual ratio to the others
         self._known = 0.0
+        self._pace = 0.0  # calls that end per second
+        self._peak = 0.0  # the most of these, slowly forgotten
         self.held = 0.0
-        self.slow_reports = 0
+        self.score = 0.0
 
     @property
     def mean(self) -> float | None:
@@ -64,16 +83,18 @@ class Latency:
         return math.exp(self._habit)
 
     def observe(self, in_flight: float, ended: int, elapsed: float, window: float) -> None:
-        """Take one report's numbers in."""
-        kept = math.exp(-elapsed / window)
+        """Take one report's numbers in; the less is seen, the longer it is remembered."""
+        memory = min(1.0, max(0.1, self.seen / _PLENTY))
+        kept = math.exp(-elapsed / window * memory)
         self._interval = elapsed
         self._busy = self._busy * kept + in_flight * elapsed
         self._calls = self._calls * kept + ended
+        self._pace += (ended / elapsed - self._pace) * (1.0 - math.exp(-elapsed))
+        self._peak = max(self._pace, self._peak * math.exp(-elapsed / _PEAK))
 
     def forget(self) -> None:
         """Forget the latency, though not what is usual nor the factor: it was a fault's."""
-        self._busy = self._calls = 0.0
-        self.slow_reports = 0
+        self._busy = self._calls = self.score = 0.0
 
     def _ratio(self, reference: float) -> float:
         """The cautious mean over ``reference``, which is made of such means."""
@@ -90,36 +111,57 @@ class Latency:
         The latency depends on the share that the factor gives. Moving there slowly, and on a
         logarithmic scale, makes both come to rest.
         """
-        evidence = self.evidence(reference)
-        confidence = evidence / (evidence + policy.latency_evidence)
+        difference = math.log(self._ratio(reference))
+        # As much of it as stands out of the noise: equal endpoints are to look equal.
+        noise = policy.latency_evidence / (self.evidence(reference) + 0.5)
+        confidence = difference**2 / (difference**2 + noise)
         bound = math.log(policy.latency_clamp)
-        target = max(-bound, min(bound, -math.log(self._ratio(reference)) * confidence))
+        target = max(-bound, min(bound, -difference * confidence))
         step = 1.0 - math.exp(-elapsed / policy.latency_damping)
         self._log_factor += (target - self._log_factor) * step
 
     def learn(self, others: float, elapsed: float, policy: BalancingPolicy) -> None:
         """Learn what is usual, against the latency of the ``others``."""
         evidence = self.evidence(others)
-        weight = elapsed * evidence / (evidence + policy.latency_evidence)
+        weight = elapsed * evidence / (evidence + _SOME)
         self._known += weight
         if self._known > 0:
             # At first the plain mean, later the latest ``policy.habit`` seconds.
             step = weight / min(self._known, policy.habit)
             self._habit += (math.log(self._ratio(others)) - self._habit) * step
 
+    @property
+    def learnt(self) -> bool:
+        """Whether its usual latency is known well enough to call it slower than that."""
+        return self._known >= _LEARNT
+
+    def usual(self, others: float) -> float:
+        """The latency in seconds to expect, at which nobody is surprised."""
+        return others * max(1.0, self.usual_ratio)
+
     def excess(self, others: float) -> float:
         """How many times slower it is than usual; at most as many as slower than the others."""
-        if self._known < _LEARNT:
-            return 1.0
         return self._ratio(others) / max(1.0, self.usual_ratio)
 
-    def limit(self, others: float, times: float) -> float:
-        """The latency in seconds that is ``times`` the usual one."""
-        return others * max(1.0, self.usual_ratio) * times
+    def suspect(self, in_flight: float, ended: int, others: float, times: float) -> float:
+        """Add a report's evidence for being ``times`` slower than usual; return all of it.
 
-    def grow_suspicious(self) -> None:
-        """Raise what is usual: it was an outlier, and may be so by nature under this load."""
-        self._habit = max(0.0, self._habit) + math.log(_SUSPICION)
+        Page's cumulative sum, in calls seen in flight: were they as long as usual, the sum
+        would fall back to 0 again and again. One that ends as many calls per second as ever is
+        not slow: it has more to do than it can, and the rest waits.
+        """
+        if not self.learnt:
+            return 0.0
+        expected = ended * self.usual(others) / self._interval
+        found = min(_PER_REPORT, in_flight - slow_toll(expected, times))
+        if ended / self._interval >= _FULL_PACE * self._peak:
+            found = min(found, 0.0)
+        self.score = max(0.0, self.score + found)
+        return self.score
+
+    def get_used_to(self, times: float) -> None:
+        """Take as usual what is ``times`` slower."""
+        self._habit = max(0.0, self._habit) + math.log(times)
 
 
 class Reference:

@@ -32,7 +32,7 @@ class BalancingPolicy:
     """How many calls it should have ended meanwhile, by its usual latency."""
 
     # Ejection
-    ejection_time: float = 1.0
+    ejection_time: float = 0.75
     """How long a first ejection lasts before the endpoint is probed."""
     ejection_growth: float = 3.0
     """How many times longer each relapse lasts than the one before."""
@@ -43,15 +43,16 @@ class BalancingPolicy:
     max_ejected: float = 0.7
     """The panic threshold. When a larger share of the endpoints is sick, none is ejected: those
     that are left would break down under the load of all."""
-    probe_rate: float = 5.0
-    """About how many calls per second an endpoint gets while it is probed."""
-    probe_share: float = 0.005
-    """The least share of the cluster's calls that an endpoint gets while it is probed, so that
-    judging it does not take longer the more there is to do."""
+    probe_share: float = 0.006
+    """The share of the cluster's calls that an endpoint gets while it is probed."""
+    probe_rate: float = 3.0
+    """The least number of calls per second that it gets then, so that healing is noticed in a
+    cluster with little to do."""
     probe_calls: int = 3
     """As many calls must succeed before the endpoint serves again."""
     recovery: float = 1.5
-    """How long the share of one that has healed takes to grow to the full one."""
+    """How long the share of one that has healed takes to grow to the full one; after relapses
+    longer, as ejections are, up to :attr:`slow_start`."""
 
     # Newcomers
     slow_start: float = 10.0
@@ -67,13 +68,18 @@ class BalancingPolicy:
     latency_clamp: float = 10.0
     """An endpoint gets at most this many times its weight for being fast, and at least this
     part of it for being slow."""
-    latency_evidence: float = 4.0
-    """How many calls must have been seen in flight before a latency counts by half."""
+    latency_evidence: float = 1.0
+    """How many calls must have been seen in flight before a latency that differs by a factor of
+    e counts by half. Smaller differences need more, by their square."""
     slow_outlier: float = 5.0
     """An endpoint that becomes this many times slower than it used to be, against the
     others, is ejected until it is well. One that always was slower only gets less."""
     slow_outlier_calls: float = 8.0
-    """How many calls must have been seen in flight before an endpoint counts as an outlier."""
+    """How many calls more than usual must have been seen in flight, in all, for that."""
+    slow_probing: float = 3.0
+    """After so many seconds of quick probes an outlier is well again, however few they were."""
+    slow_accepted: float = 300.0
+    """One that is slow for this long is taken back as it is: it gets less, by its latency."""
     habit: float = 60.0
     """The time constant in which an endpoint's usual latency, against the others, is learnt."""
     utilization_clamp: float = 2.0

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 
 from tidegate.balancing.ejection import Cause, Ejection
-from tidegate.balancing.latency import Latency, Reference
+from tidegate.balancing.latency import Latency, Reference, slow_toll
 from tidegate.balancing.outcome import Outcome
 from tidegate.balancing.policy import BalancingPolicy
 from tidegate.balancing.verdict import State
 from tidegate.balancing.window import window_weight
 
-_CLEARLY_SLOW = 2
-"""Reports in a row in which an outlier must be slow: one alone may be a pause of its process."""
-_WELL = 0.6
-"""The part of an outlier's latency below which a probed endpoint counts as well again."""
-_ENOUGH_PROBING = 1.0
-"""Seconds after which few probes that were quick are believed."""
+_LONGEST_DRAIN = 5.0
+"""Seconds for which probing a slow one waits for the calls that it still has."""
+_DRAINED = 1.0
+"""Seconds without an answer after which what is in flight is a stream, or lost."""
+_ALARM = 1.25
+"""What each alarm makes an outlier's usual latency grow by: it may be so by nature at times."""
+_SURELY_WELL = 2.0
+"""How many calls fewer must be seen in flight than of an endpoint that is still slow."""
 
 
 class Tally:
@@ -133,14 +135,15 @@ class Record:
         policy = self._policy
         if not outcome.succeeded and self.run >= policy.consecutive_failures:
             return "failures", f"{self.run} calls failed in a row"
-        tally = self.tally
-        calls = tally.succeeded + tally.failed
-        if outcome.failed and calls >= policy.failure_rate_calls:
-            rate = tally.failed / calls
-            others_calls = others.succeeded + others.failed
-            usual = others.failed / others_calls if others_calls >= 1 else 0.0
-            if rate >= policy.failure_rate and usual < rate / 2:
-                return "failures", f"{rate:.0%} of its calls failed, {usual:.0%} of the others'"
+        others_calls = others.succeeded + others.failed
+        usual = others.failed / others_calls if others_calls >= 1 else 0.0
+        for lately in (outcome, self.tally):  # alone, the report shows a fault that is new
+            calls = lately.succeeded + lately.failed
+            if outcome.failed and calls >= policy.failure_rate_calls:
+                rate = lately.failed / calls
+                if rate >= policy.failure_rate and usual < rate / 2:
+                    whose = f"{usual:.0%} of the others'"
+                    return "failures", f"{rate:.0%} of its calls failed, {whose}"
         if self.silent and others_ended:
             return self._silence(reference, elapsed)
         return None
@@ -170,19 +173,15 @@ class Record:
             return None
         excess = latency.excess(others)
         ended = outcome.succeeded + outcome.failed
-        now_slow = (outcome.in_flight - latency.held) * elapsed > ended * latency.limit(
-            others, policy.slow_outlier
-        )
-        latency.slow_reports = latency.slow_reports + 1 if now_slow else 0
-        warming = self.ejection.state == "warming" and self.ejection.cause == "slow"
-        enough = policy.slow_outlier_calls / (3 if warming and self.ejection.flaps else 1)
-        if (
-            excess >= policy.slow_outlier
-            and latency.slow_reports >= _CLEARLY_SLOW
-            and latency.seen >= enough
-        ):
+        in_flight = outcome.in_flight - latency.held
+        score = latency.suspect(in_flight, ended, others, policy.slow_outlier)
+        enough = policy.slow_outlier_calls
+        if self.ejection.state == "warming" and self.ejection.relapsing("slow"):
+            enough /= 2
+        if score >= enough:
             return "slow", f"{excess:.1f} x slower than usual, against the others"
-        if latency.evidence(others) >= 1.0 and excess < policy.slow_outlier / 2:
+        usual = excess < policy.slow_outlier / 2 or not latency.learnt
+        if usual and latency.evidence(others) >= 1.0:
             latency.learn(others, elapsed, policy)
         latency.follow(reference.median, elapsed, policy)
         return None
@@ -190,11 +189,22 @@ class Record:
     def eject(self, cause: Cause, why: str, now: float) -> None:
         """Take it out; forget what its fault would do to its latency."""
         if cause == "slow":
-            self.latency.grow_suspicious()
+            self.latency.get_used_to(_ALARM)
         self.latency.forget()
         self.silent = self.missed = 0.0
         self.run = self.waiting = 0
         self.ejection.eject(cause, why, now)
+
+    def step(self, now: float) -> None:
+        """Do what is due by time alone."""
+        ejection = self.ejection
+        due = ejection.until
+        slow = ejection.state == "ejected" and ejection.cause == "slow"
+        draining = self.in_flight > 0 and self.silent < _DRAINED
+        if slow and draining and due <= now < due + _LONGEST_DRAIN:
+            return  # the next report tells whether its old calls have come to an end
+        if ejection.step(now) and ejection.state == "probing":
+            self.probe()
 
     def probe(self) -> None:
         """Begin to be probed: what is in flight by now is old, and says nothing."""
@@ -218,16 +228,26 @@ class Record:
         ejection.passed += new - failed
         if failed:
             return False, f"{failed} of {ejection.counted} probes failed"
-        latency.observe(self.in_flight - latency.held, new, elapsed, 10.0)
         others = reference.others(None) or 0.0
-        limit = latency.limit(others, policy.slow_outlier)
-        if self.silent >= max(2 * policy.stuck_after, limit) and self.in_flight > latency.held:
+        usual = latency.usual(others)
+        in_flight = self.in_flight - latency.held
+        patience = max(2 * policy.stuck_after, policy.slow_outlier * usual)
+        if self.silent >= patience and in_flight:
             return False, f"a probe was not answered for {self.silent:.1f} s"
-        if not ejection.passed or ejection.cause != "slow" or not limit:
-            return ejection.passed >= policy.probe_calls, ""
-        mean = latency.mean or 0.0
-        if latency.seen >= 2 and mean >= limit * _WELL:
-            return False, f"probes took {mean * 1e3:.0f} ms, usual are {others * 1e3:.0f} ms"
-        sure = ejection.counted * limit * _WELL >= 2 * elapsed
-        sure = sure or now - ejection.probing_since >= _ENOUGH_PROBING
-        return ejection.passed >= policy.probe_calls and sure, ""
+        answered = ejection.passed >= policy.probe_calls
+        if ejection.cause != "slow" or not usual:
+            return answered, ""
+        times = 2 * policy.slow_outlier
+        toll = slow_toll(usual / elapsed, times)
+        latency.score += new * toll - in_flight
+        if latency.score < 0.0:
+            # As slow as before. It does no harm with as few calls as it gets, so they go on: its
+            # healing is noticed the sooner. Those that still run will speak for it at their end,
+            # which must not outweigh that they were seen to run.
+            latency.score = max(latency.score, -toll * in_flight)
+            ejection.probing_since = now
+        if now - ejection.began >= policy.slow_accepted:
+            latency.get_used_to(times)
+            return True, ""
+        waited = now - ejection.probing_since >= policy.slow_probing
+        return answered and (latency.score >= _SURELY_WELL or (waited and new > 0)), ""
