@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
-from tidegate.config.addresses import place
+from tidegate.config.addresses import host_name, place
 from tidegate.config.node import Port, WebOrigin, words
 from tidegate.config.section import Section
 from tidegate.config.units import Duration, Size
@@ -55,19 +55,31 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 class Kubernetes(Section):
     """Endpoints that a Kubernetes API server knows."""
 
-    service: str | None = Field(None, description="the name of the service")
-    selector: str | None = Field(
+    service: Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")] | None = Field(
+        None, description="the name of the service"
+    )
+    selector: Annotated[str, Field(min_length=1, max_length=1024)] | None = Field(
         None, description="or a label selector of EndpointSlices, as app=resnet,tier!=test"
     )
-    namespace: str | None = Field(None, description="its namespace (default: the gateway's own)")
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] | None = (
+        Field(None, description="its namespace (default: the gateway's own)")
+    )
     port: Annotated[str, BeforeValidator(str)] | None = Field(
         None, description="the port's name or number (default: the only one)"
     )
     api_server: Annotated[str, Field(pattern=r"^https?://[^/]")] | None = Field(
         None, description="default: that of the cluster in which the gateway runs"
     )
-    token_file: Path | None = Field(None, description="default: the service account's")
-    ca_file: Path | None = Field(None, description="default: the service account's")
+    token_file: Path | None = Field(
+        None,
+        description="a file with a token, read for every request (default: that of the pod's "
+        "service account in its own cluster, none for another `api_server`)",
+    )
+    ca_file: Path | None = Field(
+        None,
+        description="who vouches for the API server, in PEM (default: as for `token_file`; for "
+        "another server the usual ones)",
+    )
 
     @model_validator(mode="after")
     def _one_name(self) -> Kubernetes:
@@ -87,7 +99,9 @@ class Endpoints(Section):
         description="HOST:PORT; a name is looked up again and again, each of its addresses is an "
         "endpoint",
     )
-    srv: str | None = Field(None, description="a DNS name whose SRV records name the endpoints")
+    srv: Annotated[str, AfterValidator(host_name)] | None = Field(
+        None, description="a DNS name whose SRV records name the endpoints"
+    )
     file: Path | None = Field(
         None, description="a file with a list of endpoints, followed as it changes"
     )
