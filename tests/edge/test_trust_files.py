@@ -42,6 +42,19 @@ def test_a_pair_is_read(tmp_path: Path) -> None:
     assert b"PRIVATE" not in repr(client).encode()
 
 
+def test_the_usual_authorities_are_the_systems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert b"BEGIN CERTIFICATE" in (read_client_tls().ca or b"")
+    assert read_client_tls().anybody_passes
+    assert not read_client_tls(server_name="nodes.internal").anybody_passes
+    ours = tmp_path / "ca.crt"
+    ours.write_bytes(pem())
+    assert not read_client_tls(ours).anybody_passes
+    monkeypatch.setenv("SSL_CERT_FILE", str(ours))
+    assert read_client_tls().ca == pem()
+
+
 def test_a_key_in_the_file_of_the_certificate_stays_there(tmp_path: Path) -> None:
     certificate, secret = write(tmp_path, leaf())
     certificate.write_bytes(secret.read_bytes() + certificate.read_bytes())

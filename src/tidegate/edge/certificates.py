@@ -6,11 +6,13 @@ What is wrong is found here, before Envoy is told: its own words for it name no 
 from __future__ import annotations
 
 import os
+import ssl
 import stat
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import certifi
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -47,6 +49,8 @@ def read_client_tls(
 ) -> ClientTls:
     """Read what endpoints must show, and what they are shown.
 
+    Without ``ca``, the authorities are those that the system trusts.
+
     Raises:
         ConfigurationError: as :func:`read_server_tls`; or there is a certificate without a key.
     """
@@ -55,7 +59,8 @@ def read_client_tls(
     chain = secret = None
     if certificate is not None and key is not None:
         chain, secret = _read_pair(certificate, key)
-    return ClientTls(None if ca is None else _read_authorities(ca), chain, secret, server_name)
+    known = _system_authorities() if ca is None else _read_authorities(ca)
+    return ClientTls(known, chain, secret, server_name, public_ca=ca is None)
 
 
 def valid_until(certificates: bytes) -> datetime:
@@ -102,6 +107,12 @@ def _read_pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:
 
 def _read_authorities(path: Path) -> bytes:
     return _only_certificates(_certificates(path, read_small(path)[0]))
+
+
+def _system_authorities() -> bytes:
+    """Return what OpenSSL's usual file holds (``SSL_CERT_FILE`` names another), else certifi's."""
+    usual = ssl.get_default_verify_paths().cafile
+    return read_small(Path(usual or certifi.where()))[0]
 
 
 def _certificates(path: Path, content: bytes) -> list[x509.Certificate]:

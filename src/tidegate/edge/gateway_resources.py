@@ -123,7 +123,7 @@ class GatewayResources:
             endpoints, share = before.endpoints, before.share
             addresses = before.addresses
         else:
-            endpoints = packed(server_assignment(planned))
+            endpoints = packed(server_assignment(planned, settings))
             share = _largest_share(planned)
             addresses = _addresses(planned)
         shape = (shape_of(planned), settings.threads, settings.upstream_tls)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import address_pb2, health_check_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
-from envoy.type.v3 import percent_pb2
+from envoy.type.v3 import http_pb2, percent_pb2
 from google.protobuf import wrappers_pb2
 
 from tidegate.edge.clusters import balancing, first_aid
@@ -19,7 +18,8 @@ from tidegate.edge.plan import PlannedCluster
 from tidegate.edge.pools import Server
 from tidegate.edge.retry_floors import LEAST
 from tidegate.edge.settings import EdgeSettings
-from tidegate.edge.tls import upstream_transport_socket
+from tidegate.edge.tls import NOBODY, is_dns_name, upstream_transport_socket
+from tidegate.edge.trust import ClientTls
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CONNECT_TIMEOUT = 1.0
@@ -41,8 +41,6 @@ _SECURE = "tls"
 """Marks the endpoints that speak TLS, where others do not."""
 _LONGEST_COPY = 60.0
 """Seconds: nobody waits for the answer of a copy, so nobody gives it up."""
-
-_DNS_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 
 
 def server_cluster(planned: PlannedCluster, settings: EdgeSettings) -> cluster_pb2.Cluster:
@@ -85,7 +83,9 @@ def server_cluster(planned: PlannedCluster, settings: EdgeSettings) -> cluster_p
     return cluster
 
 
-def server_assignment(planned: PlannedCluster) -> endpoint_pb2.ClusterLoadAssignment:
+def server_assignment(
+    planned: PlannedCluster, settings: EdgeSettings
+) -> endpoint_pb2.ClusterLoadAssignment:
     """Return the servers of a cluster by priority, with their weights and the verdicts on them.
 
     Calls that are under way on a server that is ejected go on.
@@ -96,7 +96,7 @@ def server_assignment(planned: PlannedCluster) -> endpoint_pb2.ClusterLoadAssign
         locality = assignment.endpoints.add(priority=number)
         for server in planned.servers:
             if server.priority == priority:
-                locality.lb_endpoints.append(_endpoint(planned, server))
+                locality.lb_endpoints.append(_endpoint(planned, server, settings.upstream_tls))
     return assignment
 
 
@@ -113,12 +113,16 @@ def socket_address(place: str) -> address_pb2.Address:
     )
 
 
-def _endpoint(planned: PlannedCluster, server: Server) -> endpoint_components_pb2.LbEndpoint:
+def _endpoint(
+    planned: PlannedCluster, server: Server, tls: ClientTls
+) -> endpoint_components_pb2.LbEndpoint:
     place = planned.place(server)
     endpoint = endpoint_components_pb2.Endpoint(address=socket_address(place))
     name = server.name.rpartition(":")[0] or server.name
-    if _DNS_NAME.fullmatch(name):
+    if is_dns_name(name):
         endpoint.hostname = endpoint.health_check_config.hostname = name
+    elif server.secure and tls.anybody_passes:
+        endpoint.hostname = NOBODY
     if asks_rest(planned) and server.rest is not None and server.rest != place:
         endpoint.health_check_config.address.CopyFrom(socket_address(server.rest))
     found = endpoint_components_pb2.LbEndpoint(
@@ -161,7 +165,13 @@ def _http_options(
 
 def _secure(cluster: cluster_pb2.Cluster, planned: PlannedCluster, settings: EdgeSettings) -> None:
     """Speak TLS to the servers that do, and in the clear to the others."""
-    socket = upstream_transport_socket(settings.upstream_tls)
+    alpn = "http/1.1" if planned.rest else "h2"
+    socket = upstream_transport_socket(settings.upstream_tls, alpn)
+    # Checks have connections of their own, and may speak another version of HTTP.
+    for check in cluster.health_checks:
+        if check.HasField("http_health_check"):
+            http2 = check.http_health_check.codec_client_type == http_pb2.HTTP2
+            check.tls_options.alpn_protocols.append("h2" if http2 else "http/1.1")
     if all(server.secure for server in planned.servers):
         cluster.transport_socket.CopyFrom(socket)
         return

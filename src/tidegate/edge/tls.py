@@ -21,6 +21,8 @@ from tidegate.edge.trust import ClientTls, ServerTls
 
 _SOCKET = "envoy.transport_sockets.tls"
 _DNS_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
+NOBODY = "nobody.invalid"
+"""The name that is asked for where nobody is to be believed; nobody can have it (RFC 2606)."""
 _SAN = common_pb2.SubjectAltNameMatcher
 
 
@@ -61,14 +63,25 @@ def listener_transport_socket(tls: ServerTls) -> base_pb2.TransportSocket:
     return base_pb2.TransportSocket(name=_SOCKET, typed_config=packed(context))
 
 
-def upstream_transport_socket(tls: ClientTls) -> base_pb2.TransportSocket:
-    """Return the socket of a cluster whose endpoints speak TLS."""
+def upstream_transport_socket(tls: ClientTls, alpn: str) -> base_pb2.TransportSocket:
+    """Return the socket of a cluster whose endpoints speak TLS, and what ``alpn`` says in it.
+
+    Without a ``server_name`` Envoy asks for the host name that it is told with each endpoint, and
+    for none where that is empty (see :attr:`~tidegate.edge.trust.ClientTls.anybody_passes`). It
+    does not look for addresses then.
+    """
     context = tls_pb2.UpstreamTlsContext()
     common = context.common_tls_context
     _bound_versions(common)
+    common.alpn_protocols.append(alpn)
     if tls.certificate is not None:
         common.tls_certificate_sds_secret_configs.append(_secret_source(OUR_CERTIFICATE))
     expected = common_pb2.CertificateValidationContext()
+    if tls.ca is None:
+        # Nobody vouches for anybody: no certificate has this digest.
+        expected.verify_certificate_hash.append("00" * 32)
+        common.validation_context.CopyFrom(expected)
+        return base_pb2.TransportSocket(name=_SOCKET, typed_config=packed(context))
     if tls.server_name is None:
         context.auto_host_sni = True
         context.auto_sni_san_validation = True
@@ -76,26 +89,15 @@ def upstream_transport_socket(tls: ClientTls) -> base_pb2.TransportSocket:
         expected.match_typed_subject_alt_names.append(_named(tls.server_name))
         if not _is_address(tls.server_name):
             context.sni = tls.server_name
-    if tls.ca is None:
-        expected.system_root_certs.SetInParent()
-        common.validation_context.CopyFrom(expected)
-    else:
-        combined = common.combined_validation_context
-        combined.default_validation_context.CopyFrom(expected)
-        combined.validation_context_sds_secret_config.CopyFrom(_secret_source(ENDPOINTS_CA))
+    combined = common.combined_validation_context
+    combined.default_validation_context.CopyFrom(expected)
+    combined.validation_context_sds_secret_config.CopyFrom(_secret_source(ENDPOINTS_CA))
     return base_pb2.TransportSocket(name=_SOCKET, typed_config=packed(context))
 
 
-def certificate_name(host: str, tls: ClientTls) -> str:
-    """Return the host name that Envoy is to be told with an endpoint that speaks TLS.
-
-    Envoy asks for a certificate of this name if ``tls`` has none for all, and only if it is a DNS
-    name. Without one, every certificate of ``tls.ca`` will do: that is for an authority of one's
-    own. Among those that the system trusts it would be anybody's, so what has no name is refused.
-    """
-    if _DNS_NAME.fullmatch(host) and not _is_address(host):
-        return host
-    return "unnamed.invalid" if tls.ca is None and tls.server_name is None else ""
+def is_dns_name(host: str) -> bool:
+    """Whether ``host`` is a name that certificates can have: no address."""
+    return _DNS_NAME.fullmatch(host) is not None and not _is_address(host)
 
 
 def _bound_versions(common: tls_pb2.CommonTlsContext) -> None:

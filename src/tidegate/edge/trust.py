@@ -37,7 +37,8 @@ class ClientTls:
     """How an edge speaks TLS to endpoints; all in PEM.
 
     Attributes:
-        ca: whose certificates endpoints may show (default: those that the system trusts).
+        ca: whose certificates endpoints may show; without any, no endpoint is believed.
+        public_ca: whether those vouch for everybody, as the ones do that a system trusts.
         certificate: what the edge shows to endpoints that ask.
         key: the private key of the certificate.
         server_name: the name, or IP address, that each endpoint's certificate must have (default:
@@ -48,6 +49,12 @@ class ClientTls:
     certificate: bytes | None = None
     key: bytes | None = field(default=None, repr=False)
     server_name: str | None = None
+    public_ca: bool = False
+
+    @property
+    def anybody_passes(self) -> bool:
+        """Whether an endpoint without a host name would pass with anybody's certificate."""
+        return self.public_ca and self.server_name is None
 
 
 @dataclass(frozen=True, slots=True)
