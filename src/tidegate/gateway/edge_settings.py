@@ -7,6 +7,7 @@ from tidegate.controller.machine import usable_cores
 from tidegate.controller.run_directory import RunDirectory
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.trust_files import Trust, TrustFiles, rate_limits
+from tidegate.protocols.registry import GATEWAY_ROUTINGS
 
 
 def edge_settings(config: GatewayConfig, directory: RunDirectory, trust: Trust) -> EdgeSettings:
@@ -22,7 +23,9 @@ def edge_settings(config: GatewayConfig, directory: RunDirectory, trust: Trust) 
         threads=config.envoy_threads or max(1, int(usable_cores())),
         envoy=config.envoy,
         origins=config.allowed_origins or (),
+        gateway=True,
         load_reports=True,
+        routings=GATEWAY_ROUTINGS,
         tls=trust.tls,
         upstream_tls=trust.upstream_tls,
         api_keys=trust.api_keys,
