@@ -20,7 +20,7 @@ import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tidegate.replica.exchange import Exchange
 from tidegate.replica.header_blocks import encode_block, text_of
@@ -41,7 +41,7 @@ class FakeReplica:
         self.server = Server(Path(socket), self.handle, _LIMIT, idle_timeout=idle_timeout)
         self.tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> FakeReplica:
+    async def __aenter__(self) -> Self:
         host, _, port = self.socket.rpartition(":")
         if host:
             loop = asyncio.get_running_loop()

@@ -46,7 +46,7 @@ def test_an_entry_describes_its_endpoints() -> None:
     ].pool.endpoints
     assert (endpoint.rest, endpoint.protocol) == ("10.0.0.1:8501", "tensorflow-serving")
     assert (endpoint.weight, endpoint.priority) == (30, 2)
-    assert endpoint.versions == {1, 2}
+    assert endpoint.versions == frozenset({1, 2})
     assert not endpoint.secure
 
 

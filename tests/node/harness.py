@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -28,6 +28,9 @@ class ServedNode:
     first one was killed.
     """
 
+    SAYS = "serving "
+    """What it says when it serves."""
+
     def __init__(self, repository: Path, *options: str, wait_ready: bool = True) -> None:
         self.repository = repository
         self.options = options
@@ -36,7 +39,7 @@ class ServedNode:
         self.output = ""
         self._reader: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> ServedNode:
+    async def __aenter__(self) -> Self:
         # A Unix socket's path has 107 bytes: pytest's temporary folders are too deep.
         self.run_dir = Path(tempfile.mkdtemp(prefix="tg", dir="/tmp"))
         self.port, self.admin_port = free_port(), free_port()
@@ -48,7 +51,7 @@ class ServedNode:
     async def serve(self) -> None:
         """Start ``tidegate serve`` and wait until it says that it serves."""
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tidegate.cli", "serve", str(self.repository),
+            sys.executable, "-m", "tidegate.cli", *self.command(),
             "--port", str(self.port), "--admin-port", str(self.admin_port),
             "--run-dir", str(self.run_dir), *self.options,
             stdin=asyncio.subprocess.DEVNULL,
@@ -58,9 +61,12 @@ class ServedNode:
         )  # fmt: skip
         self.output = ""
         self._reader = asyncio.create_task(self._read(self.process))
-        await self.until(lambda: "serving " in self.output or self._ended())
+        await self.until(lambda: self.SAYS in self.output or self._ended())
         if self._ended():
-            raise RuntimeError(f"tidegate serve ended: {self.output}")
+            raise RuntimeError(f"tidegate {self.command()[0]} ended: {self.output}")
+
+    def command(self) -> tuple[str, ...]:
+        return "serve", str(self.repository)
 
     def _ended(self) -> bool:
         assert self.process is not None

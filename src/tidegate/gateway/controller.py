@@ -38,6 +38,7 @@ from tidegate.gateway.calls import GatewayCalls
 from tidegate.gateway.discovery.files import Nodefile, WatchedFile
 from tidegate.gateway.edge_settings import edge_settings, trust_files
 from tidegate.gateway.entries import entries_of, nodefile_tasks, source_of
+from tidegate.gateway.handover import Handover
 from tidegate.gateway.memory import Memory
 from tidegate.gateway.models import ModelMembers, Task, members_of, tasks_of
 from tidegate.gateway.registry import Registry
@@ -110,6 +111,7 @@ class GatewayController:
         self._trust = trust_files(config).read()
         self._trust_problem: str | None = None
         self._settings = edge_settings(config, directory, self._trust)
+        self._handover = Handover()
         self._changed = asyncio.Event()
         self._stale = True
         """Whether who is where has changed since the members were gathered."""
@@ -370,6 +372,8 @@ class GatewayController:
                 self._found()
 
     async def _apply(self) -> None:
+        if self._handover.pending:
+            await self.calls.endpoint_health.look(self.plan.clusters, at_most=_TICK)
         topology = self._topology()
         if topology == self._told and self._settings is self._told_settings:
             return
@@ -398,9 +402,21 @@ class GatewayController:
 
     def _gather(self, now: float) -> None:
         joined = self.registry.models(now)
-        self.members = members_of(self.config, self.sources.found, joined, self._nodefile_tasks)
+        wanted = members_of(self.config, self.sources.found, joined, self._nodefile_tasks)
+        health = self.calls.endpoint_health
+        self.members = {
+            name: model.with_pools(
+                lambda pool: self._handover.members(pool, health.is_healthy, now)
+            )
+            for name, model in wanted.items()
+        }
+        pools = [pool for model in self.members.values() for pool in model.pools]
+        self._handover.forget_all_but(pool.name for pool in pools)
+        # Looked at again until the new ones are well.
+        self._stale = self._handover.pending
         self.tasks = tasks_of(self.config, dict(self.registry.tasks(now)), self._nodefile_tasks)
         self.balancers.update(self.members.values(), now)
+        self.calls.figures.keep({p.name: frozenset(e.address for e in p.endpoints) for p in pools})
 
     def sources_state(self) -> list[Mapping[str, object]]:
         """Return what the sources of endpoints say, for people."""

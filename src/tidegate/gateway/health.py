@@ -30,23 +30,34 @@ class EndpointHealth:
     ) -> None:
         self._ask = ask
         self._clock = clock
-        self._good_until = float("-inf")
+        self._asked = float("-inf")
+        self._took = 0.0
         self._known: dict[tuple[str, str], Feeling] = {}
         self._asking = asyncio.Lock()
 
-    async def look(self, clusters: Mapping[str, PlannedCluster]) -> None:
-        """Make :meth:`of` tell of this moment, or of one shortly before."""
+    async def look(
+        self, clusters: Mapping[str, PlannedCluster], at_most: float = _SHORTEST
+    ) -> None:
+        """Make :meth:`of` tell of this moment, or of one at most so many seconds before.
+
+        Where there are so many endpoints that the edge takes its time to answer, it is asked
+        less often.
+        """
         async with self._asking:
             began = self._clock.now()
-            if began < self._good_until:
+            if began < self._asked + max(at_most, _SHARE * self._took):
                 return
             try:
                 told = await self._ask()
             except EdgeFailed:
                 return
             self._known = _by_pool(told, clusters)
-            took = self._clock.now() - began
-            self._good_until = self._clock.now() + max(_SHORTEST, _SHARE * took)
+            self._asked = self._clock.now()
+            self._took = self._asked - began
+
+    def is_healthy(self, pool: str, address: str) -> bool:
+        """Say whether an endpoint of a pool has passed its last check."""
+        return self.of(pool, address) == "healthy"
 
     def of(self, pool: str, address: str) -> Feeling:
         """Return how an endpoint of a pool feels."""

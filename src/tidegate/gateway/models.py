@@ -52,6 +52,17 @@ class ModelMembers:
         others = (*(p[1] for p in parts if p is not None), *(h[2] for h in self.headers))
         return (self.pool, *others)
 
+    def with_pools(self, change: Callable[[PoolMembers], PoolMembers]) -> ModelMembers:
+        """Return the same model with each of its pools changed."""
+        canary, mirror = self.canary, self.mirror
+        return replace(
+            self,
+            pool=change(self.pool),
+            canary=None if canary is None else (canary[0], change(canary[1])),
+            mirror=None if mirror is None else (mirror[0], change(mirror[1])),
+            headers=tuple((name, value, change(pool)) for name, value, pool in self.headers),
+        )
+
 
 def members_of(
     config: GatewayConfig,
