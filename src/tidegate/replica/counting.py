@@ -48,6 +48,10 @@ class Counters:
         self._failed_seconds = 0.0
         self._last_run: float | None = None
         self._joining = self._infer = self._output = 0.0
+        self.running = 0.0
+        """Seconds in which the model ran, with what is done in its thread around each run."""
+        self.hooking = 0.0
+        """Seconds of hooks, added up over their threads."""
         self._sizes: dict[int, _Size] = {}
         self._durations = Histogram(DURATION_BOUNDS)
         self._queued = Histogram(DURATION_BOUNDS)
@@ -75,6 +79,7 @@ class Counters:
         share = encoding / (len(runs) or 1)
         for run in runs:
             rows, requests, seconds, joining, splitting = run
+            self.running += joining + seconds + splitting
             self._joining += requests * joining
             self._infer += requests * seconds
             self._output += requests * splitting
@@ -102,6 +107,7 @@ class Counters:
             after: Those of postprocessing and encoding, which count as making outputs.
         """
         self._last_run = self._clock.now()
+        self.hooking += before + after
         self._joining += before
         self._output += after
         self._durations.observe(total)
@@ -136,6 +142,11 @@ class Counters:
         """Count a request that failed after the model had run, and counts as answered."""
         self._spoilt += 1
         self.failed(error, protocol, grpc=grpc, arrived=arrived)
+
+    @property
+    def waiting(self) -> float:
+        """Seconds that answered requests waited, added up."""
+        return self._queued.total
 
     def snapshot(self) -> ModelStats:
         """Return what was counted."""

@@ -8,8 +8,11 @@ from typing import Protocol, TypeAlias
 
 from tidegate.errors import MethodNotAllowed, QueueFull
 from tidegate.protocols.grpc_frames import percent_encode
+from tidegate.protocols.load_reports import ASK_HEADER, ASK_VALUE
 from tidegate.protocols.registry import encode_error
 from tidegate.protocols.statuses import status_of
+
+_ASK, _ASKED = ASK_HEADER.encode(), ASK_VALUE.encode()
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
@@ -18,7 +21,9 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 class Head:
     """What a request says before its body. Many requests share one, and nobody changes it."""
 
-    __slots__ = ("encoding", "grpc", "headers", "method", "retried", "target", "timeout")
+    __slots__ = (
+        "asks_load", "encoding", "grpc", "headers", "method", "retried", "target", "timeout",
+    )  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, headers: Mapping[bytes, bytes]) -> None:
         self.method = method
@@ -34,6 +39,8 @@ class Head:
         """How long the caller of a gRPC method waits, as it was sent."""
         self.retried = headers.get(b"x-envoy-attempt-count", b"1") != b"1"
         """Whether another replica has failed to answer this request."""
+        self.asks_load = headers.get(_ASK) == _ASKED
+        """Whether the answer is to say how busy this replica is."""
 
 
 class Connection(Protocol):
@@ -188,7 +195,7 @@ class Sender(Protocol):
 class OpenConnections:
     """The connections that are open, which have something to send, and who waits for the last."""
 
-    __slots__ = ("_unsent", "_waiters", "all", "refuse", "unread")
+    __slots__ = ("_unsent", "_waiters", "all", "load", "refuse", "unread")
 
     def __init__(self) -> None:
         self.all: set[Closable] = set()
@@ -196,6 +203,9 @@ class OpenConnections:
         """Answers a request that is not taken as a whole, and that no handler sees."""
         self.unread: Collection[bytes] = ()
         """Fields of requests over HTTP/2 that nobody looks at."""
+        self.load: Callable[[], bytes] | None = None
+        """Returns the load report for the answers to those who ask for one; ``None``: nobody
+        gets any."""
         self._waiters: list[asyncio.Event] = []
         self._unsent: list[Sender] = []
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
 from tidegate.errors import DeadlineExceeded, InferenceFailed, QueueFull, TidegateError
+from tidegate.protocols.load_reports import ASK_HEADER
 from tidegate.protocols.open_inference.places import places_of
 from tidegate.protocols.open_inference.schedule_policy import schedule
 from tidegate.replica.batch import Ran
@@ -34,7 +35,9 @@ from tidegate.types import InferRequest, InferResponse
 
 log = logging.getLogger(__name__)
 
-_NOT_THE_CALLERS = (b":", b"grpc-", b"x-envoy-", b"transfer-encoding", b"connection")
+_NOT_THE_CALLERS = (
+    b":", b"grpc-", b"x-envoy-", b"transfer-encoding", b"connection", ASK_HEADER.encode(),
+)  # fmt: skip
 _BETWEEN_WARNINGS = 10.0
 """Seconds."""
 

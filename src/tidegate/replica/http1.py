@@ -19,10 +19,12 @@ import httptools
 
 from tidegate.errors import MessageTooLarge
 from tidegate.protocols.grpc_frames import frame_prefix
+from tidegate.protocols.load_reports import REPORT_HEADER
 from tidegate.replica.exchange import Bytes, Exchange, Handler, Head, Headers, OpenConnections
 from tidegate.replica.header_blocks import literal_of
 from tidegate.replica.streams import GrpcStream, Opener, Outgoing
 
+REPORT = REPORT_HEADER.encode()
 PATIENCE = 4
 """A body too large is read and dropped to its end, since most clients write all before they
 read the answer; but not beyond so many times the limit."""
@@ -172,7 +174,9 @@ class Http1Connection(asyncio.Protocol):
     def write_message(self, stream: int, parts: Sequence[Bytes]) -> None:
         """Answer a gRPC call with a message and OK."""
         length = sum(map(len, parts))
-        head = _GRPC_HEAD + b"%x\r\n" % (length + _FRAME) + frame_prefix(length)
+        report = self._report()
+        head = _GRPC_HEAD if not report else _GRPC_HEAD[:-2] + b"%s: %s\r\n\r\n" % report[0]
+        head += b"%x\r\n" % (length + _FRAME) + frame_prefix(length)
         self._write(head, *parts, _GRPC_TAIL)
 
     def write_response(
@@ -180,8 +184,14 @@ class Http1Connection(asyncio.Protocol):
     ) -> None:
         """Answer with a head and a body."""
         lines = [b"HTTP/1.1 %d %s" % (status, _REASONS.get(status, b"Status"))]
-        lines += [name + b": " + value for name, value in fields]
+        lines += [name + b": " + value for name, value in (*fields, *self._report())]
         self._write(b"\r\n".join((*lines, b"\r\n")), *parts)
+
+    def _report(self) -> Headers:
+        load, exchange = self._connections.load, self._exchange
+        if load is None or exchange is None or not exchange.head.asks_load:
+            return ()
+        return ((REPORT, load()),)
 
     def _write(self, *parts: Bytes) -> None:
         self._exchange = None

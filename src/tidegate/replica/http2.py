@@ -22,7 +22,7 @@ from tidegate.errors import DeadlineExceeded, RequestError
 from tidegate.protocols.grpc_frames import frame_prefix
 from tidegate.replica.exchange import Bytes, Exchange, Handler, Head, Headers, OpenConnections
 from tidegate.replica.header_blocks import BlockReader, MalformedBlock, encode_block
-from tidegate.replica.http1 import PATIENCE, too_large
+from tidegate.replica.http1 import PATIENCE, REPORT, too_large
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +59,22 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return _FRAME_HEAD.pack(len(payload) << 8 | kind, flags, stream) + payload
 
 
-# A successful gRPC call, but for the stream's number: frame heads without it, and payloads.
-_HEAD_FRAME = _frame(_HEADERS, _END_HEADERS, 0, _GRPC_HEAD)
-_HEAD_BEFORE, _HEAD_AFTER = _HEAD_FRAME[:5], _HEAD_FRAME[9:]
+class _Success:
+    """A successful gRPC call, but for the stream's number: frame heads without it, payloads."""
+
+    __slots__ = ("after", "before", "block", "pack")
+
+    def __init__(self, block: bytes) -> None:
+        frame = _frame(_HEADERS, _END_HEADERS, 0, block)
+        self.block = block
+        self.before, self.after = frame[:5], frame[9:]
+        # The frame of the head, then the heads of a DATA frame and of the gRPC frame in it.
+        self.pack = struct.Struct(f">5sI{len(self.after)}sIBIBI").pack
+
+
+_PLAIN = _Success(_GRPC_HEAD)
 _TAIL_FRAME = _frame(_HEADERS, _END_HEADERS | _END_STREAM, 0, _GRPC_TRAILERS)
 _TAIL_BEFORE, _TAIL_AFTER = _TAIL_FRAME[:5], _TAIL_FRAME[9:]
-_SUCCESS = struct.Struct(f">{len(_HEAD_BEFORE)}sI{len(_HEAD_AFTER)}sIBIBI")
-"""The frame of the head, then the heads of a DATA frame and of the gRPC frame in it."""
 _TRAILERS = struct.Struct(f">{len(_TAIL_BEFORE)}sI{len(_TAIL_AFTER)}s")
 
 
@@ -138,6 +147,9 @@ class Http2Connection(asyncio.Protocol):
         """What was added to a stream's window before its answer began."""
         self._max_frame = 2**14
         self._outgoing: dict[int, _Outgoing] = {}
+        self._reported: bytes | None = None
+        """The load report in what follows."""
+        self._with_report = _PLAIN
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say what the peer may do."""
@@ -394,8 +406,10 @@ class Http2Connection(asyncio.Protocol):
 
     def write_message(self, stream: int, parts: Sequence[Bytes]) -> None:
         """Answer with a gRPC message and OK."""
-        if self._exchanges.pop(stream, None) is None:
+        exchange = self._exchanges.pop(stream, None)
+        if exchange is None:
             return
+        success = _PLAIN if not exchange.head.asks_load else self._reporting()
         length = sum(map(len, parts))
         size = length + _GRPC_FRAME
         window = self._initial_window
@@ -403,27 +417,42 @@ class Http2Connection(asyncio.Protocol):
             window += self._windows.pop(stream, 0)
         trailers = _TRAILERS.pack(_TAIL_BEFORE, stream, _TAIL_AFTER)
         if self._first_block or size > min(self._max_frame, self._window, window):
-            self._send(self._head(stream, 0, _GRPC_HEAD))
+            self._send(self._head(stream, 0, success.block))
             framed: Sequence[Bytes] = (frame_prefix(length), *parts)
             if size <= self._max_frame:
                 framed = (b"".join(framed),)
             self._queue(stream, _Outgoing(framed, trailers, window))
             return
         self._window -= size
-        head = _SUCCESS.pack(_HEAD_BEFORE, stream, _HEAD_AFTER, size << 8, 0, stream, 0, length)
+        head = success.pack(success.before, stream, success.after, size << 8, 0, stream, 0, length)
         self._send(head, *parts, trailers)
 
     def write_response(
         self, stream: int, status: int, fields: Headers, parts: Sequence[Bytes]
     ) -> None:
         """Answer with a head and a body."""
-        if self._exchanges.pop(stream, None) is None:
+        exchange = self._exchanges.pop(stream, None)
+        if exchange is None:
             return
         window = self._initial_window + self._windows.pop(stream, 0)
+        load = self._connections.load
+        if load is not None and exchange.head.asks_load:
+            fields = (*fields, (REPORT, load()))
         block = encode_block([(b":status", b"%d" % status), *fields])
         self._send(self._head(stream, 0 if parts else _END_STREAM, block))
         if parts:
             self._queue(stream, _Outgoing(parts, None, window))
+
+    def _reporting(self) -> _Success:
+        """Return how a call is answered that asks for the load."""
+        load = self._connections.load
+        if load is None:
+            return _PLAIN
+        report = load()
+        if report is not self._reported:
+            self._reported = report
+            self._with_report = _Success(_GRPC_HEAD + encode_block([(REPORT, report)]))
+        return self._with_report
 
     def _head(self, stream: int, flags: int, block: bytes) -> bytes:
         if self._first_block:

@@ -36,6 +36,7 @@ from tidegate.replica.hook_threads import HookThreads
 from tidegate.replica.hooked import Around, HookedService
 from tidegate.replica.http import Server
 from tidegate.replica.inference import about_slot
+from tidegate.replica.load_meter import LoadMeter
 from tidegate.replica.loading import Loaded, load
 from tidegate.replica.notices import Notices
 from tidegate.replica.regions import Regions
@@ -246,6 +247,8 @@ async def _serve(
         around = Around(hooks, threads, shared, limits.max_queue_size, limits.max_queue_bytes)
         service = HookedService(served, engine, around, *about)
     connections.refuse = service.refuse
+    hooked = threads.count if loaded.hooked else 0
+    connections.load = LoadMeter(engine.counters, clock, limits.max_batch_size, hooked).report
     if tracer is None and hooks is None:
         connections.unread = TRACE_FIELDS
     stop = asyncio.Event()
