@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from envoy.service.runtime.v3 import rtds_pb2
 from google.protobuf import any_pb2
@@ -57,7 +57,7 @@ class GatewayResources:
         self._settings: EdgeSettings | None = None
         self._built: dict[str, _Built] = {}
         self._plan: Plan | None = None
-        self._routes_for: object = None
+        self._routes_for: GatewayTopology | None = None
         self._routes = any_pb2.Any()
         self._fixed: dict[str, Mapping[str, any_pb2.Any]] = {}
         self._floors = RetryFloors()
@@ -134,14 +134,9 @@ class GatewayResources:
         return _Built(planned, shape, cluster, endpoints, share, addresses)
 
     def _route(self, topology: GatewayTopology, plan: Plan, settings: EdgeSettings) -> any_pb2.Any:
-        wanted = (
-            [plan.shapes[name] for name in topology.models],
-            topology.ready,
-            topology.server_metadata,
-            dict(topology.tasks),
-        )
+        wanted = replace(topology, models=plan.outlines)
         if wanted != self._routes_for:
-            routes = gateway_route_configuration(topology, settings)
+            routes = gateway_route_configuration(wanted, settings)
             if settings.api_keys is not None:
                 guard(routes, settings.api_keys)
             self._routes = packed(routes)

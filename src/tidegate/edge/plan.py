@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from tidegate.edge.pools import GatewayTopology, Pool, Protocol, RoutedModel, Server, TrafficPolicy
 
@@ -19,6 +20,9 @@ PROTOCOLS: tuple[Protocol, ...] = (
     "seldon",
 )
 """What servers may speak."""
+
+_Kind: TypeAlias = tuple[Protocol, bool, frozenset[int] | None, frozenset[str] | None, bool]
+"""What tells servers apart that get different calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +102,20 @@ class Plan:
         before: an earlier plan; what it holds of models that are the same is used again.
 
     Attributes:
-        shapes: by the name of each model, all of it that routes depend on.
+        outlines: by the name of each model, all of it that routes depend on.
     """
 
     def __init__(self, topology: GatewayTopology, before: Plan | None = None) -> None:
         self.clusters: dict[str, PlannedCluster] = {}
-        self.shapes: dict[str, object] = {}
+        self.outlines: dict[str, RoutedModel] = {}
         self._models: dict[str, tuple[RoutedModel, tuple[PlannedCluster, ...]]] = {}
         for name, model in topology.models.items():
             known = None if before is None else before._models.get(name)
             if before is not None and known is not None and known[0] is model:
-                self.shapes[name] = before.shapes[name]
+                self.outlines[name] = before.outlines[name]
             else:
                 known = (model, tuple(clusters_of(model)))
-                self.shapes[name] = _shape_of_model(model)
+                self.outlines[name] = outline_of(model)
             self._models[name] = known
             for cluster in known[1]:
                 self.clusters.setdefault(cluster.name, cluster)
@@ -149,30 +153,61 @@ def shape_of(cluster: PlannedCluster) -> object:
     )
 
 
-def _shape_of_model(model: RoutedModel) -> object:
-    return (
-        model.name,
-        model.traffic,
-        [(pool.name, _makeup_of(pool)) for pool in model.pools],
-        model.canary and model.canary[0],
-        model.mirror and model.mirror[0],
-        [(each.header, each.value) for each in model.headers],
+def outline_of(model: RoutedModel) -> RoutedModel:
+    """Return all of a model that its routes depend on: two servers of each kind are enough.
+
+    They have no addresses, weights and verdicts, so the outlines of a model whose servers come and
+    go are mostly equal.
+    """
+
+    def of(pool: Pool) -> Pool:
+        kinds = Counter((*_kind_of(server), server.priority > 0) for server in pool.servers)
+        servers = [
+            Server(
+                "",
+                protocol,
+                rest="" if rest else None,
+                priority=int(overflow),
+                versions=versions,
+                labels=labels,
+                secure=secure,
+            )
+            for (protocol, rest, versions, labels, secure, overflow), count in kinds.items()
+            for _ in range(min(count, 2))
+        ]
+        return Pool(pool.name, tuple(sorted(servers, key=_order_of)))
+
+    canary, mirror = model.canary, model.mirror
+    return replace(
+        model,
+        pool=of(model.pool),
+        canary=canary and (canary[0], of(canary[1])),
+        mirror=mirror and (mirror[0], of(mirror[1])),
+        headers=tuple(replace(each, pool=of(each.pool)) for each in model.headers),
     )
 
 
-def _makeup_of(pool: Pool) -> object:
-    """Return which kinds of servers there are, and whether there is another of each to ask."""
-    kinds = Counter((_kind_of(server), server.priority > 0) for server in pool.servers)
-    return {kind: min(count, 2) for kind, count in kinds.items()}
+def _order_of(server: Server) -> tuple[object, ...]:
+    versions, labels = server.versions, server.labels
+    return (
+        server.protocol,
+        server.rest is None,
+        server.secure,
+        server.priority,
+        versions is None,
+        sorted(versions or ()),
+        labels is None,
+        sorted(labels or ()),
+    )
 
 
-def _kind_of(server: Server) -> object:
+def _kind_of(server: Server) -> _Kind:
     return (
         server.protocol,
         server.rest is not None,
-        server.secure,
         server.versions,
         server.labels,
+        server.secure,
     )
 
 
