@@ -41,7 +41,7 @@ class Latency:
     """
 
     __slots__ = (
-        "_busy", "_calls", "_habit", "_interval", "_known", "_log_factor", "_pace",
+        "_busy", "_calls", "_flow", "_habit", "_interval", "_known", "_log_factor", "_pace",
         "_peak", "held", "score",
     )  # fmt: skip
 
@@ -52,6 +52,7 @@ class Latency:
         self._log_factor = 0.0
         self._habit = 0.0  # the logarithm of the usual ratio to the others
         self._known = 0.0
+        self._flow = 0.0  # calls that end per report, over the time that one takes
         self._pace = 0.0  # calls that end per second
         self._peak = 0.0  # the most of these, slowly forgotten
         self.held = 0.0
@@ -97,13 +98,15 @@ class Latency:
         self._busy = self._calls = self.score = 0.0
 
     def _ratio(self, reference: float) -> float:
-        """The cautious mean over ``reference``, which is made of such means."""
-        expected = self._calls * reference / self._interval
-        return (self.seen + 0.5) / max(expected, 1e-9)
+        """The cautious mean over ``reference``, which is made of such means; 1 of few calls."""
+        return (self.seen + 0.5) / max(self._expected(reference), 0.5)
+
+    def _expected(self, reference: float) -> float:
+        return self._calls * reference / self._interval
 
     def evidence(self, reference: float) -> float:
         """How many calls the latency rests on, were it like the ``reference`` or as it is."""
-        return min(max(self.seen, self._calls * reference / self._interval), self._calls)
+        return min(max(self.seen, self._expected(reference)), self._calls)
 
     def follow(self, reference: float, elapsed: float, policy: BalancingPolicy) -> None:
         """Move the factor towards ``reference`` / latency.
@@ -113,7 +116,10 @@ class Latency:
         """
         difference = math.log(self._ratio(reference))
         # As much of it as stands out of the noise: equal endpoints are to look equal.
-        noise = policy.latency_evidence / (self.evidence(reference) + 0.5)
+        seen, expected = self.seen + 0.5, self._expected(reference) + 0.5
+        # A call that is longer than a report was seen more than once.
+        repeated = max(1.0, max(seen, expected) / (self._calls + 1.0))
+        noise = policy.latency_evidence * repeated * (1.0 / seen + 1.0 / expected)
         confidence = difference**2 / (difference**2 + noise)
         bound = math.log(policy.latency_clamp)
         target = max(-bound, min(bound, -difference * confidence))
@@ -152,9 +158,14 @@ class Latency:
         """
         if not self.learnt:
             return 0.0
-        expected = ended * self.usual(others) / self._interval
-        found = min(_PER_REPORT, in_flight - slow_toll(expected, times))
-        if ended / self._interval >= _FULL_PACE * self._peak:
+        usual = self.usual(others)
+        # Calls in flight now began a while ago: they are held against as many as ended then.
+        step = 1.0 - math.exp(-self._interval / (0.5 * self._interval + usual))
+        self._flow += (ended - self._flow) * step if self._flow else ended
+        expected = self._flow * usual / self._interval
+        once = min(1.0, self._interval / usual)  # longer ones are seen more than once
+        found = min(_PER_REPORT, (in_flight - slow_toll(expected, times)) * once)
+        if max(ended, self._flow) / self._interval >= _FULL_PACE * self._peak:
             found = min(found, 0.0)
         self.score = max(0.0, self.score + found)
         return self.score

@@ -179,6 +179,7 @@ class Record:
         if self.ejection.state == "warming" and self.ejection.relapsing("slow"):
             enough /= 2
         if score >= enough:
+            excess = max(excess, policy.slow_outlier)
             return "slow", f"{excess:.1f} x slower than usual, against the others"
         usual = excess < policy.slow_outlier / 2 or not latency.learnt
         if usual and latency.evidence(others) >= 1.0:

@@ -68,7 +68,7 @@ class Direct:
         self._shuffle = shuffle
         # Turns are taken by weights alone. A client knows how long its calls took; what a gateway
         # sees now and then of calls in flight says less.
-        self._policy = BalancingPolicy(least_request=False, latency_evidence=1.0)
+        self._policy = BalancingPolicy(least_request=False, latency_evidence=0.1)
         self._rest = _rest_of(gateway)
         self.forget()
 
