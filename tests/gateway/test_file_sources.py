@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
 
 from tests.gateway.following import Following
-from tidegate.gateway.discovery.files import EndpointFile, Nodefile
+from tests.gateway.waiting import Waits
+from tidegate.gateway.discovery.files import EndpointFile, Nodefile, WatchedFile
 from tidegate.gateway.discovery.static import Static
 from tidegate.gateway.endpoints import Endpoint
 
@@ -80,7 +83,7 @@ async def test_a_file_that_is_not_there_yet_and_goes_again(tmp_path: Path) -> No
 
 async def test_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     path = tmp_path / "later" / "endpoints.txt"
-    async with Following(EndpointFile(path, tick=0.1)) as seen:
+    async with Following(EndpointFile(path)) as seen:
         await seen.until_problem("there is no such file")
         path.parent.mkdir()
         path.write_text(SEVEN)
@@ -108,7 +111,7 @@ async def test_the_target_of_a_link_elsewhere(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.symlink_to(target)
     target.write_text(SEVEN)
-    async with Following(EndpointFile(path, tick=0.1)) as seen:
+    async with Following(EndpointFile(path)) as seen:
         await seen.until_known(SEVEN)
         target.write_text(EIGHT)
         await seen.until_known(EIGHT)
@@ -130,7 +133,7 @@ async def test_what_is_no_file(tmp_path: Path) -> None:
         (tmp_path / ("x" * 300), "cannot be read"),
         (large / "x", "cannot be read"),
     ):
-        async with Following(EndpointFile(path, tick=0.1)) as seen:
+        async with Following(EndpointFile(path)) as seen:
             await seen.until_problem(says)
             assert seen.known == ()
 
@@ -147,3 +150,46 @@ async def test_a_nodefile_is_followed(tmp_path: Path) -> None:
         path.write_text("# nothing any more\n")
         await seen.until(lambda: seen.known == ())
         await seen.until_problem(None)
+
+
+async def test_a_file_counts_when_nobody_writes_to_it_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_text("1\n")
+    told: list[bytes] = []
+    waits = Waits()
+    file = WatchedFile(
+        path, lambda content, _: content, 100, sleep=waits, wall=lambda: path.stat().st_mtime
+    )
+    following = asyncio.create_task(file.follow(told.append, pytest.fail))
+    try:
+        assert await waits.reached() == 0.5
+        path.write_text("1\n2")
+        await waits.go()
+        assert waits.asked[-1] == 0.25
+        path.write_text("1\n22")
+        await waits.go()
+        assert (waits.asked[-1], told) == (0.25, [b"1\n"])
+        await waits.go()
+        assert (waits.asked[-1], told) == (0.5, [b"1\n", b"1\n22"])
+        await waits.go()
+        assert len(told) == 2
+    finally:
+        following.cancel()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors as Linux does")
+async def test_many_files_take_none_of_the_few_watches_of_the_system(tmp_path: Path) -> None:
+    def watches() -> int:
+        links = list(Path("/proc/self/fd").iterdir())
+        return sum("inotify" in str(link.readlink()) for link in links if link.is_symlink())
+
+    before = watches()
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(150):
+            path = tmp_path / str(number)
+            path.write_text(SEVEN)
+            seen = await stack.enter_async_context(Following(EndpointFile(path)))
+        await seen.until_known(SEVEN)
+        path.write_text(EIGHT)
+        await seen.until_known(EIGHT)
+        assert watches() == before

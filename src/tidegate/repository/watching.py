@@ -15,12 +15,8 @@ _DEBOUNCE_MS = 1600
 _STEP_MS = 200
 
 
-async def changes(
-    root: Path, *, tick: float = 10.0, recursive: bool = True
-) -> AsyncGenerator[None, None]:
+async def changes(root: Path, *, tick: float = 10.0) -> AsyncGenerator[None, None]:
     """Yield at once, after each burst of changes below ``root``, and every ``tick`` seconds.
-
-    Without ``recursive``, what happens in folders below ``root`` does not count.
 
     The first tells what changed between an earlier scan and this call.
 
@@ -42,7 +38,6 @@ async def changes(
                 force_polling=poll or None,
                 poll_delay_ms=1000,
                 ignore_permission_denied=True,
-                recursive=recursive,
             ):
                 yield
         except (OSError, RuntimeError):

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from tidegate.config.nodefile import LARGEST_NODEFILE, NodefileTask, parse_nodefile
 from tidegate.errors import ConfigurationError
 from tidegate.gateway.discovery.endpoint_list import LARGEST_FILE, parse_endpoints
 from tidegate.gateway.discovery.source import EndpointReport, Problem, Report, Sleep, Tell
 from tidegate.gateway.endpoints import Traits
-from tidegate.repository.watching import changes
 
 T = TypeVar("T")
 
-_TICK = 5.0
-"""Seconds until a change is seen of which no notification tells: a network file system's."""
+_TICK = 0.5
+"""Seconds between looks at a file."""
 _QUIET = 0.25
 """A file that is being written is read when nobody has written to it for so many seconds."""
+
+_State: TypeAlias = tuple[int, ...] | None
+"""What changes with the content of a file; ``None``: there is none, or it could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchedFile(Generic[T]):
     """Reads a file, and again whenever it changes.
 
-    A change counts when it is whole: the file is the same for a moment. One that is replaced
-    (``mv``, an editor, a ConfigMap of Kubernetes) is read at once or soon after.
+    A change counts when it is whole: nobody has written to the file for a moment.
+
+    It is looked at again and again, rather than having the system tell of changes: that takes an
+    inotify instance for every file, of which a user has 128 for all processes, Envoy among them,
+    and misses network file systems and targets of links. A look costs 0.1 ms.
     """
 
     path: Path
@@ -49,63 +53,71 @@ class WatchedFile(Generic[T]):
 
         The same content is not told twice in a row, but after a failure it is told again.
         """
-        settled: bytes | str | None = None
-        watching = changes(self.path.absolute().parent, tick=self.tick, recursive=False)
-        try:
-            async for _ in watching:
-                look = await self._settled(first=settled is None)
-                if look == settled:
-                    continue
-                settled = look
-                if isinstance(look, str):
-                    failed(look)
-                    continue
-                try:
-                    # In a thread: a long list of YAML takes a second.
-                    result = await asyncio.to_thread(self.parse, look, str(self.path))
-                except ConfigurationError as error:
-                    failed(str(error))
-                else:
-                    found(result)
-        finally:
-            await watching.aclose()
+        told: bytes | str | None = None
+        state: _State = None
+        while True:
+            now = await asyncio.to_thread(self._look)
+            if now is None or now != state:
+                if now is not None and told is not None:
+                    await self._settle(now)
+                state, content = await asyncio.to_thread(self._read)
+                if content != told:
+                    told = content
+                    await self._tell(content, found, failed)
+            await self.sleep(self.tick)
 
-    async def _settled(self, *, first: bool) -> bytes | str:
-        """Return the file's content when nobody writes to it, or why it cannot be read."""
-        look, changed = await asyncio.to_thread(self._read)
-        if first:
-            return look
-        while self.wall() - changed < _QUIET:
+    async def _tell(
+        self, content: bytes | str, found: Callable[[T], None], failed: Callable[[str], None]
+    ) -> None:
+        if isinstance(content, str):
+            failed(content)
+            return
+        try:
+            # In a thread: a long list of YAML takes a second.
+            result = await asyncio.to_thread(self.parse, content, str(self.path))
+        except ConfigurationError as error:
+            failed(str(error))
+        else:
+            found(result)
+
+    async def _settle(self, state: _State) -> None:
+        """Wait until nobody writes to the file any more."""
+        while state is not None and self.wall() - state[2] / 1e9 < _QUIET:
             await self.sleep(_QUIET)
-            again, changed_again = await asyncio.to_thread(self._read)
-            if (again, changed_again) == (look, changed):
-                break
-            look, changed = again, changed_again
-        return look
+            again = await asyncio.to_thread(self._look)
+            if again == state:
+                return
+            state = again
 
-    def _read(self) -> tuple[bytes | str, float]:
-        """Return the content or what is wrong, and when it changed in seconds of the epoch."""
+    def _look(self) -> _State:
         try:
-            # Not blocking: opening a pipe would wait for who writes into it.
-            opened = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return f"{self.path}: there is no such file (yet); what was known last stays", 0.0
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            return f"{self.path}: cannot be read: {reason}", 0.0
+            return _state(self.path.stat())
+        except (OSError, ValueError):
+            return None
+
+    def _read(self) -> tuple[_State, bytes | str]:
+        """Return the state before reading, and the content or what is wrong with it."""
         try:
-            state = os.fstat(opened)
-            if not stat.S_ISREG(state.st_mode):
-                return f"{self.path}: is not a file; put a list into one", 0.0
-            with open(opened, "rb", closefd=False) as file:
+            # Opening a pipe would wait for who writes into it.
+            if not self.path.is_file() and self.path.exists():
+                return None, f"{self.path}: is not a file; put a list into one"
+            with self.path.open("rb") as file:
+                state = _state(os.fstat(file.fileno()))
                 content = file.read(self.largest + 1)
-        except OSError as error:
-            return f"{self.path}: cannot be read: {error.strerror}", 0.0
-        finally:
-            os.close(opened)
+        except FileNotFoundError:
+            return None, f"{self.path}: there is no such file (yet); what was known last stays"
+        except (OSError, ValueError) as error:
+            return (
+                None,
+                f"{self.path}: cannot be read: {getattr(error, 'strerror', None) or error}",
+            )
         if len(content) > self.largest:
-            return f"{self.path}: larger than {self.largest // 2**20} MiB; not read", 0.0
-        return content, state.st_mtime
+            return state, f"{self.path}: larger than {self.largest // 2**20} MiB; not read"
+        return state, content
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)
