@@ -126,7 +126,9 @@ def _circuit_breakers() -> circuit_breaker_pb2.CircuitBreakers:
     return breakers
 
 
-def first_aid() -> outlier_detection_pb2.OutlierDetection:
+def first_aid(
+    shortest: float = 0.5, longest: float = 1.0
+) -> outlier_detection_pb2.OutlierDetection:
     """Leave a replica alone for a moment when it cannot be reached or breaks off.
 
     What it answers never ejects. Envoy takes gRPC statuses for HTTP's here: five INTERNAL in a
@@ -139,8 +141,8 @@ def first_aid() -> outlier_detection_pb2.OutlierDetection:
 
     return outlier_detection_pb2.OutlierDetection(
         interval=seconds(0.25),
-        base_ejection_time=seconds(0.5),
-        max_ejection_time=seconds(1),
+        base_ejection_time=seconds(shortest),
+        max_ejection_time=seconds(longest),
         max_ejection_percent=count(90),
         split_external_local_origin_errors=True,
         consecutive_local_origin_failure=count(2),

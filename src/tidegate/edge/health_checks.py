@@ -27,8 +27,6 @@ INTERVAL = 0.5
 CHECKS_PER_SECOND = 1000
 """Of all servers together: with more servers the interval grows."""
 _TIMEOUT = 1.0
-_IDLE_FACTOR = 5
-"""Servers of a cluster that has had no call yet are checked less often once they are ready."""
 _CONFIRMATION = 0.1
 """Seconds until a server that did not answer is asked again: one lost answer is no verdict."""
 _MISSED = 2
@@ -51,8 +49,8 @@ def health_check(cluster: PlannedCluster) -> health_check_pb2.HealthCheck:
         unhealthy_threshold=wrappers_pb2.UInt32Value(value=_MISSED),
         healthy_threshold=wrappers_pb2.UInt32Value(value=1),
         unhealthy_edge_interval=seconds(min(_CONFIRMATION, interval)),
+        # Else servers of a model that has had no call yet would be asked once a minute.
         no_traffic_interval=seconds(interval),
-        no_traffic_healthy_interval=seconds(_IDLE_FACTOR * interval),
     )
     path = cluster.traffic.health_path
     if path is not None and asks_rest(cluster):

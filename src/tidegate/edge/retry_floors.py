@@ -10,16 +10,18 @@ from collections.abc import Mapping
 
 from tidegate.edge.load_reports import EndpointLoad, LoadReport
 
-LEAST = 16
+LEAST = 64
 """Retries at a time that are never too many: shares of so few calls are a matter of chance."""
-_ROOM = 2
-"""The calls of a server that is silent can double before the next report."""
+_ROOM = 3
+"""What is in flight is seen four times a second, and is more at other moments."""
+_STEP = 4
+"""A floor that must rise does so by a quarter more, so that it need not at the next report."""
 _CALM = 40
 """Reports, ten seconds, for which a floor stays when there is less to do."""
 
 
 class RetryFloors:
-    """The floors of all clusters, in powers of two; ``floors`` names those above the least."""
+    """The floors of all clusters; ``floors`` names those above the least."""
 
     def __init__(self) -> None:
         self.floors: dict[str, int] = {}
@@ -34,7 +36,7 @@ class RetryFloors:
             if wanted >= floor:
                 self._calm.pop(cluster, None)
                 if wanted > floor:
-                    self.floors[cluster] = wanted
+                    self.floors[cluster] = wanted + wanted // _STEP
                 continue
             calm = self._calm[cluster] = self._calm.get(cluster, 0) + 1
             if calm >= _CALM:
@@ -47,4 +49,4 @@ class RetryFloors:
 
 def _floor(endpoints: Mapping[str, EndpointLoad]) -> int:
     most = max((load.in_flight for load in endpoints.values()), default=0)
-    return max(LEAST, 1 << (_ROOM * most - 1).bit_length()) if most else LEAST
+    return max(LEAST, _ROOM * most)

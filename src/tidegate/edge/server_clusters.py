@@ -37,6 +37,8 @@ sent to another; a process that is merely busy answers, since its edge does."""
 _IDLE = 10.0
 """Seconds until a connection without calls is closed, so that it need not be pinged."""
 
+_LEFT_ALONE = (2.0, 4.0)
+"""Seconds. It ends with the next check of health that passes."""
 _SECURE = "tls"
 """Marks the endpoints that speak TLS, where others do not."""
 _LONGEST_COPY = 60.0
@@ -71,7 +73,7 @@ def server_cluster(planned: PlannedCluster, settings: EdgeSettings) -> cluster_p
     turns.active_request_bias.default_value = 0
     turns.active_request_bias.runtime_key = "tidegate.active_request_bias"
     policy.typed_config.CopyFrom(packed(turns))
-    cluster.outlier_detection.CopyFrom(first_aid())
+    cluster.outlier_detection.CopyFrom(first_aid(*_LEFT_ALONE))
     if planned.secure:
         _secure(cluster, planned, settings)
     _bound(cluster, planned, settings)
