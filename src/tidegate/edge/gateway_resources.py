@@ -42,6 +42,7 @@ class _Built:
     """One cluster, what it was made of and what became of it."""
 
     planned: PlannedCluster
+    for_settings: object
     shape: object
     cluster: any_pb2.Any
     endpoints: any_pb2.Any
@@ -116,22 +117,26 @@ class GatewayResources:
         return LoadReport(report.elapsed, clusters)
 
     def _build(self, planned: PlannedCluster, settings: EdgeSettings) -> _Built:
+        for_settings = (settings.threads, settings.upstream_tls)
         before = self._built.get(planned.name)
-        if before is not None and (
-            before.planned is planned or before.planned.servers == planned.servers
-        ):
-            endpoints, share = before.endpoints, before.share
-            addresses = before.addresses
-        else:
-            endpoints = packed(server_assignment(planned, settings))
-            share = _largest_share(planned)
-            addresses = _addresses(planned)
-        shape = (shape_of(planned), settings.threads, settings.upstream_tls)
+        if before is not None and before.for_settings != for_settings:
+            before = None
+        if before is not None and before.planned is planned:
+            return before
+        shape = shape_of(planned)
         if before is not None and before.shape == shape:
             cluster = before.cluster
         else:
             cluster = packed(server_cluster(planned, settings))
-        return _Built(planned, shape, cluster, endpoints, share, addresses)
+        return _Built(
+            planned,
+            for_settings,
+            shape,
+            cluster,
+            packed(server_assignment(planned, settings)),
+            _largest_share(planned),
+            _addresses(planned),
+        )
 
     def _route(self, topology: GatewayTopology, plan: Plan, settings: EdgeSettings) -> any_pb2.Any:
         wanted = replace(topology, models=plan.outlines)

@@ -89,9 +89,12 @@ def _rows(settings: EdgeSettings) -> Iterator[_Row]:
         errors.ModelNotReady(f"{target} broke off before it answered; try again"),
         *("UC", "UR", "LR"),
     )
-    yield _row(
-        errors.ModelNotReady(f"{target} cannot be reached now; try again"), "UF", "UO", "URX"
+    yield _row(errors.ModelNotReady(f"{target} cannot be reached now; try again"), "UF", "URX")
+    # Last, because what could not be tried again for want of a budget has this flag, too.
+    busy = errors.QueueFull(
+        f"the endpoints of {target} have all the calls that they may have; try again"
     )
+    yield _row(busy, "UO", replace_status=True)
     yield _row(
         errors.ModelNotReady(f"{target} answered what is not HTTP"), "UPE", replace_status=True
     )
