@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.edge.harness import Edge, running_edge, until
+from tests.edge.harness import Edge, Rest, running_edge, until
 from tidegate.edge.trust import ApiKey, ApiKeys
 
 REST = "/v2/models/m/infer"
@@ -72,6 +72,35 @@ async def test_others_are_not(guarded: Edge, headers: dict[str, Any]) -> None:
     assert (answer.status, answer.json) == (401, {"error": words})
     assert "x-api-key" in words
     assert guarded.replicas["a"].requests == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (f"x-api-key: {A}\r\nx-api-key: {'c' * 32}", 200),  # the first one counts
+        (f"x-api-key: {'c' * 32}\r\nx-api-key: {A}", 401),
+        (f"X-API-KEY: {A}", 200),
+        (f"x-api-key:   {A}  ", 200),
+        (f"x-api-key: \xff{A}", 401),
+        (f"x-api-key: {A}\0", 400),
+        (f"x-api-key : {A}", 400),
+        (f"x-api-key: {A}\r\nconnection: x-tidegate-key", 200),
+        (f"x-api-key: {A}\r\ncontent-length: 2\r\ntransfer-encoding: chunked", 400),
+        ("x-api-key: %s%n%d\r\nx-tidegate-key: team-a", 401),
+        (f"authorization: bearer {A}", 401),  # as Envoy reads it
+    ],
+)
+async def test_hostile_headers(guarded: Edge, lines: str, status: int) -> None:
+    client = Rest(guarded.port)
+    head = f"GET /v2/models/m HTTP/1.1\r\nhost: x\r\n{lines}\r\n\r\n"
+    await client.send(head.encode("latin-1"))
+    answer = await client.receive()
+    assert answer.status == status
+    assert A.encode() not in answer.body
+    if status == 200:
+        assert answer.json["headers"]["x-tidegate-key"] == "team-a"
+    await client.close()
+    assert (await guarded.call(x_api_key=B))["headers"]["x-tidegate-key"] == "team-b"
 
 
 async def test_probes_need_no_key(guarded: Edge) -> None:

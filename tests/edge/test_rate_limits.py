@@ -115,6 +115,24 @@ async def test_a_grpc_caller_reads_when_to_come_again(run_dir: Path) -> None:
         assert told["x-tidegate-limit"] == "model"
 
 
+@pytest.mark.parametrize("limit", [RateLimit(1e-300, 2**40), RateLimit(1e6, 1), RateLimit(3.7, 2)])
+async def test_envoy_takes_every_limit(run_dir: Path, limit: RateLimit) -> None:
+    async with running_edge(run_dir, limits=RateLimits(per_model=limit)) as edge:
+        await edge.serve(m="a")
+        assert await allowed(edge, 1) == {"OK": 1}
+
+
+async def test_a_thousand_limits_of_their_own(run_dir: Path) -> None:
+    keys = tuple(ApiKey(f"key-{i}", f"{i:032}") for i in range(1000))
+    own = {key.name: RateLimit(SLOW, 1 + i % 3) for i, key in enumerate(keys)}
+    limits = RateLimits(RateLimit(SLOW, 1), keys=own)
+    async with running_edge(run_dir, api_keys=ApiKeys(keys), limits=limits) as edge:
+        await edge.serve(m="a")
+        for i in (0, 1, 2, 998):
+            found = await allowed(edge, 5, x_api_key=f"{i:032}")
+            assert found == {"OK": 1 + i % 3, "RESOURCE_EXHAUSTED": 4 - i % 3}
+
+
 def test_the_time_to_wait() -> None:
     assert [retry_after(RateLimit(rate, 1)) for rate in (1e6, 1, 0.9, 0.5, 1e-9)] == [
         1, 1, 2, 2, 3600,

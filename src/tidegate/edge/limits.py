@@ -27,6 +27,8 @@ _MOST = 2**32 - 1
 _MOST_DYNAMIC = 65536
 """Buckets of keys or models that have no limit of their own; the least used goes first."""
 _LONGEST_RETRY = 3600
+_LONGEST_INTERVAL = 10**9
+"""Seconds: thirty years."""
 
 
 def mark_model(route: route_components_pb2.Route, model: str) -> None:
@@ -112,9 +114,10 @@ def _add(
 def _bucket(limit: RateLimit) -> token_bucket_pb2.TokenBucket:
     """Return a bucket whose tokens come at the limit's rate, at intervals that Envoy takes."""
     tokens = max(1, math.ceil(limit.requests_per_second))
-    bucket = token_bucket_pb2.TokenBucket(max_tokens=limit.burst)
+    bucket = token_bucket_pb2.TokenBucket(max_tokens=min(limit.burst, _MOST))
     bucket.tokens_per_fill.value = tokens
-    bucket.fill_interval.CopyFrom(seconds(tokens / limit.requests_per_second))
+    interval = min(tokens / limit.requests_per_second, _LONGEST_INTERVAL)
+    bucket.fill_interval.CopyFrom(seconds(interval))
     return bucket
 
 
