@@ -113,3 +113,21 @@ async def test_reports_of_load_end_at_the_gateway(gateway: GatewayEdge) -> None:
         assert answer.json["replica"] == name
         names = {name for name in answer.headers if "load" in name or name.startswith("x-envoy")}
         assert names == set()
+
+
+async def test_other_models_of_the_servers_are_not_offered(gateway: GatewayEdge) -> None:
+    await gateway.model("m", await gateway.server("a"))
+    await gateway.publish()
+    before = gateway.replicas["a"].requests
+    assert (await gateway.failure(message("secret")))[0] == "NOT_FOUND"
+    assert (await gateway.rest("GET", "/v2/models/secret")).status == 404
+    sent = string(1, string(1, "secret"))
+    assert (await gateway.failure(sent, method=dl_inference.PREDICT))[0] == "NOT_FOUND"
+    assert gateway.replicas["a"].requests == before
+
+
+async def test_a_gateway_without_models_answers(gateway: GatewayEdge) -> None:
+    await gateway.publish()
+    assert (await gateway.failure())[0] == "NOT_FOUND"
+    assert (await gateway.rest("GET", "/v2/health/live")).json == {"live": True}
+    assert (await gateway.rest("GET", "/models")).json["replica"] == "controller"
