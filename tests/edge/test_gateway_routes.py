@@ -11,6 +11,7 @@ import pytest
 from tests.edge.gateway import GatewayEdge, running_gateway
 from tests.edge.harness import message, string
 from tidegate.protocols import dl_inference
+from tidegate.protocols.load_reports import ASK_HEADER, ASK_VALUE
 
 
 @pytest.fixture
@@ -101,7 +102,19 @@ async def test_what_is_the_gateways_own_leaves_it_neither_way(gateway: GatewayEd
     ):
         assert seen["replica"] == "a"
         internal = [n for n in seen["headers"] if n.startswith(("x-envoy-", "x-tidegate-"))]
-        assert internal == []
+        assert internal == [ASK_HEADER]
+
+
+async def test_servers_of_ours_are_asked_for_their_load(gateway: GatewayEdge) -> None:
+    """Whatever the caller says; others are not."""
+    for protocol, asked in (("tidegate", ASK_VALUE), ("open-inference", None)):
+        server = await gateway.server(f"{protocol}-server", protocol)  # type: ignore[arg-type]
+        await gateway.model("m", server)
+        await gateway.publish()
+        path = "/v2/models/m/infer"
+        for headers in ({}, {ASK_HEADER: "no"}):
+            answer = await gateway.rest("POST", path, b"{}", **headers)
+            assert answer.json["headers"].get(ASK_HEADER) == asked
 
 
 async def test_reports_of_load_end_at_the_gateway(gateway: GatewayEdge) -> None:

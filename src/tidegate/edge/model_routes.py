@@ -18,13 +18,16 @@ from tidegate.edge.names import CLUSTER_HEADER
 from tidegate.edge.plan import PROTOCOLS, Asked, PlannedCluster, cluster_for
 from tidegate.edge.pools import HeaderPool, Pool, RoutedModel, Server, TrafficPolicy
 from tidegate.protocols import seldon
+from tidegate.protocols.load_reports import ASK_HEADER, ASK_VALUE
 
 _SHARES = 999_983
 """What shares of calls are parts of. A prime: Envoy draws one number for a call and takes its
 remainders, so parts of a power of ten would make copies of just those calls that go one way."""
 _MILLIONTHS = 10_000
 """In a percent."""
-_OWN_HEADERS = (CLUSTER_HEADER, "x-envoy-external-address", "x-envoy-attempt-count")
+_OWN_HEADERS = (
+    CLUSTER_HEADER, ASK_HEADER, "x-envoy-external-address", "x-envoy-attempt-count",
+)  # fmt: skip
 """What no server needs to know."""
 
 
@@ -98,6 +101,11 @@ def _add(routes: route_components_pb2.RouteList, way: _Way) -> None:
         _limit(route.route, way.model.traffic, rest=calls.rest)
         _retry(route, way.model.traffic, calls, sharing)
         route.request_headers_to_remove.extend(_OWN_HEADERS)
+        if main.ours:  # what is removed is removed before this is added
+            route.request_headers_to_add.add(
+                header=base_pb2.HeaderValue(key=ASK_HEADER, value=ASK_VALUE),
+                append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+            )
         if calls.protocol == "seldon" or not way.named:
             # Its messages do not name a model, and a server may have several.
             route.request_headers_to_add.add(

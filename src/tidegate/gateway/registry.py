@@ -202,8 +202,10 @@ class Registry:
         return found
 
     def describe(self, now: float) -> list[dict[str, Any]]:
-        """Return all that is known of each node, for people; times in seconds."""
-        self.expire(now)
+        """Return all that is known of each node, for people; times in seconds.
+
+        Nothing changes by looking: who follows :meth:`expire` is to hear of each node that goes.
+        """
         return [self._description(self._nodes[name], now) for name in sorted(self._nodes)]
 
     def _description(self, node: _Node, now: float) -> dict[str, Any]:
@@ -211,8 +213,8 @@ class Registry:
         said.pop("instance")
         silent = node.until <= now
         reason = (
-            "no node is heard: those that were known last stay, as long as they answer health "
-            "checks"
+            "it is not heard; while no other node is, it stays as it was known last, as long as it "
+            "answers health checks"
         )
         return {
             "name": node.name,

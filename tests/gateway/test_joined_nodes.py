@@ -1,0 +1,102 @@
+"""Real nodes that join a real gateway: they come, tell their load, are restarted and go."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import models
+from tests.gateway.harness import ServedGateway, endpoints_of, until
+from tests.node.harness import ServedNode
+from tests.node.traffic import Traffic
+
+LEASE = 2.0
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    models.scale(tmp_path / "models/scale/1/model.onnx", 2.0)
+    return tmp_path / "models"
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[ServedGateway]:
+    async with ServedGateway({"registration": {"lease": LEASE}}) as gateway:
+        yield gateway
+
+
+def serves(*nodes: ServedNode) -> Any:
+    """Whether these nodes, and no others, are healthy endpoints."""
+    wanted = {node.target for node in nodes}
+
+    def holds(status: dict[str, Any]) -> bool:
+        found = endpoints_of(status, "scale")
+        return found.keys() == wanted and all(e["health"] == "healthy" for e in found.values())
+
+    return holds
+
+
+def joining(repository: Path, gateway: ServedGateway) -> ServedNode:
+    return ServedNode(repository, "--join", f"http://127.0.0.1:{gateway.admin_port}")
+
+
+async def told(gateway: ServedGateway) -> bool:
+    """Whether every endpoint is weighed by what it says of its load."""
+    (model,) = await gateway.admin("/debug/balancing")
+    found = [e["verdict"]["utilization"] for e in model["pools"][0]["endpoints"]]
+    return all(factor != 1.0 for factor in found)
+
+
+async def test_nodes_come_and_go_and_no_call_fails(
+    repository: Path, gateway: ServedGateway
+) -> None:
+    async with joining(repository, gateway) as first:
+        await gateway.eventually(serves(first))
+        async with Traffic(gateway) as traffic:
+            async with joining(repository, gateway) as second:
+                await gateway.eventually(serves(first, second))
+                await traffic.more(500)
+                # Both say how busy they are, and what they say is taken into account.
+                await until(functools.partial(told, gateway))
+                assert await second.stop() == 0
+            await gateway.eventually(serves(first))
+            await traffic.more(500)
+        assert traffic.failed == 0, traffic.failures
+
+
+async def test_who_is_killed_is_forgotten_after_its_lease(
+    repository: Path, gateway: ServedGateway
+) -> None:
+    async with joining(repository, gateway) as first, joining(repository, gateway) as second:
+        await gateway.eventually(serves(first, second))
+        for process in second.processes():
+            os.kill(process.pid, signal.SIGKILL)
+        status = await gateway.eventually(
+            lambda status: [node["name"] for node in status["nodes"]] == [first.target]
+        )
+        assert serves(first)(status)
+        assert second.process is not None
+        await second.process.wait()
+
+
+async def test_a_gateway_whose_controller_is_killed_knows_its_nodes(
+    repository: Path, gateway: ServedGateway
+) -> None:
+    async with joining(repository, gateway) as node:
+        await gateway.eventually(serves(node))
+        async with Traffic(gateway) as traffic:
+            gateway.kill_controller()
+            assert gateway.process is not None
+            await gateway.process.wait()
+            await traffic.more(500)
+            await gateway.serve()
+            await gateway.eventually(serves(node))
+            await node.until(lambda: "knows this node again" in node.output)
+            await traffic.more(500)
+        assert traffic.failed == 0, traffic.failures
