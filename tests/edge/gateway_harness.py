@@ -41,7 +41,8 @@ class ServerProcess:
     async def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
-        await self.process.wait()
+        # Reads to the end, so that no pipe is left to the next test.
+        await self.process.communicate()
 
     def freeze(self) -> None:
         self.process.send_signal(signal.SIGSTOP)

@@ -103,9 +103,11 @@ async def test_a_server_gets_calls_when_its_model_is_ready_and_not_before(
 async def test_what_accepts_and_never_answers_gets_no_calls(gateway: Gateway) -> None:
     connected = asyncio.Event()
 
-    async def say_nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    writers: list[asyncio.StreamWriter] = []
+
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         connected.set()
-        await reader.read()
 
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as mute:
         host, port = mute.sockets[0].getsockname()
@@ -117,6 +119,10 @@ async def test_what_accepts_and_never_answers_gets_no_calls(gateway: Gateway) ->
         code, words = await gateway.failure(message("n"))
         assert code == "UNAVAILABLE"
         assert "model n" in words
+    await gateway.envoy.kill()
+    for writer in writers:
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_servers_of_a_lower_priority_help_out(gateway: Gateway) -> None:
