@@ -58,8 +58,8 @@ def status_of(controller: GatewayController, *, details: bool = False) -> dict[s
         "run_dir": str(controller.directory.path),
         "ready": controller.ready,
         "edge": {"pid": controller.edge.pid},
-        "generation": controller.generation,
-        "problem": controller.problem,
+        "generation": controller.settings.generation,
+        "problem": controller.settings.problem,
         "sources": controller.sources_state(),
         "nodes": controller.registry.describe(controller.clock.now()),
         "models": [

@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from tidegate.clock import Clock, MonotonicClock
 from tidegate.config.gateway import GatewayConfig
@@ -31,17 +30,16 @@ from tidegate.edge.load_reports import LoadReport
 from tidegate.edge.plan import Plan
 from tidegate.edge.pools import GatewayTopology
 from tidegate.edge.settings import EdgeSettings
-from tidegate.edge.trust_files import Trust
-from tidegate.errors import AddressInUse, ConfigurationError, EdgeFailed
+from tidegate.errors import AddressInUse, EdgeFailed
 from tidegate.gateway.balancers import Balancers
 from tidegate.gateway.calls import GatewayCalls
-from tidegate.gateway.discovery.files import Nodefile, WatchedFile
-from tidegate.gateway.edge_settings import edge_settings, trust_files
-from tidegate.gateway.entries import entries_of, nodefile_tasks, source_of
+from tidegate.gateway.edge_settings import edge_settings
+from tidegate.gateway.entries import entries_of, source_of
 from tidegate.gateway.handover import Handover
 from tidegate.gateway.memory import Memory
-from tidegate.gateway.models import ModelMembers, Task, members_of, tasks_of
+from tidegate.gateway.models import ModelMembers, members_of, tasks_of
 from tidegate.gateway.registry import Registry
+from tidegate.gateway.settings import GatewaySettings
 from tidegate.gateway.sources import Sources
 from tidegate.protocols.grpc_frames import PREFIX_SIZE
 from tidegate.protocols.open_inference.documents import LARGEST
@@ -56,11 +54,6 @@ _TICK = 0.25
 _RETRY_PUBLISH = 2.0
 _FIRST_LOOK = 3.0
 """Seconds that sources have before the edge is told without them."""
-_LARGEST_FILE = 2**26
-_AT_START = ("host", "port", "admin_host", "admin_port", "envoy", "envoy_threads", "run_dir",
-             "drain_timeout", "log_format", "log_level", "log_size", "log_files", "access_log",
-             "registration")  # fmt: skip
-"""Settings that a running gateway does not take up."""
 
 
 class GatewayController:
@@ -85,14 +78,10 @@ class GatewayController:
         clock: Clock | None = None,
     ) -> None:
         self.file = file
-        self.config = config
         self.directory = directory
         self.announce = announce
         self.clock = clock or MonotonicClock()
-        self.problem: str | None = None
-        """What is wrong with the file as it is now, if the settings are of an earlier one."""
-        self.generation = 0
-        """How many times the settings were read with success."""
+        self.settings = GatewaySettings(file, read, config, self._resettled, announce)
         self.members: dict[str, ModelMembers] = {}
         self.tasks: dict[str, str] = {}
         self.balancers = Balancers()
@@ -102,15 +91,8 @@ class GatewayController:
         token_file = None if registration is None else registration.token_file
         self._token = None if token_file is None else read_token(token_file)
         self.sources = Sources(source_of, self._found, announce)
-        self._read = read
-        self._following_trust: asyncio.Task[None] | None = None
-        self._nodefile: tuple[asyncio.Task[None], object] | None = None
-        self._nodefile_tasks: dict[str, Task] = {}
-        self._nodefile_problem: str | None = None
         self._memory = Memory(directory.path / "endpoints.json")
-        self._trust = trust_files(config).read()
-        self._trust_problem: str | None = None
-        self._settings = edge_settings(config, directory, self._trust)
+        self._settings = edge_settings(config, directory, self.settings.trust)
         self._handover = Handover()
         self._changed = asyncio.Event()
         self._stale = True
@@ -130,6 +112,11 @@ class GatewayController:
             directory.edge_log, directory.access_log, log_settings(config), self.edge.reopen_logs
         )
         self.calls = GatewayCalls(self)
+
+    @property
+    def config(self) -> GatewayConfig:
+        """The settings in effect."""
+        return self.settings.config
 
     def token(self) -> str | None:
         """Return what nodes must know to join."""
@@ -196,8 +183,10 @@ class GatewayController:
         if self._adopted:
             self.announce("adopted the running edge")
         self._memory.recall(self.sources, self.registry, self.clock.now())
-        self._take(self.config, self._trust)
+        self.settings.follow()
+        self._resettled()
         # Silent until something is known: too early an answer takes traffic from what runs.
+        await self.settings.first_told(_FIRST_LOOK)
         await self.sources.first_told(_FIRST_LOOK)
         await self.control.publish(self._topology(), self._settings)
         await self.edge.start()
@@ -206,7 +195,6 @@ class GatewayController:
         self._settled = True
         self._tasks = [
             asyncio.create_task(self._apply_changes(), name="apply changes"),
-            asyncio.create_task(self._follow_file(), name="follow gateway.yaml"),
             asyncio.create_task(self._edge_logs.keep(), name="keep the edge's logs"),
             asyncio.create_task(self.edge.keep(self._edge_is_back), name="keep the edge"),
         ]
@@ -245,90 +233,13 @@ class GatewayController:
 
     async def _stop_following(self) -> None:
         await self.sources.close()
-        nodefile = None if self._nodefile is None else self._nodefile[0]
-        tasks = [task for task in (nodefile, self._following_trust) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.settings.close()
 
-    # What the file says
-
-    async def _follow_file(self) -> None:
-        def parse(content: bytes, path: str) -> GatewayConfig:
-            return self._read()
-
-        await WatchedFile(self.file, parse, _LARGEST_FILE).follow(self._take_changed, self._refuse)
-
-    def _take_changed(self, config: GatewayConfig) -> None:
-        same = self.config
-        later = [key for key in _AT_START if getattr(config, key) != getattr(same, key)]
-        config = config.model_copy(update={key: getattr(same, key) for key in later})
-        try:
-            trust = trust_files(config).read()
-        except ConfigurationError as error:
-            self._refuse(str(error))
-            return
-        if self.problem is not None:
-            self.announce(f"{self.file}: well again")
-        self.problem = None
-        if later:
-            self.announce(
-                f"{', '.join(later)}: changed in {self.file}, counts from the next start"
-            )
-        if config != same:
-            self._take(config, trust)
-            self.announce(f"{self.file}: {len(config.models)} models are in effect")
-
-    def _refuse(self, words: str) -> None:
-        self.problem = words
-        self.announce(f"{words}; what was in effect stays")
-
-    def _take(self, config: GatewayConfig, trust: Trust) -> None:
-        self.config = config
-        self.generation += 1
-        self._follow_nodefile(config)
-        self.sources.want(entries_of(config, self._nodefile_tasks))
-        self._follow_trust(config, trust)
-
-    def _follow_trust(self, config: GatewayConfig, trust: Trust) -> None:
-        def problem(words: str | None) -> None:
-            self._trust_problem = words
-            self.announce(words or "certificates and keys are well again")
-
-        def tell(trust: Trust) -> None:
-            self._trust = trust
-            self._settings = edge_settings(config, self.directory, trust)
-            self._found()
-
-        if self._following_trust is not None:
-            self._following_trust.cancel()
-        tell(trust)
-        following = trust_files(config).follow(trust, tell, problem)
-        self._following_trust = asyncio.create_task(following, name="follow certificates and keys")
-
-    def _follow_nodefile(self, config: GatewayConfig) -> None:
-        wanted = config.nodefile
-        if self._nodefile is not None:
-            if self._nodefile[1] == wanted:
-                return
-            self._nodefile[0].cancel()
-            self._nodefile, self._nodefile_tasks = None, {}
-        if wanted is None:
-            return
-
-        def problem(words: str | None) -> None:
-            self._nodefile_problem = words
-            self.announce(words or f"{wanted.path}: well again")
-
-        def tell(tasks: Any) -> None:
-            self._nodefile_tasks = nodefile_tasks(tasks, wanted.protocol)
-            self.sources.want(entries_of(self.config, self._nodefile_tasks))
-            self._found()
-
-        following = Nodefile(wanted.path).follow(tell, problem)
-        self._nodefile = asyncio.create_task(following, name="follow the nodefile"), wanted
-
-    # What is told to the edge
+    def _resettled(self) -> None:
+        """Take up other settings."""
+        self.sources.want(entries_of(self.config, self.settings.tasks))
+        self._settings = edge_settings(self.config, self.directory, self.settings.trust)
+        self._found()
 
     def _found(self) -> None:
         self._stale = True
@@ -402,7 +313,7 @@ class GatewayController:
 
     def _gather(self, now: float) -> None:
         joined = self.registry.models(now)
-        wanted = members_of(self.config, self.sources.found, joined, self._nodefile_tasks)
+        wanted = members_of(self.config, self.sources.found, joined, self.settings.tasks)
         health = self.calls.endpoint_health
         self.members = {
             name: model.with_pools(
@@ -414,24 +325,13 @@ class GatewayController:
         self._handover.forget_all_but(pool.name for pool in pools)
         # Looked at again until the new ones are well.
         self._stale = self._handover.pending
-        self.tasks = tasks_of(self.config, dict(self.registry.tasks(now)), self._nodefile_tasks)
+        self.tasks = tasks_of(self.config, dict(self.registry.tasks(now)), self.settings.tasks)
         self.balancers.update(self.members.values(), now)
         self.calls.figures.keep({p.name: frozenset(e.address for e in p.endpoints) for p in pools})
 
     def sources_state(self) -> list[Mapping[str, object]]:
-        """Return what the sources of endpoints say, for people."""
-        found: list[Mapping[str, object]] = list(self.sources.states())
-        if self.config.nodefile is not None:
-            found.append(
-                {
-                    "source": f"nodefile {self.config.nodefile.path}",
-                    "endpoints": sum(len(t.endpoints) for t in self._nodefile_tasks.values()),
-                    "problem": self._nodefile_problem,
-                }
-            )
-        if self._trust_problem is not None:
-            found.append({"source": "certificates and keys", "problem": self._trust_problem})
-        return found
+        """Return what the sources of endpoints and of trust say, for people."""
+        return [*self.sources.states(), *self.settings.problems()]
 
     def _save(self) -> None:
         self.directory.save(

@@ -6,7 +6,7 @@ from tidegate.config.gateway import GatewayConfig
 from tidegate.controller.machine import usable_cores
 from tidegate.controller.run_directory import RunDirectory
 from tidegate.edge.settings import EdgeSettings
-from tidegate.edge.trust_files import Trust, TrustFiles, rate_limits
+from tidegate.edge.trust_files import Trust, rate_limits
 from tidegate.protocols.registry import GATEWAY_ROUTINGS
 
 
@@ -31,8 +31,3 @@ def edge_settings(config: GatewayConfig, directory: RunDirectory, trust: Trust) 
         api_keys=trust.api_keys,
         limits=rate_limits(config.rate_limits),
     )
-
-
-def trust_files(config: GatewayConfig) -> TrustFiles:
-    """Return the files of certificates and keys that the settings name."""
-    return TrustFiles(config.tls, config.endpoint_tls, config.api_keys)
