@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests import models as models_of_tests
 from tests.edge.fake_server import FakeServer
 from tests.edge.gateway_harness import processes
 from tests.edge.harness import message
 from tests.gateway.harness import ServedGateway, Traffic, endpoints_of
-from tests.node.harness import ServedNode
+from tests.node.harness import ServedNode, fetch
 
 
 @contextlib.asynccontextmanager
@@ -54,6 +55,19 @@ async def test_calls_are_shared_and_explained() -> None:
         (model,) = await gateway.admin("/debug/balancing")
         for endpoint in model["pools"][0]["endpoints"]:
             assert endpoint["verdict"]["reason"]
+        url = f"http://127.0.0.1:{gateway.admin_port}/metrics"
+        page = (await asyncio.to_thread(fetch, url))[1].decode()
+        families = {f.name: f for f in text_string_to_metric_families(page)}
+        shares = {
+            s.labels["endpoint"]: s.value
+            for s in families["tidegate_endpoint_share_ratio"].samples
+        }
+        assert sum(shares.values()) == pytest.approx(1.0)
+        calls = families["tidegate_endpoint_calls"].samples
+        assert sum(s.value for s in calls if s.labels["endpoint"] == a.address) > 0
+        states = families["tidegate_endpoints"].samples
+        assert sum(s.value for s in states) == 2
+        assert families["tidegate_edge_up"].samples[0].value == 1
 
 
 async def test_an_edit_counts_as_a_whole_and_a_bad_one_not_at_all() -> None:

@@ -6,10 +6,10 @@ import re
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tidegate.node.edge_figures import PATTERN, EdgeFigures
+from tidegate.controller.edge_figures import PATTERN, EdgeFigures
 from tidegate.telemetry.exposition import Page
 
-CLUSTERS = ("digits", "digits:2", "a.b")
+CLUSTERS = {"model/digits": "digits", "model/digits:2": "digits", "model/a.b": "a.b"}
 
 
 def told(figures: EdgeFigures, models: tuple[str, ...] = ("digits", "a.b")) -> dict[str, float]:

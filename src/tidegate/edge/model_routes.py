@@ -14,7 +14,7 @@ from tidegate.edge.dialects import FOREIGN, OURS, REWRITTEN, UNWRITTEN, Calls
 from tidegate.edge.forwarding import ask_controller, retry_elsewhere
 from tidegate.edge.limits import mark_model
 from tidegate.edge.messages import packed, seconds
-from tidegate.edge.names import CLUSTER_HEADER
+from tidegate.edge.names import CLUSTER_HEADER, POOL_PREFIX
 from tidegate.edge.plan import PROTOCOLS, Asked, PlannedCluster, cluster_for
 from tidegate.edge.pools import HeaderPool, Pool, RoutedModel, Server, TrafficPolicy
 from tidegate.protocols import seldon
@@ -213,7 +213,7 @@ def _retry(
 
 def _nobody(route: route_components_pb2.Route, pool: Pool) -> None:
     """Answer for a model that nobody serves now: there is no such cluster, as replies say."""
-    route.route.cluster = f"pool/{pool.name}"
+    route.route.cluster = POOL_PREFIX + pool.name
     route.route.cluster_not_found_response_code = (
         route_components_pb2.RouteAction.SERVICE_UNAVAILABLE
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 MODEL_PREFIX = "model/"
 """Before the name of the cluster of a model: ``model/digits`` or ``model/digits:2``."""
+POOL_PREFIX = "pool/"
+"""Before the name of a pool, in those of a gateway's clusters: ``pool/digits``."""
 SOLE = "sole/"
 """Stands for the cluster of the only model, when a call names none."""
 TASK_PREFIX = "task/"

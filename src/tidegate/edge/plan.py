@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from tidegate.edge.names import POOL_PREFIX
 from tidegate.edge.pools import GatewayTopology, Pool, Protocol, RoutedModel, Server, TrafficPolicy
 
 PROTOCOLS: tuple[Protocol, ...] = (
@@ -237,7 +238,7 @@ def cluster_for(
     if not able:
         return None
     ours = all(server.protocol == "tidegate" for server in able)
-    name = f"pool/{pool.name}"
+    name = POOL_PREFIX + pool.name
     if all(asked.served_by(server) for server in pool.servers):
         asked = Asked()
     else:

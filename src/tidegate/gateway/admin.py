@@ -16,6 +16,7 @@ from tidegate.config.gateway import GatewayConfig
 from tidegate.controller.admin import body_of, refuse_pages
 from tidegate.errors import ConfigurationError, TidegateError
 from tidegate.gateway.controller import GatewayController
+from tidegate.gateway.metrics import Metrics
 from tidegate.gateway.models import ModelMembers, PoolMembers
 from tidegate.gateway.registration_calls import registration_routes
 from tidegate.protocols.open_inference.rest import encode_error
@@ -82,10 +83,7 @@ def _model(controller: GatewayController, model: ModelMembers, *, details: bool)
 def _pool(controller: GatewayController, pool: PoolMembers, *, details: bool) -> dict[str, Any]:
     calls = controller.calls
     verdicts = controller.balancers.verdicts(pool.name, controller.clock.now())
-    total: dict[int, int] = {}
-    for endpoint in pool.endpoints:
-        weight = verdicts[endpoint.address].weight
-        total[endpoint.priority] = total.get(endpoint.priority, 0) + weight
+    shares = controller.balancers.shares(pool, controller.clock.now())
     endpoints = []
     for endpoint in pool.endpoints:
         verdict = verdicts[endpoint.address]
@@ -98,7 +96,7 @@ def _pool(controller: GatewayController, pool: PoolMembers, *, details: bool) ->
                 "priority": endpoint.priority,
                 "versions": None if endpoint.versions is None else sorted(endpoint.versions),
                 "weight": endpoint.weight,
-                "share": verdict.weight / (total[endpoint.priority] or 1),
+                "share": shares[endpoint.address],
                 "state": verdict.state,
                 "reason": verdict.reason,
                 "health": calls.endpoint_health.of(pool.name, endpoint.address),
@@ -122,6 +120,13 @@ def application(controller: GatewayController) -> Starlette:
         await controller.calls.endpoint_health.look(controller.plan.clusters)
         return JSONResponse(status_of(controller, details=True)["models"])
 
+    collected = Metrics(controller)
+
+    async def metrics(request: Request) -> Response:
+        page = await collected.page()
+        content, kind = page.render(request.headers.get("accept", ""))
+        return Response(content, headers={"content-type": kind})
+
     async def live(request: Request) -> JSONResponse:
         return JSONResponse({"live": True})
 
@@ -143,6 +148,7 @@ def application(controller: GatewayController) -> Starlette:
         routes=[
             Route("/status", status),
             Route("/debug/balancing", balancing),
+            Route("/metrics", metrics),
             Route("/live", live),
             *registration,
             Route("/v2/{path:path}", call, methods=["GET", "POST"]),

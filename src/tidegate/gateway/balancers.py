@@ -73,6 +73,23 @@ class Balancers:
         balanced = self._balanced.get(pool)
         return {} if balanced is None else balanced.balancer.verdicts(now)
 
+    def shares(self, pool: PoolMembers, now: float) -> dict[str, float]:
+        """Return the part of the calls of its priority that each endpoint is to get."""
+        verdicts = self.verdicts(pool.name, now)
+        totals: dict[int, int] = {}
+        for endpoint in pool.endpoints:
+            weight = verdicts[endpoint.address].weight
+            totals[endpoint.priority] = totals.get(endpoint.priority, 0) + weight
+        return {
+            endpoint.address: verdicts[endpoint.address].weight / (totals[endpoint.priority] or 1)
+            for endpoint in pool.endpoints
+        }
+
+    def ejections(self, pool: str) -> int:
+        """Return how many times endpoints of a pool were left out."""
+        balanced = self._balanced.get(pool)
+        return 0 if balanced is None else balanced.ejections
+
     def _pool(self, members: PoolMembers, now: float) -> Pool:
         return self._balanced[members.name].pool(now)
 
@@ -86,6 +103,8 @@ class _Balanced:
         self._members: PoolMembers | None = None
         self._pool: Pool | None = None
         self._version = -1
+        self._out: set[str] = set()
+        self.ejections = 0
 
     def update(self, members: PoolMembers, now: float) -> None:
         """Take who is in the pool."""
@@ -100,6 +119,9 @@ class _Balanced:
         verdicts = self.balancer.verdicts(now)
         if self._pool is None or self.balancer.version != self._version:
             self._version = self.balancer.version
+            out = {a for a, verdict in verdicts.items() if verdict.state == "ejected"}
+            self.ejections += len(out - self._out)
+            self._out = out
             servers = tuple(_server(e, verdicts[e.address]) for e in self._members.endpoints)
             self._pool = Pool(self._members.name, servers)
         return self._pool

@@ -32,6 +32,10 @@ class PoolMembers:
     name: str
     endpoints: tuple[Endpoint, ...]
 
+    def part_of(self, model: str) -> str:
+        """Return which pool of a model's this is: ``canary``, or nothing for the usual one."""
+        return self.name[len(model) + 1 :]
+
 
 @dataclass(frozen=True, slots=True)
 class ModelMembers:

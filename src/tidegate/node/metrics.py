@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import platform
+import re
 import time
 from typing import TYPE_CHECKING
 
 import psutil
 
-from tidegate import __version__
+from tidegate.controller.edge_figures import PATTERN, EdgeFigures
+from tidegate.controller.process_figures import write_controller
+from tidegate.edge.names import MODEL_PREFIX
 from tidegate.errors import EdgeFailed
-from tidegate.node.edge_figures import PATTERN, EdgeFigures
 from tidegate.node.fleet import ReplicaState
 from tidegate.node.gpus import Gpus
 from tidegate.node.statistics import Key
@@ -74,7 +74,8 @@ class Metrics:
     def _write_edge(self, page: Page, stats: dict[str, int] | None) -> None:
         fleet, now = self._controller.fleet, time.monotonic()
         if stats is not None:
-            self._edge.note(stats, fleet.clusters(), now)
+            clusters = {MODEL_PREFIX + key: re.split("[:@]", key)[0] for key in fleet.clusters()}
+            self._edge.note(stats, clusters, now)
         page.add(names.EDGE_UP, int(stats is not None))
         self._edge.write(page, fleet.models, now)
 
@@ -124,14 +125,7 @@ class Metrics:
             page.add(names.MODELS, 1, fleet.state(model).replace(" ", "_"))
         for (model, protocol), count in sorted(controller.unserved.items()):
             page.add(names.UNSERVED, count, model, protocol)
-        page.add(names.BUILD_INFO, 1, __version__, platform.python_version())
-        page.add(names.START_TIME, self._started)
-        page.add(names.GENERATION, controller.control.generation)
-        page.add(names.CONFIG_REJECTED, int(controller.control.rejected))
-        for name, pid in (("controller", os.getpid()), ("edge", controller.edge.pid)):
-            if pid is not None:
-                with contextlib.suppress(psutil.Error):
-                    page.add(names.PROCESS_MEMORY, psutil.Process(pid).memory_info().rss, name)
+        write_controller(page, self._started, controller.control, controller.edge.pid)
 
 
 def _write_stats(page: Page, key: Key, stats: ModelStats) -> None:

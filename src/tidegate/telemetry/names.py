@@ -1,4 +1,6 @@
-"""Every metric of a node, by its stable name. The documentation's table is made from this file.
+"""Every metric of a node and of a gateway, by its stable name.
+
+The documentation's table is made from this file.
 
 Prometheus' conventions hold (https://prometheus.io/docs/practices/naming/): seconds and bytes,
 counters end in ``_total``. A histogram has ``_bucket``, ``_sum`` and ``_count`` series.
@@ -148,6 +150,42 @@ EDGE_EJECTED = Metric(
     "tidegate_edge_ejected_replicas", "gauge", "replicas that are left out now", ("model",)
 )
 EDGE_HEAP = Metric("tidegate_edge_heap_bytes", "gauge", "memory that the edge has allocated")
+
+# A gateway's endpoints, as its controller sees them.
+_ENDPOINT = ("model", "pool", "endpoint")
+ENDPOINTS = Metric(
+    "tidegate_endpoints",
+    "gauge",
+    "endpoints by what is decided: new, warming, serving, probing, ejected",
+    ("model", "pool", "state"),
+)
+ENDPOINT_SHARE = Metric(
+    "tidegate_endpoint_share_ratio",
+    "gauge",
+    "the part of its pool's calls that an endpoint is to get",
+    _ENDPOINT,
+)
+ENDPOINT_CALLS = Metric(
+    "tidegate_endpoint_calls_total",
+    "counter",
+    "calls that an endpoint has ended: succeeded, failed",
+    (*_ENDPOINT, "outcome"),
+)
+ENDPOINT_IN_FLIGHT = Metric(
+    "tidegate_endpoint_calls_active", "gauge", "calls that an endpoint has now", _ENDPOINT
+)
+ENDPOINT_EJECTIONS = Metric(
+    "tidegate_endpoint_ejections_total",
+    "counter",
+    "times that an endpoint of a pool was left out",
+    ("model", "pool"),
+)
+NODES = Metric("tidegate_nodes", "gauge", "nodes that have joined a gateway")
+CONFIG_PROBLEM = Metric(
+    "tidegate_config_problem",
+    "gauge",
+    "1 while gateway.yaml holds a mistake, and earlier settings are in effect",
+)
 
 # The controller.
 BUILD_INFO = Metric(

@@ -6,17 +6,16 @@ and https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
-from tidegate.edge.names import MODEL_PREFIX
+from tidegate.edge.names import MODEL_PREFIX, POOL_PREFIX
 from tidegate.telemetry import names
 from tidegate.telemetry.exposition import Page
 from tidegate.telemetry.ledger import Ledger
 from tidegate.telemetry.names import Metric
 
 _CLIENTS = "http.clients."
-_CLUSTER = f"cluster.{MODEL_PREFIX}"
+_CLUSTER = "cluster."
 _OWN: dict[str, tuple[Metric, tuple[str, ...]]] = {
     f"{_CLIENTS}downstream_cx_active": (names.EDGE_CONNECTIONS, ()),
     f"{_CLIENTS}downstream_cx_total": (names.EDGE_CONNECTIONS_TOTAL, ()),
@@ -38,7 +37,7 @@ _OF_CLUSTER: dict[str, tuple[Metric, tuple[str, ...]]] = {
     "outlier_detection.ejections_active": (names.EDGE_EJECTED, ()),
 }
 PATTERN = (
-    rf"^(http\.clients\.(no_cluster$|downstream_(rq|cx)_)|server\.memory_allocated$|{_CLUSTER}.*\.("
+    rf"^(http\.clients\.(no_cluster$|downstream_(rq|cx)_)|server\.memory_allocated$|cluster\.({MODEL_PREFIX}|{POOL_PREFIX}).*\.("
     + "|".join(suffix.replace(".", r"\.") for suffix in _OF_CLUSTER)
     + ")$)"
 )
@@ -55,8 +54,8 @@ class EdgeFigures:
         self._last: dict[str, int] = {}
         self._gauges: dict[_Key, int] = {}
 
-    def note(self, stats: Mapping[str, int], clusters: Iterable[str], now: float) -> None:
-        """Take what Envoy told; ``clusters`` are names as ``digits`` and ``digits:2``."""
+    def note(self, stats: Mapping[str, int], clusters: Mapping[str, str], now: float) -> None:
+        """Take what Envoy told; ``clusters`` names the model of each cluster."""
         models = _models(clusters)
         self._gauges.clear()
         seen: dict[str, int] = {}
@@ -87,10 +86,10 @@ class EdgeFigures:
             page.add(metric, value, *labels)
 
 
-def _models(clusters: Iterable[str]) -> dict[str, str]:
+def _models(clusters: Mapping[str, str]) -> dict[str, str]:
     """Return models by what Envoy calls their clusters: it writes ``_`` for ``:``."""
     keys = sorted(clusters, key=lambda key: ":" not in key)
-    return {key.replace(":", "_"): re.split("[:@]", key)[0] for key in keys}
+    return {key.replace(":", "_"): clusters[key] for key in keys}
 
 
 def _key(name: str, models: Mapping[str, str]) -> _Key | None:
