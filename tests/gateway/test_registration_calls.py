@@ -46,9 +46,11 @@ async def test_a_node_joins_is_seen_and_leaves(
     [node] = await nodes(http)
     assert (node["name"], node["state"]) == ("10.0.0.7:8000", "registered")
     assert 0 < node["lease_left_s"] <= 5
-    assert node["models"][0]["name"] == "m"
-    assert "instance" not in node
-    assert [n["name"] for n in (await http.get(NODE)).json()["nodes"]] == ["10.0.0.7:8000"]
+    assert (node["models_ready"], node["models_not_ready"]) == (1, 0)
+    one = (await http.get(NODE)).json()
+    assert one["models"][0]["name"] == "m"
+    assert "instance" not in one
+    assert (await http.get("/nodes/10.0.0.8:8000")).status_code == 404
     await http.put(NODE, content=BODY)
     assert gateway.changes == 1
     answer = await http.delete(NODE)

@@ -66,7 +66,8 @@ async def test_what_gateways_are_told(repository: Path, gateway: GatewayStandIn)
         assert endpoint.address == node.target
         assert endpoint.labels == frozenset({"stable"})
         assert gateway.registry.tasks(gateway.now()) == {"69": "scale"}
-        [said] = gateway.registry.describe(gateway.now())
+        said = gateway.registry.describe_node(node.target, gateway.now())
+        assert said is not None
         assert said["name"] == node.target
         assert said["models"][0]["default_version"] == 2
         assert said["capacity"]["replicas"] == {"scale": 2}

@@ -21,7 +21,8 @@ class Memory:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._written: bytes = b""
+        self._known: tuple[object, int] | None = None
+        """What is written there."""
 
     def keep(self, sources: Sources, registry: Registry) -> None:
         """Write down what is known, if it has changed.
@@ -29,11 +30,12 @@ class Memory:
         Raises:
             OSError: it cannot be written.
         """
-        known = {key: [_written(e) for e in found] for key, found in sources.known().items()}
-        document = orjson.dumps({"sources": known, "registry": registry.dump()})
-        if document != self._written:
-            write_whole(self._file, document)
-            self._written = document
+        known = sources.known(), registry.revision
+        # Comparing is quick: a source that found nothing new gives the very same endpoints.
+        if known != self._known:
+            found = {key: [_written(e) for e in endpoints] for key, endpoints in known[0].items()}
+            write_whole(self._file, orjson.dumps({"sources": found, "registry": registry.dump()}))
+            self._known = known
 
     def recall(self, sources: Sources, registry: Registry, now: float) -> None:
         """Make what was written down known again, until there is something newer."""

@@ -202,28 +202,20 @@ class Registry:
         return found
 
     def describe(self, now: float) -> list[dict[str, Any]]:
-        """Return all that is known of each node, for people; times in seconds.
+        """Return what is known of each node in short, for people; times in seconds.
 
         Nothing changes by looking: who follows :meth:`expire` is to hear of each node that goes.
         """
-        return [self._description(self._nodes[name], now) for name in sorted(self._nodes)]
+        return [_description(self._nodes[name], now) for name in sorted(self._nodes)]
 
-    def _description(self, node: _Node, now: float) -> dict[str, Any]:
+    def describe_node(self, name: str, now: float) -> dict[str, Any] | None:
+        """Return all that is known of one node; ``None``: nothing is."""
+        node = self._nodes.get(name)
+        if node is None:
+            return None
         said = written(node.said)
         said.pop("instance")
-        silent = node.until <= now
-        reason = (
-            "it is not heard; while no other node is, it stays as it was known last, as long as it "
-            "answers health checks"
-        )
-        return {
-            "name": node.name,
-            "state": "silent" if silent else "registered",
-            "reason": reason if silent else None,
-            "last_seen_s": round(max(0.0, now - node.seen), 3),
-            "lease_left_s": round(max(0.0, node.until - now), 3),
-            **said,
-        }
+        return _description(node, now) | said
 
     def dump(self) -> dict[str, Any]:
         """Return all nodes as a document, from which :meth:`restore` makes another registry."""
@@ -272,6 +264,29 @@ class Registry:
         self._places -= len(node.said.models)
 
 
+def _description(node: _Node, now: float) -> dict[str, Any]:
+    silent = node.until <= now
+    reason = (
+        "it is not heard; while no other node is, it stays as it was known last, as long as it "
+        "answers health checks"
+    )
+    said = node.said
+    return {
+        "name": node.name,
+        "state": "silent" if silent else "registered",
+        "reason": reason if silent else None,
+        "last_seen_s": round(max(0.0, now - node.seen), 3),
+        "lease_left_s": round(max(0.0, node.until - now), 3),
+        "address": said.address,
+        "secure": said.secure,
+        "weight": said.weight,
+        "cores": said.cores,
+        "version": said.version,
+        "models_ready": len(node.endpoints),
+        "models_not_ready": len(said.models) - len(node.endpoints),
+    }
+
+
 def _endpoints(name: str, said: Announcement) -> tuple[tuple[str, Endpoint], ...]:
     """Return the endpoints of the models that are ready.
 
@@ -304,9 +319,9 @@ def _endpoints(name: str, said: Announcement) -> tuple[tuple[str, Endpoint], ...
 
 
 def _same(one: Announcement, other: Announcement) -> bool:
-    """Say whether two announcements make the same endpoints."""
-    return one.models == other.models and (one.address, one.weight, one.secure) == (
-        other.address,
-        other.weight,
-        other.secure,
-    )
+    """Say whether two announcements make the same endpoints, and are of the same instance."""
+    return one.models == other.models and _apart_from_models(one) == _apart_from_models(other)
+
+
+def _apart_from_models(said: Announcement) -> tuple[str, int, bool, str]:
+    return said.address, said.weight, said.secure, said.instance
