@@ -55,6 +55,9 @@ def test_slices_by_service_or_selector(said: dict[str, str], selector: str) -> N
     [
         {"srv": "a b"},
         {"srv": ""},
+        {"srv": "a", "nameservers": ["ns.test"]},
+        {"srv": "a", "nameservers": ["127.0.0.1:0"]},
+        {"file": "a", "nameservers": ["127.0.0.1"]},
         {"address": "10.0.0.256:8000"},
         {"address": "gpu.test"},
         {"kubernetes": {}},

@@ -101,6 +101,15 @@ def place(text: str) -> str:
     return join_address(host_name(host), port)
 
 
+def name_server(text: str) -> str:
+    """Return ``text``, the IP address of a name server, with its port where it is not 53.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    return numeric_host(text) if is_numeric(text) else numeric_address(text)
+
+
 def is_numeric(host: str) -> bool:
     """Whether ``host``, without brackets, is an IP address rather than a name."""
     try:

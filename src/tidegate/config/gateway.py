@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
-from tidegate.config.addresses import host_name, place
+from tidegate.config.addresses import host_name, name_server, place
 from tidegate.config.node import Port, WebOrigin, words
 from tidegate.config.section import Section
 from tidegate.config.units import Duration, Size
@@ -102,6 +102,12 @@ class Endpoints(Section):
     srv: Annotated[str, AfterValidator(host_name)] | None = Field(
         None, description="a DNS name whose SRV records name the endpoints"
     )
+    nameservers: tuple[Annotated[str, AfterValidator(name_server)], ...] = Field(
+        (),
+        description="who is asked for the name, as 127.0.0.1:8600 (default: the name servers of "
+        "the machine)",
+        max_length=16,
+    )
     file: Path | None = Field(
         None, description="a file with a list of endpoints, followed as it changes"
     )
@@ -142,6 +148,8 @@ class Endpoints(Section):
                 "an endpoint has exactly one of address, srv, file and kubernetes"
                 + (f", not {' and '.join(given)}" if given else "")
             )
+        if self.nameservers and given[0] not in ("address", "srv"):
+            raise ValueError("nameservers are for a name: give address or srv, or leave them out")
         return self
 
 

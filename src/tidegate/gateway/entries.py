@@ -13,6 +13,7 @@ from tidegate.config.nodefile import NodefileTask
 from tidegate.gateway.discovery.files import EndpointFile
 from tidegate.gateway.discovery.kubernetes import EndpointSlices, of_service
 from tidegate.gateway.discovery.kubernetes_api import Cluster
+from tidegate.gateway.discovery.lookup import Resolver
 from tidegate.gateway.discovery.names import HostAddresses, ServiceEndpoints
 from tidegate.gateway.discovery.source import Source
 from tidegate.gateway.endpoints import Endpoint, Traits
@@ -32,7 +33,7 @@ def source_of(entry: Endpoints) -> Source | tuple[Endpoint, ...]:
     if entry.file is not None:
         return EndpointFile(entry.file, traits)
     if entry.srv is not None:
-        return ServiceEndpoints(entry.srv, traits)
+        return ServiceEndpoints(entry.srv, traits, Resolver(entry.nameservers))
     if entry.kubernetes is not None:
         said = entry.kubernetes
         selector = said.selector if said.service is None else of_service(said.service)
@@ -41,7 +42,7 @@ def source_of(entry: Endpoints) -> Source | tuple[Endpoint, ...]:
     assert entry.address is not None
     host, port = split_address(entry.address)
     if not is_numeric(host):
-        return HostAddresses(entry.address, traits)
+        return HostAddresses(entry.address, traits, Resolver(entry.nameservers))
     return (traits.at(host, port, name=host),)
 
 

@@ -1,0 +1,108 @@
+"""A real gateway whose endpoints are found: what comes gets calls, what goes gets none."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from tests.edge.fake_server import FakeServer
+from tests.gateway.dns_server import DnsServer
+from tests.gateway.harness import ServedGateway, Traffic
+from tests.gateway.kubernetes_server import ApiServer, slice_of
+
+
+def found_by(**place: object) -> dict[str, Any]:
+    return {"models": {"m": {"endpoints": [place]}}}
+
+
+def port_of(server: FakeServer) -> int:
+    return int(server.address.rpartition(":")[2])
+
+
+async def names(gateway: ServedGateway, *expected: str) -> None:
+    """Wait until the model has these endpoints."""
+    async with asyncio.timeout(30):
+        while set(await gateway.endpoints()) != set(expected):  # noqa: ASYNC110 - over HTTP
+            await asyncio.sleep(0.02)
+
+
+async def problem(gateway: ServedGateway, words: str | None) -> None:
+    """Wait until the only source has this problem, or none."""
+
+    def holds(status: dict[str, Any]) -> bool:
+        (source,) = status["sources"]
+        told = source["problem"]
+        return told is None if words is None else words in (told or "")
+
+    await gateway.eventually(holds)
+
+
+async def test_pods_come_and_go_without_a_failed_call() -> None:
+    async with FakeServer("a") as a, FakeServer("b") as b, ApiServer() as cluster:
+        cluster.put(slice_of("a", ["127.0.0.1"], ports=[("grpc", port_of(a))]))
+        place = {"service": "m", "port": "grpc", "api_server": cluster.url}
+        async with ServedGateway(found_by(kubernetes=place)) as gateway:
+            await gateway.healthy()
+            async with Traffic(gateway) as traffic:
+                cluster.put(slice_of("b", ["127.0.0.1"], ports=[("grpc", port_of(b))]))
+                await traffic.more(100, of="b")
+                cluster.delete("a")
+                await names(gateway, b.address)
+                await traffic.more(100, of="b")
+                asked = a.requests
+                await traffic.more(100, of="b")
+                assert a.requests == asked
+                # Without the cluster, things stay as they are.
+                await cluster.stop()
+                await problem(gateway, "the last known endpoints stay")
+                await traffic.more(100, of="b")
+                cluster.delete("b")
+                cluster.put(slice_of("a", ["127.0.0.1"], ports=[("grpc", port_of(a))]))
+                await cluster.start()
+                await traffic.more(100, of="a")
+                await problem(gateway, None)
+                await names(gateway, a.address)
+            assert traffic.errors == []
+
+
+async def test_a_service_of_dns_moves_without_a_failed_call() -> None:
+    async with FakeServer("a") as a, FakeServer("b") as b, DnsServer() as dns:
+        dns.set("here.test", "A", "127.0.0.1", ttl=1)
+        dns.set("m.test", "SRV", f"5 1 {port_of(a)} here.test.", ttl=1)
+        document = found_by(srv="m.test", nameservers=[dns.address])
+        async with ServedGateway(document) as gateway:
+            await gateway.healthy()
+            async with Traffic(gateway) as traffic:
+                both = [f"5 1 {port_of(a)} here.test.", f"5 3 {port_of(b)} here.test."]
+                dns.set("m.test", "SRV", *both, ttl=1)
+                await traffic.more(100, of="b")
+                found = await gateway.endpoints()
+                assert found[b.address]["weight"] == 3
+                dns.set("m.test", "SRV", both[1], ttl=1)
+                await names(gateway, b.address)
+                dns.drop("m.test")
+                await problem(gateway, "NXDOMAIN")
+                await traffic.more(100, of="b")
+                assert set(await gateway.endpoints()) == {b.address}
+            assert traffic.errors == []
+
+
+async def test_a_controller_that_begins_while_its_sources_are_away(tmp_path: Path) -> None:
+    """It goes on with what the one before it knew."""
+    path = tmp_path / "endpoints"
+    async with FakeServer("a") as a:
+        path.write_text(a.address)
+        async with ServedGateway(found_by(file=str(path))) as gateway:
+            await gateway.healthy()
+            async with Traffic(gateway) as traffic:
+                path.unlink()
+                await problem(gateway, "there is no such file")
+                gateway.kill_controller()
+                assert gateway.process is not None
+                await gateway.process.wait()
+                await gateway.serve()
+                await problem(gateway, "there is no such file")
+                assert set(await gateway.endpoints()) == {a.address}
+                await traffic.more(100)
+            assert traffic.errors == []
