@@ -327,7 +327,9 @@ class GatewayController:
         self._stale = self._handover.pending
         self.tasks = tasks_of(self.config, dict(self.registry.tasks(now)), self.settings.tasks)
         self.balancers.update(self.members.values(), now)
-        self.calls.figures.keep({p.name: frozenset(e.address for e in p.endpoints) for p in pools})
+        addresses = {p.name: frozenset(e.address for e in p.endpoints) for p in pools}
+        self.calls.figures.keep(addresses)
+        health.keep(addresses)
 
     def sources_state(self) -> list[Mapping[str, object]]:
         """Return what the sources of endpoints and of trust say, for people."""

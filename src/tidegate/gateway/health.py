@@ -6,7 +6,7 @@ Source: https://www.envoyproxy.io/docs/envoy/latest/operations/admin#get--cluste
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from tidegate.clock import Clock
@@ -33,6 +33,7 @@ class EndpointHealth:
         self._asked = float("-inf")
         self._took = 0.0
         self._known: dict[tuple[str, str], Feeling] = {}
+        self._kept: Mapping[str, Collection[str]] | None = None
         self._asking = asyncio.Lock()
 
     async def look(
@@ -51,9 +52,20 @@ class EndpointHealth:
                 told = await self._ask()
             except EdgeFailed:
                 return
-            self._known = _by_pool(told, clusters)
+            self._known = self._of_kept(_by_pool(told, clusters))
             self._asked = self._clock.now()
             self._took = self._asked - began
+
+    def keep(self, pools: Mapping[str, Collection[str]]) -> None:
+        """Forget all but these addresses, by pool: one that comes back later begins anew."""
+        self._kept = pools
+        self._known = self._of_kept(self._known)
+
+    def _of_kept(self, known: Mapping[tuple[str, str], Feeling]) -> dict[tuple[str, str], Feeling]:
+        kept = self._kept
+        if kept is None:
+            return dict(known)
+        return {key: feels for key, feels in known.items() if key[1] in kept.get(key[0], ())}
 
     def is_healthy(self, pool: str, address: str) -> bool:
         """Say whether an endpoint of a pool has passed its last check."""
