@@ -191,6 +191,7 @@ async def test_files_of_no_use_are_refused_before_anything_starts(tmp_path: Path
         ({"tls": {"certificate": "absent", "key": "absent"}}, "cannot be read: No such file"),
         ({"tls": {"certificate": str(old[0]), "key": str(old[1])}}, "renew it"),
         ({"api_keys": {"file": str(open_to_all)}}, "run chmod 600"),
+        ({"rate_limits": {"per_key": "5/s"}}, "say with api_keys which there are"),
     ]
     for wrong, words in refusals:
         gateway = ServedGateway({"models": {}, **wrong}, wait_ready=False)

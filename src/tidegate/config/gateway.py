@@ -371,3 +371,13 @@ class GatewayConfig(Section):
         description="where sockets, logs and state live (default: $XDG_RUNTIME_DIR/tidegate, or "
         "/tmp/tidegate-UID)",
     )
+
+    @model_validator(mode="after")
+    def _limits_of_keys(self) -> GatewayConfig:
+        limits = self.rate_limits
+        if self.api_keys is None and (limits.per_key is not None or limits.keys):
+            raise ValueError(
+                "rate_limits.per_key and rate_limits.keys are limits of API keys: say with "
+                "api_keys which there are"
+            )
+        return self
