@@ -6,7 +6,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from tidegate.config.addresses import host_name, name_server, place
 from tidegate.config.node import Port, WebOrigin, words
@@ -372,12 +380,11 @@ class GatewayConfig(Section):
         "/tmp/tidegate-UID)",
     )
 
-    @model_validator(mode="after")
-    def _limits_of_keys(self) -> GatewayConfig:
-        limits = self.rate_limits
-        if self.api_keys is None and (limits.per_key is not None or limits.keys):
+    @field_validator("rate_limits")
+    @classmethod
+    def _limits_of_keys(cls, value: RateLimits, info: ValidationInfo) -> RateLimits:
+        if info.data.get("api_keys") is None and (value.per_key is not None or value.keys):
             raise ValueError(
-                "rate_limits.per_key and rate_limits.keys are limits of API keys: say with "
-                "api_keys which there are"
+                "per_key and keys are limits of API keys: say with api_keys which there are"
             )
-        return self
+        return value
