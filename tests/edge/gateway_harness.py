@@ -155,3 +155,20 @@ async def processes(names: Iterable[str]) -> AsyncIterator[list[ServerProcess]]:
     finally:
         for each in started:
             await each.kill()
+
+
+@contextlib.asynccontextmanager
+async def mute_server() -> AsyncIterator[str]:
+    """A server that accepts and never answers; yields its address."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        try:
+            yield f"{host}:{port}"
+        finally:
+            for writer in writers:
+                writer.transport.abort()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.edge.gateway_harness import Gateway
+from tests.edge.gateway_harness import Gateway, mute_server
 from tests.edge.harness import Load, until
 from tidegate.edge.pools import Server
 
@@ -90,3 +90,36 @@ async def test_what_becomes_of_calls_is_reported(gateway: Gateway) -> None:
     load = gateway.total()[address]
     assert (load.succeeded, load.failed, load.in_flight) == (6, 5, 0)
     assert 0.1 < gateway.reports[-1].elapsed < 5
+
+
+async def test_a_model_whose_servers_change_their_kind_is_served_all_the_while(
+    gateway: Gateway,
+) -> None:
+    """Its calls go to clusters of other names, which are warm when their servers were asked."""
+    async with mute_server() as mute:
+        await gateway.serve_from("a", "b")
+        a, b = (Server(gateway.servers[name].address) for name in "ab")
+        async with Load(gateway, width=8) as load:
+            for _ in range(2):
+                foreign = replace(b, protocol="open-inference", rest=b.address)
+                await gateway.route(a, foreign, Server(mute))
+                await load.more(100)
+                await gateway.route(a, replace(b, versions=frozenset({1})), Server(mute))
+                await load.more(100)
+        assert load.errors == []
+
+
+async def test_servers_that_are_all_replaced_are_asked_until_the_new_ones_are_ready(
+    gateway: Gateway,
+) -> None:
+    await gateway.serve_from("a", "b")
+    async with Load(gateway, width=8) as load:
+        for names in ("cd", "ef", "ab"):
+            await gateway.serve_from(*names)
+            await load.more(200)
+            await until(lambda: answered_only_by(gateway, names))  # noqa: B023
+    assert load.errors == []
+
+
+async def answered_only_by(gateway: Gateway, names: str) -> bool:
+    return set(await gateway.shares(20)) <= set(names)

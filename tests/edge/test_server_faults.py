@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.edge.gateway_harness import Gateway, ServerProcess, processes
+from tests.edge.gateway_harness import Gateway, ServerProcess, mute_server, processes
 from tests.edge.harness import Load, message, until
 from tidegate.edge.load_reports import EndpointLoad
 from tidegate.edge.pools import Server
@@ -101,28 +101,14 @@ async def test_a_server_gets_calls_when_its_model_is_ready_and_not_before(
 
 
 async def test_what_accepts_and_never_answers_gets_no_calls(gateway: Gateway) -> None:
-    connected = asyncio.Event()
-
-    writers: list[asyncio.StreamWriter] = []
-
-    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        connected.set()
-
-    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as mute:
-        host, port = mute.sockets[0].getsockname()
+    async with mute_server() as mute:
         a = await gateway.server("a")
-        await gateway.route(Server(a.address), Server(f"{host}:{port}"))
-        await connected.wait()
+        await gateway.route(Server(a.address), Server(mute))
         assert await gateway.shares(50) == {"a": 50}
-        await gateway.route(Server(f"{host}:{port}"), model="n")
+        await gateway.route(Server(mute), model="n")
         code, words = await gateway.failure(message("n"))
         assert code == "UNAVAILABLE"
         assert "model n" in words
-    await gateway.envoy.kill()
-    for writer in writers:
-        writer.close()
-        await writer.wait_closed()
 
 
 async def test_servers_of_a_lower_priority_help_out(gateway: Gateway) -> None:

@@ -90,10 +90,16 @@ class Session:
     Args:
         believed: what this Envoy acknowledged on an earlier stream, if that is known. Old clusters
             stay until the routes have changed on a new stream, too.
+        watched: whether somebody tells with :meth:`note_warm` that clusters are warm. One whose
+            servers' health is checked is not when it has its endpoints.
     """
 
-    def __init__(self, believed: Snapshot | None = None) -> None:
+    def __init__(self, believed: Snapshot | None = None, watched: bool = False) -> None:
         self._believed = believed
+        self._watched = watched
+        self._warming = 0
+        """Counts the responses with clusters that are new or changed."""
+        self._warm = 0
         self._channels: dict[str, _Channel] = {}
         self._target: Snapshot | None = None
         self._last_nonce = 0
@@ -112,6 +118,18 @@ class Session:
             and clusters.held == self._target.resources[CLUSTERS]
             and clusters.acknowledged
         )
+
+    @property
+    def warming(self) -> int | None:
+        """What to hand to :meth:`note_warm`, once Envoy has no cluster that warms."""
+        if not self._watched or self._warm == self._warming or not self._clusters_known():
+            return None
+        return self._warming
+
+    def note_warm(self, warming: int) -> list[discovery_pb2.DiscoveryResponse]:
+        """Take notice that the clusters are warm that Envoy had when ``warming`` was read."""
+        self._warm = max(self._warm, warming)
+        return self._advance()
 
     def take_rejection(self) -> str | None:
         """Return what Envoy said when it refused something, once."""
@@ -204,8 +222,12 @@ class Session:
         )
 
     def _clusters_warm(self) -> bool:
+        return self._clusters_known() and not (self._watched and self._warm < self._warming)
+
+    def _clusters_known(self) -> bool:
         """Whether Envoy holds every cluster of the target, its endpoints and its secrets."""
-        assert self._target is not None
+        if self._target is None:
+            return False
         target = self._target.resources
         secrets = {n: target[SECRETS][n] for n in _OF_CLUSTERS if n in target[SECRETS]}
         return (
@@ -250,6 +272,8 @@ class Session:
         self, clusters: _Channel, wanted: dict[str, any_pb2.Any]
     ) -> None:
         """A cluster that changed warms anew: its endpoints count as not sent."""
+        if any(clusters.sent.get(name) != resource for name, resource in wanted.items()):
+            self._warming += 1
         endpoints = self._channels.get(ENDPOINTS)
         if endpoints is None:
             return

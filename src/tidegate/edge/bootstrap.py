@@ -23,7 +23,7 @@ from google.protobuf import json_format
 
 from tidegate.edge.clusters import load_assignment
 from tidegate.edge.messages import from_controller, packed, seconds, unix_socket
-from tidegate.edge.names import RUNTIME, XDS_CLUSTER
+from tidegate.edge.names import ADMIN_SOCKET, RUNTIME, XDS_CLUSTER
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.topology import Endpoint
 
@@ -58,6 +58,8 @@ def _bootstrap(
     dynamic.cds_config.CopyFrom(from_controller(initial_fetch_timeout=0))
     dynamic.lds_config.CopyFrom(from_controller(initial_fetch_timeout=0))
     if settings.load_reports:
+        # By which the controller learns whether clusters are warm.
+        bootstrap.node.metadata.update({ADMIN_SOCKET: admin_socket})
         bootstrap.cluster_manager.load_stats_config.CopyFrom(_control_source())
         layer = bootstrap.layered_runtime.layers.add(name=RUNTIME)
         layer.rtds_layer.name = RUNTIME

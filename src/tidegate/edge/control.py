@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,11 @@ import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from envoy.service.load_stats.v3 import lrs_pb2, lrs_pb2_grpc
 
+from tidegate.edge.admin import AdminClient
 from tidegate.edge.ads import RUNTIME, Session, Snapshot
 from tidegate.edge.gateway_resources import GatewayResources
 from tidegate.edge.load_reports import LoadReport, read_report, subscription
+from tidegate.edge.names import ADMIN_SOCKET
 from tidegate.edge.names import RUNTIME as RUNTIME_NAME
 from tidegate.edge.pools import GatewayTopology
 from tidegate.edge.resources import snapshot_of
@@ -25,6 +28,10 @@ from tidegate.errors import EdgeFailed
 
 _UNLIMITED = -1
 _STOP_GRACE = 0.5
+_WARMING = "cluster_manager.warming_clusters"
+_WARM_POLL = 0.03
+_WARM_TIMEOUT = 15.0
+"""Seconds; every server answers a check of its health, or fails to, in less."""
 ACKNOWLEDGE_TIMEOUT = 30.0
 """Seconds in which a connected Envoy acknowledges; it takes milliseconds."""
 
@@ -32,9 +39,13 @@ ACKNOWLEDGE_TIMEOUT = 30.0
 @dataclass(eq=False, slots=True)
 class _Stream:
     session: Session
+    admin: AdminClient | None
+    """Of an Envoy whose clusters warm longer than it takes to tell it their endpoints."""
     outgoing: asyncio.Queue[discovery_pb2.DiscoveryResponse | None] = field(
         default_factory=asyncio.Queue
     )
+    watch: asyncio.Task[None] | None = None
+    """Waits until its clusters are warm."""
 
     def send(self, responses: list[discovery_pb2.DiscoveryResponse]) -> None:
         for response in responses:
@@ -63,6 +74,7 @@ class ControlServer:
         self._on_rejected = on_rejected
         self._on_load = on_load
         self._gateway = GatewayResources()
+        self._timer: asyncio.TimerHandle | None = None
         self._reporting: list[object] = []
         self._server: grpc.aio.Server | None = None
         # The last one is the Envoy that matters: during a hot restart the other is on its way out.
@@ -106,6 +118,8 @@ class ControlServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         if self._server is not None:
             # Streams that end by themselves are no errors in grpc's log, as cancelled ones are.
             for stream in self._streams:
@@ -144,16 +158,29 @@ class ControlServer:
             EdgeFailed: Envoy refused it (its words are in the message, and it goes on with what
                 it had), or did not acknowledge it in time.
         """
-        if isinstance(topology, GatewayTopology):
-            self._target = self._gateway.snapshot(topology, settings)
-        else:
-            self._target = snapshot_of(topology, settings)
         self._published += 1
-        for stream in self._streams:
-            stream.send(stream.session.set_target(self._target))
-        self._note_progress()
+        if isinstance(topology, GatewayTopology):
+            self._aim_at_gateway(topology, settings)
+        else:
+            self._aim_at(snapshot_of(topology, settings))
         if self._streams:
             await self.wait_acknowledged(timeout)
+
+    def _aim_at_gateway(self, topology: GatewayTopology, settings: EdgeSettings) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._aim_at(self._gateway.snapshot(topology, settings, loop.time()))
+        if self._gateway.next_change < math.inf:
+            self._timer = loop.call_at(
+                self._gateway.next_change, self._aim_at_gateway, topology, settings
+            )
+
+    def _aim_at(self, target: Snapshot) -> None:
+        self._target = target
+        for stream in self._streams:
+            stream.send(stream.session.set_target(target))
+        self._note_progress()
 
     async def wait_acknowledged(self, timeout: float | None = ACKNOWLEDGE_TIMEOUT) -> None:
         """Wait until an Envoy serves what was published last, or something newer.
@@ -201,26 +228,30 @@ class ControlServer:
     def _take_report(self, report: LoadReport) -> None:
         runtime = self._gateway.observe(report)
         if runtime is not None and self._target is not None:
-            self._target = Snapshot({**self._target.resources, RUNTIME: {RUNTIME_NAME: runtime}})
-            for stream in self._streams:
-                stream.send(stream.session.set_target(self._target))
-            self._note_progress()
+            self._aim_at(Snapshot({**self._target.resources, RUNTIME: {RUNTIME_NAME: runtime}}))
         if self._on_load is not None:
             self._on_load(self._gateway.by_server(report))
 
     async def _serve(
         self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest]
     ) -> AsyncIterator[discovery_pb2.DiscoveryResponse]:
-        stream = _Stream(Session(self._accepted))
+        first = await anext(aiter(requests), None)
+        if first is None:
+            return
+        admin = _admin_of(first)
+        stream = _Stream(Session(self._accepted, watched=admin is not None), admin)
         self._streams.append(stream)
         if self._target is not None:
             stream.send(stream.session.set_target(self._target))
+        self._take(stream, first)
         reading = asyncio.create_task(self._read(stream, requests))
         try:
             while (response := await stream.outgoing.get()) is not None:
                 yield response
         finally:
             reading.cancel()
+            if stream.watch is not None:
+                stream.watch.cancel()
             self._streams.remove(stream)
             self._note_progress()
 
@@ -229,13 +260,31 @@ class ControlServer:
     ) -> None:
         try:
             async for request in requests:
-                stream.send(stream.session.on_request(request))
-                words = stream.session.take_rejection()
-                if words is not None:
-                    self._take_back(stream, words)
-                self._note_progress()
+                self._take(stream, request)
         finally:
             stream.outgoing.put_nowait(None)
+
+    def _take(self, stream: _Stream, request: discovery_pb2.DiscoveryRequest) -> None:
+        stream.send(stream.session.on_request(request))
+        words = stream.session.take_rejection()
+        if words is not None:
+            self._take_back(stream, words)
+        self._note_progress()
+
+    async def _until_warm(self, stream: _Stream, admin: AdminClient) -> None:
+        """Tell a session when its clusters are warm; there is no event for that."""
+        began = asyncio.get_running_loop().time()
+        while (warming := stream.session.warming) is not None:
+            try:
+                found = await admin.stats(f"^{_WARMING}$")
+            except EdgeFailed:
+                found = {}  # then it must do without
+            late = asyncio.get_running_loop().time() - began > _WARM_TIMEOUT
+            if not found.get(_WARMING) or late:
+                stream.send(stream.session.note_warm(warming))
+                self._note_progress()
+            else:
+                await asyncio.sleep(_WARM_POLL)
 
     def _take_back(self, stream: _Stream, words: str) -> None:
         """Go back to what Envoy accepted last, so that one that starts anew gets that."""
@@ -245,9 +294,7 @@ class ControlServer:
         self._rejected = (self._published, words)
         if self._accepted is None or self._target is self._accepted:
             return
-        self._target = self._accepted
-        for each in self._streams:
-            each.send(each.session.set_target(self._target))
+        self._aim_at(self._accepted)
 
     def _note_progress(self) -> None:
         if (
@@ -257,9 +304,19 @@ class ControlServer:
         ):
             self._acknowledged = self._published
             self._accepted = self._target
+        for stream in self._streams:
+            watched = stream.watch is not None and not stream.watch.done()
+            if stream.admin is not None and not watched and stream.session.warming is not None:
+                stream.watch = asyncio.create_task(self._until_warm(stream, stream.admin))
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _admin_of(first: discovery_pb2.DiscoveryRequest) -> AdminClient | None:
+    """Read what Envoy tells of itself in the first request of a stream."""
+    told = first.node.metadata.fields
+    return AdminClient(Path(told[ADMIN_SOCKET].string_value)) if ADMIN_SOCKET in told else None
 
 
 class _Servicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]

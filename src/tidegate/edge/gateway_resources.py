@@ -25,7 +25,7 @@ from tidegate.edge.names import CONTROLLER_CLUSTER, LISTENER
 from tidegate.edge.names import ROUTES as ROUTES_NAME
 from tidegate.edge.names import RUNTIME as RUNTIME_NAME
 from tidegate.edge.plan import Plan, PlannedCluster, shape_of
-from tidegate.edge.pools import GatewayTopology
+from tidegate.edge.pools import GatewayTopology, Server
 from tidegate.edge.retry_floors import RetryFloors
 from tidegate.edge.server_clusters import server_assignment, server_cluster, socket_address
 from tidegate.edge.settings import EdgeSettings
@@ -35,6 +35,10 @@ _STEP = 10
 """Percent: changes of weights that are smaller do not change the retry budget."""
 _ROOM = 120
 """Percent: calls in flight are not spread exactly by weight."""
+
+
+_HELP = 5.0
+"""Seconds for which servers help out that are no longer there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,10 @@ class _Built:
     share: int
     addresses: Mapping[str, str]
     """The servers' addresses by where Envoy reaches them, if that is not the same."""
+    leaving: tuple[Server, ...]
+    """Servers that are no longer there, while those that are may not be ready yet."""
+    until: float
+    """When they are gone."""
 
 
 class GatewayResources:
@@ -68,8 +76,13 @@ class GatewayResources:
         """The clusters of the last snapshot."""
         return self._plan
 
-    def snapshot(self, topology: GatewayTopology, settings: EdgeSettings) -> Snapshot:
-        """Return all resources of an edge; equal arguments give equal bytes."""
+    @property
+    def next_change(self) -> float:
+        """When the same topology gives another snapshot."""
+        return min((built.until for built in self._built.values()), default=math.inf)
+
+    def snapshot(self, topology: GatewayTopology, settings: EdgeSettings, now: float) -> Snapshot:
+        """Return all resources of an edge."""
         if settings != self._settings:
             self._settings = settings
             self._routes_for = None
@@ -82,7 +95,7 @@ class GatewayResources:
             }
         self._plan = plan = Plan(topology, self._plan)
         self._built = {
-            name: self._build(planned, settings) for name, planned in plan.clusters.items()
+            name: self._build(planned, settings, now) for name, planned in plan.clusters.items()
         }
         secrets = dict(self._fixed[SECRETS])
         if any(each.secure for each in plan.clusters.values()):
@@ -116,26 +129,30 @@ class GatewayResources:
                 clusters[name] = {known.get(p, p): load for p, load in endpoints.items()}
         return LoadReport(report.elapsed, clusters)
 
-    def _build(self, planned: PlannedCluster, settings: EdgeSettings) -> _Built:
+    def _build(self, planned: PlannedCluster, settings: EdgeSettings, now: float) -> _Built:
         for_settings = (settings.threads, settings.upstream_tls)
         before = self._built.get(planned.name)
         if before is not None and before.for_settings != for_settings:
             before = None
-        if before is not None and before.planned is planned:
+        leaving, until = _leaving(before, planned, now)
+        if before is not None and before.planned is planned and before.leaving == leaving:
             return before
         shape = shape_of(planned)
         if before is not None and before.shape == shape:
             cluster = before.cluster
         else:
             cluster = packed(server_cluster(planned, settings))
+        asked = replace(planned, servers=(*planned.servers, *leaving)) if leaving else planned
         return _Built(
             planned,
             for_settings,
             shape,
             cluster,
-            packed(server_assignment(planned, settings)),
+            packed(server_assignment(asked, settings)),
             _largest_share(planned),
-            _addresses(planned),
+            _addresses(asked),
+            leaving,
+            until,
         )
 
     def _route(self, topology: GatewayTopology, plan: Plan, settings: EdgeSettings) -> any_pb2.Any:
@@ -169,6 +186,32 @@ class GatewayResources:
                 values[prefix + "max_pending_requests"] = waiting
         runtime.layer.update(values)
         return packed(runtime)
+
+
+def _leaving(
+    before: _Built | None, planned: PlannedCluster, now: float
+) -> tuple[tuple[Server, ...], float]:
+    """Return which servers still help out, and until when.
+
+    Servers get calls when they have passed a check. When all are replaced at once, as when a name
+    in DNS leads to other addresses, nobody could answer until then.
+    """
+    if before is None:
+        return (), math.inf
+    if before.planned is planned:
+        return (before.leaving, before.until) if now < before.until else ((), math.inf)
+    here = {server.address for server in planned.servers}
+    if before.leaving:
+        leaving, until = before.leaving, before.until
+    elif any(s.address in here for s in before.planned.servers if not s.ejected):
+        return (), math.inf
+    else:
+        leaving, until = before.planned.servers, now + _HELP
+    if now >= until:
+        return (), math.inf
+    last = max(server.priority for server in planned.servers) + 1
+    kept = tuple(replace(s, priority=last) for s in leaving if s.address not in here)
+    return kept, until if kept else math.inf
 
 
 def _addresses(planned: PlannedCluster) -> Mapping[str, str]:

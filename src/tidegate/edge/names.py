@@ -25,6 +25,9 @@ CLIENTS_CA = "tidegate/clients/authorities"
 OUR_CERTIFICATE = "tidegate/endpoints/certificate"
 ENDPOINTS_CA = "tidegate/endpoints/authorities"
 
+ADMIN_SOCKET = "admin_socket"
+"""In what Envoy tells of itself: where its admin interface listens."""
+
 CLUSTER_HEADER = "x-tidegate-cluster"
 """Names the cluster that answers; set by the routing script, dropped from what clients send."""
 REFUSED_HEADER = "x-tidegate-refused"

@@ -156,9 +156,9 @@ def _http_options(
     )
     http2.initial_stream_window_size.value = _STREAM_WINDOW
     http2.initial_connection_window_size.value = _CONNECTION_WINDOW
+    # Each block of headers stands for itself: not every small server keeps a table.
+    http2.hpack_table_size.value = 0
     if planned.ours:
-        # Each block of headers stands for itself, so a replica could be asked directly, too.
-        http2.hpack_table_size.value = 0
         http2.connection_keepalive.interval.CopyFrom(seconds(_PING_INTERVAL))
         http2.connection_keepalive.timeout.CopyFrom(seconds(_PING_TIMEOUT))
         options.common_http_protocol_options.idle_timeout.CopyFrom(seconds(_IDLE))
