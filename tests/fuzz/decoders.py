@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.fuzz import connections, routing, seeds, tensorflow_serving
+from tests.fuzz import connections, discovery, routing, seeds, tensorflow_serving
 from tidegate.config.loading import load_model_config, load_node_config
 from tidegate.controller.run_directory import RunDirectory
 from tidegate.errors import ConfigurationError, InvalidAnswer, InvalidModel, RequestError
@@ -222,6 +222,9 @@ DECODERS = (
     Decoder("tidegate.yaml", seeds.node_yaml,
             _in_file("tidegate.yaml", lambda p: load_node_config(p.parent, {}, {})),
             (ConfigurationError,)),
+    Decoder("nodefile.txt", discovery.nodefiles, discovery.read_nodefile, (ConfigurationError,)),
+    Decoder("lists of endpoints", discovery.lists, discovery.read_list, (ConfigurationError,)),
+    Decoder("EndpointSlices", discovery.slices, discovery.read_slices, _ANSWER),
     Decoder("notices", seeds.notices, _in_file("notices", _notices)),
     Decoder("state of a node", seeds.states, _in_file("state", _state)),
     Decoder("formats", seeds.weights, _in_file("model.onnx", detect), (InvalidModel,)),
