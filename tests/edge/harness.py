@@ -264,11 +264,12 @@ class Load:
     done: int = 0
     errors: list[str] = field(default_factory=list)
     stopping: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
 
     async def _run(self, channel: grpc.aio.Channel) -> None:
         while not self.stopping:
             try:
-                await call(channel, message(payload=64))
+                await call(channel, message(payload=64), **self.headers)  # type: ignore[arg-type]
                 self.done += 1
             except grpc.aio.AioRpcError as error:
                 self.errors.append(f"{error.code().name}: {error.details()}")
@@ -278,7 +279,7 @@ class Load:
         while not self.stopping:
             fresh = client.writer is None
             try:
-                answer = await client.call("POST", "/v2/models/m/infer", b"{}")
+                answer = await client.call("POST", "/v2/models/m/infer", b"{}", **self.headers)
                 if answer.status != 200:
                     self.errors.append(f"{answer.status}: {answer.body!r}")
                 self.done += 1

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from tests.edge.gateway import GatewayEdge, running_gateway
-from tests.edge.harness import message, string
+from tests.edge.harness import Load, message, string
 from tests.edge.test_public_port import ADMIN
 from tidegate.edge.trust import ApiKey, ApiKeys, RateLimit, RateLimits
 from tidegate.protocols import dl_inference
@@ -90,3 +90,25 @@ async def test_nothing_of_the_admin_port_answers(gateway: GatewayEdge) -> None:
         for method in ("GET", "POST", "PUT", "DELETE"):
             assert (await gateway.rest(method, path)).status == 404, path
     assert gateway.replicas["controller"].requests == 0
+
+
+async def test_settings_of_trust_change_while_calls_run(run_dir: Path) -> None:
+    """What changes the listener leads clients to new connections, and fails no call."""
+    async with running_gateway(run_dir) as gateway:
+        await gateway.model("m", await gateway.server("a"))
+        await gateway.publish()
+        plenty = RateLimit(1e6, 10**6)
+        steps: list[dict[str, Any]] = [
+            {"limits": RateLimits(per_model=plenty)},
+            {"origins": ("https://app.example",)},
+            {"api_keys": KEYS},
+            {"limits": RateLimits(plenty, per_model=plenty)},
+            {"api_keys": ApiKeys(KEYS.keys[:1], "x-key")},
+            {"api_keys": None, "limits": RateLimits()},
+        ]
+        async with Load(gateway, width=8, headers={"x_key": A}) as load:
+            for step in steps:
+                gateway.change(**step)
+                await gateway.publish()
+                await load.more(200)
+        assert load.errors == []

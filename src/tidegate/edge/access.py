@@ -9,7 +9,7 @@ Source: https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filt
 from __future__ import annotations
 
 from envoy.config.core.v3 import extension_pb2
-from envoy.config.route.v3 import route_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.common.matching.v3 import extension_matcher_pb2
 from envoy.extensions.filters.common.matcher.action.v3 import skip_action_pb2
 from envoy.extensions.filters.http.api_key_auth.v3 import api_key_auth_pb2
@@ -57,8 +57,15 @@ def key_filter(keys: ApiKeys) -> extension_matcher_pb2.ExtensionWithMatcher:
     )
 
 
-def guard(routes: route_pb2.RouteConfiguration, keys: ApiKeys) -> None:
-    """Give the keys to the filter, on all of ``routes``."""
+def guard(routes: route_pb2.RouteConfiguration, keys: ApiKeys | None) -> None:
+    """Give the keys to the filter, on all of ``routes``.
+
+    Without keys the filter is switched off: connections may still have it that were opened before.
+    """
+    if keys is None:
+        off = route_components_pb2.FilterConfig(disabled=True, is_optional=True)
+        routes.typed_per_filter_config[KEY_FILTER].CopyFrom(packed(off))
+        return
     # It says what happens to a key that is known, too: without, nothing would.
     known = api_key_auth_pb2.ApiKeyAuthPerRoute(forwarding=_FORWARDING)
     for key in keys.keys:

@@ -159,8 +159,7 @@ class GatewayResources:
         wanted = replace(topology, models=plan.outlines)
         if wanted != self._routes_for:
             routes = gateway_route_configuration(wanted, settings)
-            if settings.api_keys is not None:
-                guard(routes, settings.api_keys)
+            guard(routes, settings.api_keys)
             self._routes = packed(routes)
             self._routes_for = wanted
         return self._routes
