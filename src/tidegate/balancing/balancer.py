@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from tidegate.balancing.latency import Reference
@@ -27,6 +26,8 @@ _NOTICEABLE_PROBING = 0.25
 _SETTLED = 5.0
 """After so many seconds smaller changes count too, so that equal endpoints end up equal."""
 _NOTICEABLE_SETTLED = 0.005
+_EXPLAINED = 1.0
+"""Seconds for which the figures of a verdict that stands may be old."""
 _NOBODY = Reference(())
 
 
@@ -51,7 +52,7 @@ class Balancer:
 
     @property
     def version(self) -> int:
-        """A number that grows whenever a verdict changes by as much as who picks should know."""
+        """A number that grows whenever a weight changes by as much as who picks should know."""
         return self._version
 
     @property
@@ -182,14 +183,17 @@ class Balancer:
                 record.follow_load(median, elapsed)
 
     def verdicts(self, now: float) -> Mapping[str, Verdict]:
-        """Return the verdict on each endpoint: a view that later calls change."""
+        """Return the verdict on each endpoint: a view that later calls change.
+
+        States and weights are those of now; the other figures may be a second old.
+        """
         self._advance(now)
         return MappingProxyType(self._verdicts)
 
     def changed(self, now: float) -> dict[str, Verdict]:
-        """Return the verdicts that have changed noticeably since this was last called.
+        """Return the verdicts whose weights have changed since this was last called.
 
-        Weights that lately changed by less than 3 % are not among them, nor endpoints that left.
+        Those that lately changed by less than 3 % are not among them, nor endpoints that left.
         """
         self._advance(now)
         changed = {address: self._verdicts[address] for address in self._changed}
@@ -244,54 +248,58 @@ class Balancer:
 
     def _publish(self, address: str, now: float) -> None:
         record = self._records[address]
-        verdict = self._verdict(record, now)
+        ejection = record.ejection
+        if ejection.next_change(now) is None:
+            self._restless.discard(address)
+        else:
+            self._restless.add(address)
         old = self._verdicts.get(address)
-        noticeable = _NOTICEABLE
-        if verdict.state == "probing":
-            noticeable = _NOTICEABLE_PROBING
-        elif now - record.published_at >= _SETTLED:
-            noticeable = _NOTICEABLE_SETTLED
-        if (
-            old is None
-            or old.state != verdict.state
-            or old.base != verdict.base
-            or abs(verdict.weight - old.weight) > noticeable * old.weight
-        ):
+        weight = self._weight(record, now)
+        if old is None or self._is_noticeable(record, old, weight, now):
             self._version += 1
             self._changed.add(address)
             record.published_at = now
         else:
-            verdict = replace(verdict, weight=old.weight)
-        self._verdicts[address] = verdict
-        if record.ejection.next_change(now) is None:
-            self._restless.discard(address)
-        else:
-            self._restless.add(address)
+            weight = old.weight
+            settled = ejection.state == "serving" == old.state and old.base == record.base
+            if settled and now - record.explained_at < _EXPLAINED:
+                return
+        record.explained_at = now
+        self._verdicts[address] = self._verdict(record, weight, now)
 
-    def _verdict(self, record: Record, now: float) -> Verdict:
+    def _is_noticeable(self, record: Record, old: Verdict, weight: int, now: float) -> bool:
+        noticeable = _NOTICEABLE
+        if record.ejection.state == "probing":
+            noticeable = _NOTICEABLE_PROBING
+        elif now - record.published_at >= _SETTLED:
+            noticeable = _NOTICEABLE_SETTLED
+        return abs(weight - old.weight) > noticeable * old.weight
+
+    def _weight(self, record: Record, now: float) -> int:
         ejection = record.ejection
-        warmth = ejection.warmth(now)
-        latency = record.latency.factor
-        load = math.exp(record.load_log_factor)
-        full = record.effective * latency * load * warmth * self._scale
-        weight = min(MAX_WEIGHT, max(1, round(full)))
         if not record.base:
-            weight = 0
-        elif ejection.out and not self._panic:
-            weight = 0 if ejection.state == "ejected" else self._probe_weight(record)
-        verdict = Verdict(
+            return 0
+        if ejection.out and not self._panic:
+            return 0 if ejection.state == "ejected" else self._probe_weight(record)
+        factor = math.exp(record.latency.log_factor + record.load_log_factor)
+        full = record.effective * factor * ejection.warmth(now) * self._scale
+        return min(MAX_WEIGHT, max(1, round(full)))
+
+    def _verdict(self, record: Record, weight: int, now: float) -> Verdict:
+        ejection = record.ejection
+        sick = (len(self._out), len(self._records)) if self._panic else None
+        return Verdict(
             weight=weight,
             state=ejection.state,
             base=record.base,
             reliability=record.reliability,
-            latency=latency,
-            utilization=load,
-            warmth=warmth,
+            latency=record.latency.factor,
+            utilization=record.load_factor,
+            warmth=ejection.warmth(now),
             mean_latency=record.latency.mean,
             until=ejection.until if ejection.state == "ejected" else None,
+            reason=explain(record, sick, now),
         )
-        sick = (len(self._out), len(self._records)) if self._panic else None
-        return replace(verdict, reason=explain(verdict, record, sick, now))
 
     def _probe_weight(self, record: Record) -> int:
         """The weight that gets an endpoint a few calls per second, whatever the others get."""

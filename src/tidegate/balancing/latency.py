@@ -13,6 +13,8 @@ _LEARNT = 2.0
 
 
 _SOME = 4.0
+_LEAST_SEEN = 4.0
+"""As few calls seen in flight, its own and those to expect, move no weight."""
 _PLENTY = 32.0
 """As many calls seen in flight make a latency that needs no longer memory."""
 _PEAK = 10.0
@@ -41,15 +43,15 @@ class Latency:
     """
 
     __slots__ = (
-        "_busy", "_calls", "_flow", "_habit", "_interval", "_known", "_log_factor", "_pace",
-        "_peak", "held", "score",
+        "_busy", "_calls", "_flow", "_habit", "_interval", "_known", "_pace",
+        "_peak", "held", "log_factor", "score",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self._busy = 0.0  # seconds of calls in flight
         self._calls = 0.0
         self._interval = 0.25
-        self._log_factor = 0.0
+        self.log_factor = 0.0
         self._habit = 0.0  # the logarithm of the usual ratio to the others
         self._known = 0.0
         self._flow = 0.0  # calls that end per report, over the time that one takes
@@ -76,7 +78,7 @@ class Latency:
     @property
     def factor(self) -> float:
         """What the weight is multiplied by."""
-        return math.exp(self._log_factor)
+        return math.exp(self.log_factor)
 
     @property
     def usual_ratio(self) -> float:
@@ -117,6 +119,8 @@ class Latency:
         difference = math.log(self._ratio(reference))
         # As much of it as stands out of the noise: equal endpoints are to look equal.
         seen, expected = self.seen + 0.5, self._expected(reference) + 0.5
+        if seen + expected < _LEAST_SEEN:
+            return
         # A call that is longer than a report was seen more than once.
         repeated = max(1.0, max(seen, expected) / (self._calls + 1.0))
         noise = policy.latency_evidence * repeated * (1.0 / seen + 1.0 / expected)
@@ -124,7 +128,7 @@ class Latency:
         bound = math.log(policy.latency_clamp)
         target = max(-bound, min(bound, -difference * confidence))
         step = 1.0 - math.exp(-elapsed / policy.latency_damping)
-        self._log_factor += (target - self._log_factor) * step
+        self.log_factor += (target - self.log_factor) * step
 
     def learn(self, others: float, elapsed: float, policy: BalancingPolicy) -> None:
         """Learn what is usual, against the latency of the ``others``."""

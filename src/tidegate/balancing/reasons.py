@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from tidegate.balancing.record import Record
-from tidegate.balancing.verdict import Verdict
 
 _WORTH_SAYING = 0.03
 
 
-def explain(verdict: Verdict, record: Record, sick: tuple[int, int] | None, now: float) -> str:
+def explain(record: Record, sick: tuple[int, int] | None, now: float) -> str:
     """Say why an endpoint gets what it gets; ``sick`` is how many of how many, in a panic."""
     ejection = record.ejection
-    if not verdict.base:
+    if not record.base:
         return "its configured weight is 0"
     if ejection.out and sick is not None:
         return (
@@ -25,30 +24,31 @@ def explain(verdict: Verdict, record: Record, sick: tuple[int, int] | None, now:
         waiting = ejection.issued - ejection.counted
         answers = f", {waiting} not answered yet" if waiting > 0 else ""
         return f"gets a few calls to see whether it has healed{answers}: {ejection.why}"
-    return "; ".join(_parts(verdict, record, now)) or "healthy"
+    return "; ".join(_parts(record, now)) or "healthy"
 
 
-def _parts(verdict: Verdict, record: Record, now: float) -> list[str]:
+def _parts(record: Record, now: float) -> list[str]:
     parts = []
     ejection = record.ejection
-    if verdict.state == "new":
-        share = f": weight {_percent(verdict.warmth)}" if verdict.warmth < 1 else ""
+    warmth = ejection.warmth(now)
+    if ejection.state == "new":
+        share = f": weight {_percent(warmth)}" if warmth < 1 else ""
         parts.append(f"no call has ended yet{share}")
-    if verdict.state == "warming":
+    if ejection.state == "warming":
         left = max(0.0, ejection.warm_from + ejection.ramp - now)
         cause = f"has healed ({ejection.why})" if ejection.flaps else "new"
-        parts.append(f"{cause}: weight {_percent(verdict.warmth)}, all of it in {left:.1f} s")
-    if verdict.reliability < 1.0 - _WORTH_SAYING / 3:
-        parts.append(f"calls failed lately: weight {_percent(verdict.reliability)}")
-    if abs(verdict.latency - 1.0) > _WORTH_SAYING:
-        times = max(verdict.latency, 1.0 / verdict.latency)
-        word = "faster" if verdict.latency > 1.0 else "slower"
-        parts.append(f"{times:.1f} x {word} than the median: weight {_percent(verdict.latency)}")
-    if record.load is not None and abs(verdict.utilization - 1.0) > _WORTH_SAYING:
-        word = "less busy" if verdict.utilization > 1.0 else "busier"
+        parts.append(f"{cause}: weight {_percent(warmth)}, all of it in {left:.1f} s")
+    if record.reliability < 1.0 - _WORTH_SAYING / 3:
+        parts.append(f"calls failed lately: weight {_percent(record.reliability)}")
+    latency, load = record.latency.factor, record.load_factor
+    if abs(latency - 1.0) > _WORTH_SAYING:
+        times = max(latency, 1.0 / latency)
+        word = "faster" if latency > 1.0 else "slower"
+        parts.append(f"{times:.1f} x {word} than the median: weight {_percent(latency)}")
+    if record.load is not None and abs(load - 1.0) > _WORTH_SAYING:
+        word = "less busy" if load > 1.0 else "busier"
         parts.append(
-            f"{word} than the median ({record.load:.0%} utilized): "
-            f"weight {_percent(verdict.utilization)}"
+            f"{word} than the median ({record.load:.0%} utilized): weight {_percent(load)}"
         )
     return parts
 

@@ -43,7 +43,7 @@ class Record:
     """One endpoint: its weight, its latency, its life."""
 
     __slots__ = (
-        "_policy", "base", "effective", "ejection", "in_flight", "latency", "load",
+        "_policy", "base", "effective", "ejection", "explained_at", "in_flight", "latency", "load",
         "load_log_factor", "missed", "published_at", "run", "run_at", "silent", "tally", "waiting",
     )  # fmt: skip
 
@@ -54,7 +54,7 @@ class Record:
         self.latency = Latency()
         self.ejection = Ejection(policy, state, now)
         self.in_flight = 0.0
-        self.published_at = now
+        self.published_at = self.explained_at = now
         self.load: float | None = None
         self.load_log_factor = 0.0
         self.tally = Tally(now)
@@ -68,6 +68,11 @@ class Record:
     def reliability(self) -> float:
         """The effective weight over the configured one."""
         return self.effective / self.base if self.base else 1.0
+
+    @property
+    def load_factor(self) -> float:
+        """What the weight is multiplied by for how busy it says it is."""
+        return math.exp(self.load_log_factor)
 
     def rebase(self, base: int) -> None:
         """Take a new configured weight; the effective one keeps its place below it."""
