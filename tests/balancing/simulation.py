@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ class Backend:
         self.failing = 0.0
         self.mode = "ok"
         self.patience = 1.0
+        self.broken = 0  # calls in a row that broke off
+        self.away_until = 0.0
         self.in_flight = 0
         self.running: set[Call] = set()
         self.queue: deque[Call] = deque()
@@ -153,13 +156,12 @@ class Simulation:
         """Earliest deadline first, deadlines one over weight / (calls in flight + 1) apart."""
         if not self.policy.least_request:
             return self.turns.pick(excluding)
-        for _ in range(20):
-            if not self.heap:
-                return None
+        name: str | None = None
+        for _ in range(1000 if self.heap else 0):
             self.edge_time, _, name = self.heap[0]
             entry = (self.edge_time + 1.0 / self._pull(name), next(self._order), name)
             heapq.heapreplace(self.heap, entry)
-            if name not in excluding:
+            if name not in excluding and self.now >= self.backends[name].away_until:
                 return name
         return name
 
@@ -218,6 +220,7 @@ class Simulation:
 
     def _end(self, backend: Backend, call: Call, *, success: bool) -> None:
         backend.in_flight -= 1
+        self._aid(backend, broken=not success and backend.mode != "ok")
         if success:
             backend.succeeded += 1
             self._finish(call, success=True)
@@ -227,6 +230,12 @@ class Simulation:
             self._attempt(call)
         else:
             self._finish(call, success=False)
+
+    def _aid(self, backend: Backend, *, broken: bool) -> None:
+        """Envoy's first aid: who breaks off twice in a row is left alone for a moment."""
+        backend.broken = backend.broken + 1 if broken else 0
+        if backend.broken >= 2 and self.now >= backend.away_until:
+            backend.away_until = self.now + min(1.0, 0.25 * backend.broken)
 
     def _finish(self, call: Call, *, success: bool) -> None:
         self.ended.append((call.started, self.now - call.started, success))
@@ -277,3 +286,42 @@ class Simulation:
     def percentile(self, part: float, begin: float, end: float) -> float:
         took = sorted(t for at, t, _ in self.ended if begin <= at < end)
         return took[min(len(took) - 1, int(part * len(took)))] if took else math.nan
+
+    def _windows(self, name: str, begin: float, end: float) -> list[tuple[float, float]]:
+        """The end of each half second, a tenth apart, and a backend's share in it."""
+        all_times = [time for time, _ in self.sent]
+        its_times = [time for time, who in self.sent if who == name]
+        windows = []
+        for step in range(int((end - begin - 0.5) * 10 + 1e-6) + 1):
+            first, last = begin + step / 10, begin + step / 10 + 0.5
+            total = bisect_left(all_times, last) - bisect_left(all_times, first)
+            its = bisect_left(its_times, last) - bisect_left(its_times, first)
+            windows.append((last, its / total if total else 0.0))
+        return windows
+
+    def left(self, name: str, fault: float, until: float, most: float = 0.01) -> float:
+        """Seconds after a fault to when a share stays below ``most``."""
+        above = [end for end, share in self._windows(name, fault, until) if share >= most]
+        return above[-1] - fault if above else 0.0
+
+    def returned(self, name: str, healed: float, until: float) -> float:
+        """Seconds after healing to when nine tenths of a fair share are there."""
+        fair = 1.0 / len(self.backends)
+        windows = self._windows(name, healed, until)
+        return next((end for end, share in windows if share >= 0.9 * fair), math.inf) - healed
+
+    def normal(self, fault: float, until: float, most: float) -> float:
+        """Seconds after a fault to when the p99 of half a second stays at ``most`` or below."""
+        ends = [fault + 0.5 + step / 10 for step in range(int((until - fault - 0.5) * 10))]
+        above = [end for end in ends if self.percentile(0.99, end - 0.5, end) > most]
+        return above[-1] - fault if above else 0.0
+
+    def swings(self, name: str, begin: float, end: float) -> int:
+        """How often a share rose from next to nothing to half of a fair one."""
+        fair, swings, low = 1.0 / len(self.backends), 0, False
+        for _, share in self._windows(name, begin, end):
+            if share < 0.05 * fair:
+                low = True
+            elif low and share > 0.5 * fair:
+                swings, low = swings + 1, False
+        return swings

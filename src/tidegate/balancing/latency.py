@@ -13,6 +13,7 @@ _LEARNT = 2.0
 
 
 _SOME = 4.0
+_EXTREME = math.log(1000.0)
 _LEAST_SEEN = 4.0
 """As few calls seen in flight, its own and those to expect, move no weight."""
 _PLENTY = 32.0
@@ -137,8 +138,9 @@ class Latency:
         self._known += weight
         if self._known > 0:
             # At first the plain mean, later the latest ``policy.habit`` seconds.
-            step = weight / min(self._known, policy.habit)
-            self._habit += (math.log(self._ratio(others)) - self._habit) * step
+            step = min(1.0, weight / min(self._known, policy.habit))
+            ratio = max(-_EXTREME, min(_EXTREME, math.log(self._ratio(others))))
+            self._habit += (ratio - self._habit) * step
 
     @property
     def learnt(self) -> bool:
@@ -176,7 +178,7 @@ class Latency:
 
     def get_used_to(self, times: float) -> None:
         """Take as usual what is ``times`` slower."""
-        self._habit = max(0.0, self._habit) + math.log(times)
+        self._habit = min(_EXTREME, max(0.0, self._habit) + math.log(times))
 
 
 class Reference:

@@ -34,7 +34,7 @@ class BalancingPolicy:
     # Ejection
     ejection_time: float = 0.75
     """How long a first ejection lasts before the endpoint is probed."""
-    ejection_growth: float = 3.0
+    ejection_growth: float = 4.0
     """How many times longer each relapse lasts than the one before."""
     longest_ejection: float = 60.0
     """The longest of these."""
