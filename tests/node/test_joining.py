@@ -14,6 +14,7 @@ import trustme
 from tests import models
 from tests.gateway.standin import GatewayStandIn
 from tests.node.harness import ServedNode, fetch
+from tests.node.test_stop import command
 
 INPUT = orjson.dumps(
     {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
@@ -78,6 +79,10 @@ async def test_what_gateways_are_told(repository: Path, gateway: GatewayStandIn)
         assert status[other.url]["state"] == "away"
         assert "nobody answers there" in status[other.url]["reason"]
         assert node.output.count(other.url) == 1
+        code, shown = await command("status", "--run-dir", node.run_dir)
+        assert code == 0
+        assert f"{gateway.url} (knows {node.target})" in shown
+        assert f"{other.url} (nobody answers there)" in shown
         await other.start()
         await other.until(lambda: known(other))
         await node.until(lambda: f"{other.url} knows this node" in node.output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -72,6 +73,7 @@ def _print(console: Console, state: dict[str, Any], *, endpoints: bool) -> None:
     for label, value in (
         ("gateway of" if state.get("kind") == "gateway" else "repository", state["repository"]),
         ("processes", f"controller {controller}{edge}"),
+        ("gateways", _joined(state.get("gateways", ()))),
         ("files", state["run_dir"]),
         ("error", state.get("error")),
     ):
@@ -92,6 +94,17 @@ def _print(console: Console, state: dict[str, Any], *, endpoints: bool) -> None:
             console.print(text, highlight=False, soft_wrap=True)
     for problem in state.get("problems", []):
         console.print(f"[yellow]{escape(problem)}[/yellow]", highlight=False, soft_wrap=True)
+
+
+def _joined(gateways: Iterable[dict[str, Any]]) -> str | None:
+    """Say to which gateways a node has announced itself, and why not to others."""
+    return (
+        "; ".join(
+            f"{each['gateway']} ({each['reason'] or 'knows ' + each['advertised']})"
+            for each in gateways
+        )
+        or None
+    )
 
 
 def _table(models: list[dict[str, Any]]) -> Table:
