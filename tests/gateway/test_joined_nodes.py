@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 
 from tests import models
 from tests.gateway.harness import ServedGateway, endpoints_of, until
-from tests.node.harness import ServedNode
+from tests.node.harness import ServedNode, fetch
 from tests.node.traffic import Traffic
 
 LEASE = 2.0
@@ -67,6 +68,23 @@ async def test_nodes_come_and_go_and_no_call_fails(
                 assert await second.stop() == 0
             await gateway.eventually(serves(first))
             await traffic.more(500)
+        assert traffic.failed == 0, traffic.failures
+
+
+async def test_a_model_that_a_node_unloads_goes_to_the_others(
+    repository: Path, gateway: ServedGateway
+) -> None:
+    async with joining(repository, gateway) as first, joining(repository, gateway) as second:
+        await gateway.eventually(serves(first, second))
+        url = f"http://127.0.0.1:{second.admin_port}/v2/repository/models/scale"
+        async with Traffic(gateway) as traffic:
+            for _ in range(3):
+                assert (await asyncio.to_thread(fetch, f"{url}/unload", b"{}"))[0] == 200
+                await gateway.eventually(serves(first))
+                await traffic.more(200)
+                assert (await asyncio.to_thread(fetch, f"{url}/load", b"{}"))[0] == 200
+                await gateway.eventually(serves(first, second))
+                await traffic.more(200)
         assert traffic.failed == 0, traffic.failures
 
 

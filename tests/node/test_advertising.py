@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 from tidegate.config.node import NodeConfig
 from tidegate.errors import ConfigurationError
-from tidegate.node.advertising import advertised
+from tidegate.node.advertising import advertised, withdrawn
 from tidegate.node.lookup import Found, Lookup
+from tidegate.protocols.registration import AnnouncedModel, Announcement
 
 NEAR, FAR = "http://127.0.0.1:8002", "http://gateway:8002"
 
@@ -65,6 +67,33 @@ def test_what_gateways_could_not_reach_is_an_error(settings: dict[str, Any], wor
 def test_what_is_no_gateway_is_an_error(url: str) -> None:
     with pytest.raises(ValueError, match="join"):
         NodeConfig.model_validate({"join": url})
+
+
+def model(name: str, *versions: int, **labels: int) -> AnnouncedModel:
+    default = versions[-1] if versions else None
+    return AnnouncedModel(name, versions, default, labels, ready=bool(versions))
+
+
+@pytest.mark.parametrize(
+    ("told", "said", "left"),
+    [
+        ([model("m", 1)], [model("m", 1), model("n", 1)], [model("m", 1)]),
+        ([model("m", 1)], [model("m", 1, 2)], [model("m", 1)]),
+        ([model("m", 1, 2)], [model("m", 2)], [model("m", 2)]),
+        ([model("m", 1, 2, s=1)], [model("m", 1, 2, s=2)], [model("m", 1, 2)]),
+        # One that only changes its version is never without any.
+        ([model("m", 1)], [model("m", 2)], [model("m", 1)]),
+        ([model("m", 1)], [model("m")], [replace(model("m", 1), ready=False)]),
+        ([model("m", 1)], [], [replace(model("m", 1), ready=False)]),
+        # Which is the default, the node says when it has made up its mind.
+        ([model("m", 1, 2)], [model("m", 1)], [replace(model("m", 1), default_version=None)]),
+    ],
+)
+def test_what_goes_is_told_before_what_comes(
+    told: list[AnnouncedModel], said: list[AnnouncedModel], left: list[AnnouncedModel]
+) -> None:
+    found = withdrawn(Announcement("a", tuple(told)), Announcement("a", tuple(said)))
+    assert found.models == tuple(left)
 
 
 async def test_a_name_is_looked_up_again_and_one_thread_waits_at_most(

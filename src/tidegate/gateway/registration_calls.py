@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 5.0
 """Seconds that a body may take to come, and the edge to be told."""
+_WHILE_RENEWING = 1.0
+"""Seconds for which the answer to an announcement waits for the edge; nodes wait for a few."""
 
 _METHODS = ("GET", "PUT", "DELETE")
 _Answer = Callable[[Request], Awaitable[Response]]
@@ -112,6 +114,8 @@ class _Calls:
         if self._registry.revision != before:
             log.info("%s serves %d models", name, sum(model.ready for model in said.models))
             self._changed()
+            # Who takes something back relies on it when it has its answer.
+            await self._published(_WHILE_RENEWING)
         return Response(encode_grant(grant), media_type="application/json")
 
     def _read(self, name: str, body: bytes) -> Announcement:
@@ -134,13 +138,19 @@ class _Calls:
         if known:
             log.info("%s leaves", name)
             self._changed()
-            try:
-                await asyncio.wait_for(self._applied(), PATIENCE)
-            except TimeoutError:
+            published = await self._published(PATIENCE)
+            if not published:
                 # Who leaves has no more to wait for; health checks see that it drains.
                 log.warning("%s leaves, and the edge has not been told in time", name)
-                published = False
         return JSONResponse({"known": known, "published": published})
+
+    async def _published(self, timeout: float) -> bool:
+        """Wait until the edge knows of all changes, or not for longer; say which."""
+        try:
+            await asyncio.wait_for(self._applied(), timeout)
+        except TimeoutError:
+            return False
+        return True
 
 
 def _guarded(token: Callable[[], str | None], answer: _Answer) -> _Answer:

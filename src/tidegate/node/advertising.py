@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from tidegate import __version__
@@ -93,6 +94,29 @@ def announcement(
         replicas={name: _count(by_model[name]) for name in sorted(by_model)},
         version=__version__,
         instance=instance,
+    )
+
+
+def withdrawn(told: Announcement, said: Announcement) -> Announcement:
+    """Return ``told`` without what is no longer in ``said``, and nothing that is new there.
+
+    Of a model that only changes its version the old one stays: a model without any is no model.
+    """
+    now = {model.name: model for model in said.models}
+    return replace(told, models=tuple(_left(model, now.get(model.name)) for model in told.models))
+
+
+def _left(told: AnnouncedModel, said: AnnouncedModel | None) -> AnnouncedModel:
+    if said is None or not said.ready:
+        return replace(told, ready=False)
+    versions = tuple(version for version in told.versions if version in said.versions)
+    if not versions:
+        return told
+    return replace(
+        told,
+        versions=versions,
+        default_version=told.default_version if told.default_version in versions else None,
+        labels={label: v for label, v in told.labels.items() if said.labels.get(label) == v},
     )
 
 

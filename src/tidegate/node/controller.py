@@ -419,6 +419,8 @@ class Controller:
             self._settled = True
             self.announce("ready")
         retired = self.fleet.retired()
+        if retired:
+            await self.joining.withdraw()
         await self.control.publish(self._topology(), self._settings)
         self.joining.changed()
         self.health.changed()

@@ -22,7 +22,7 @@ from tidegate.config.addresses import join_address
 from tidegate.config.node import NodeConfig
 from tidegate.controller.machine import usable_cores
 from tidegate.errors import ConfigurationError, TidegateError
-from tidegate.node.advertising import advertised, all_local, announcement, is_local
+from tidegate.node.advertising import advertised, all_local, announcement, is_local, withdrawn
 from tidegate.node.fleet import Fleet
 from tidegate.node.lookup import Lookup
 from tidegate.protocols.open_inference.rest_caller import decode_error
@@ -43,6 +43,8 @@ _PATIENCE = 3.0
 """Seconds in which a gateway must answer; less than a lease."""
 _LEAVING = 4.0
 """Seconds for which the end of a node waits for its gateways."""
+_WITHDRAWING = 1.5
+"""Seconds for which a model that is unloaded waits for gateways that are slow."""
 _FIRST_RETRY, _LAST_RETRY = 0.5, 5.0
 _LARGEST_ANSWER = 2**16
 _MOST_WORDS = 5
@@ -74,7 +76,7 @@ class Joining:
         self._instance = secrets.token_hex(8)
         self._members: list[_Membership] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._told: Announcement | None = None
+        self._told = Announcement("")
 
     def check(self) -> None:
         """Make ready; nothing is sent yet.
@@ -97,7 +99,7 @@ class Joining:
                 f"{config.host} only: unless something passes calls on to it, add --host 0.0.0.0"
             )
         trust = _trust(config.join_ca)
-        around = _Around(join_address(host, port), lookup, self._said, self._announce)
+        around = _Around(join_address(host, port), lookup, lambda: self._told, self._announce)
         self._members = [
             _Membership(url.rstrip("/"), around, trust) for url in dict.fromkeys(gateways)
         ]
@@ -119,6 +121,20 @@ class Joining:
             self._told = said
             for member in self._members:
                 member.wake.set()
+
+    async def withdraw(self) -> None:
+        """Tell the gateways what is about to be served no longer; wait until they know it.
+
+        Only for those that are there, and not for long.
+        """
+        if not self._tasks:
+            return
+        left = withdrawn(self._told, self._said())
+        if left != self._told:
+            self._told = left
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WITHDRAWING):
+                    await asyncio.gather(*(member.tell(left) for member in self._members))
 
     async def leave(self, hurry: asyncio.Event) -> None:
         """Take the announcements back; return when the gateways send no more calls.
@@ -172,6 +188,10 @@ class _Membership:
         """The problems that were told since it last knew this node."""
         self._known = False
         """Whether it has ever taken an announcement."""
+        self._taken: Announcement | None = None
+        """What it took last."""
+        self._attempted = asyncio.Event()
+        """Set after the next attempt."""
 
     def describe(self) -> dict[str, Any]:
         """Return how things stand."""
@@ -187,19 +207,27 @@ class _Membership:
         while True:
             self.wake.clear()
             delay = await self._announce()
+            attempted, self._attempted = self._attempted, asyncio.Event()
+            attempted.set()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), delay)
+
+    async def tell(self, said: Announcement) -> None:
+        """Return when the gateway has taken ``said``, which is to be told, or is away."""
+        self.wake.set()
+        while self._problem is None and self._taken is not said:
+            await self._attempted.wait()
 
     async def _announce(self) -> float:
         """Announce the node once; return after how many seconds to do it again."""
         try:
             async with asyncio.timeout(_PATIENCE):
-                place = await self._around.lookup.look()
-                said = replace(self._around.said(), address=place.address)
-                body = await self._call(
-                    "PUT", node_path(self._around.name), encode_announcement(said), place.token
-                )
-            grant = decode_grant(body)
+                found = await self._around.lookup.look()
+                said = self._around.said()
+                body = encode_announcement(replace(said, address=found.address))
+                path = node_path(self._around.name)
+                grant = decode_grant(await self._call("PUT", path, body, found.token))
+            self._taken = said
         except TimeoutError:
             return self._failed(f"no answer within {_PATIENCE:g} s")
         except (TidegateError, OSError) as error:
