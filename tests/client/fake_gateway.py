@@ -153,7 +153,8 @@ class Gateway(Machine):
 class Node(Machine):
     """Answers every request as an inference of a model without outputs, or with ``answer``.
 
-    ``calls`` has the paths of the requests. While ``hanging`` is set, none is answered.
+    ``calls`` has the paths of the requests. While ``hanging`` is set, none is answered, and while
+    ``frozen`` is set, not even whether it lives; ``checks`` counts who asks that.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -161,19 +162,36 @@ class Node(Machine):
         self.calls: list[str] = []
         self.answer: tuple[int, bytes] | None = (200, b'{"model_name":"m","outputs":[]}')
         self.of_model: dict[str, tuple[int, bytes]] = {}
-        self.hanging = False
+        self.hanging = self.frozen = False
+        self.checks = 0
         self._woken = threading.Condition()
 
     def respond(self, path: str, head: dict[str, str]) -> tuple[int, bytes] | None:
         """Answer an inference."""
-        self.calls.append(path)
-        if self.hanging:
+        if path == "/v2/health/live":
+            with self.changed:
+                self.checks += 1
+                self.changed.notify_all()
             with self._woken:
-                self._woken.wait_for(lambda: not self.hanging, 60)
+                self._woken.wait_for(lambda: not self.frozen, 60)
+            return 200, b""
+        self.calls.append(path)
+        with self._woken:
+            self._woken.wait_for(lambda: not self.hanging, 60)
         return self.of_model.get(path.split("/")[3], self.answer)
 
     def wake(self) -> None:
         """Answer those that hang."""
         with self._woken:
-            self.hanging = False
+            self.hanging = self.frozen = False
             self._woken.notify_all()
+
+    def until_checked(self, times: int) -> None:
+        """Wait until it was asked so often whether it lives."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.checks >= times, 20), self.checks
+
+
+def served(nodes: list[Node]) -> list[int]:
+    """How many calls each has got."""
+    return [len(node.calls) for node in nodes]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 import shutil
 import ssl
 import subprocess
@@ -12,70 +10,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.client.fake_gateway import Gateway, Node
+from tests.client.conftest import Both
+from tests.client.fake_gateway import Gateway, Node, served
 from tests.node.harness import free_port
-from tidegate import AsyncClient, Client, errors
-
-X = {"x": np.ones((1, 4), np.float32)}
-
-
-class Both:
-    """One client of either kind, called alike."""
-
-    def __init__(self, kind: str, url: str, **options: Any) -> None:
-        self._loop = asyncio.new_event_loop() if kind == "async" else None
-        make = AsyncClient if self._loop else Client
-        self.client: Any = make(url, direct=True, timeout=20, **options)
-
-    def run(self, call: Callable[[Any], Any]) -> Any:
-        """Make one call."""
-        if self._loop is None:
-            return call(self.client)
-
-        async def awaited() -> Any:
-            return await call(self.client)
-
-        return self._loop.run_until_complete(awaited())
-
-    def infer(self, model: str = "m", **options: Any) -> Any:
-        """Run a model once."""
-        return self.run(lambda client: client.infer(model, X, **options))
-
-    def close(self) -> None:
-        """End."""
-        self.run(lambda client: client.close())
-        if self._loop is not None:
-            self._loop.close()
-
-
-@pytest.fixture(params=["blocking", "async"])
-def direct(request: pytest.FixtureRequest) -> Iterator[Callable[..., Both]]:
-    """Makes clients in direct mode."""
-    with contextlib.ExitStack() as stack:
-
-        def make(url: str, **options: Any) -> Both:
-            client = Both(request.param, url, **options)
-            stack.callback(client.close)
-            return client
-
-        yield make
-
-
-@pytest.fixture
-def nodes() -> Iterator[list[Node]]:
-    """Three machines."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Node()) for _ in range(3)]
-
-
-def served(nodes: list[Node]) -> list[int]:
-    return [len(node.calls) for node in nodes]
-
+from tidegate import Client, errors
 
 # -- the usual ----------------------------------------------------------------------------------
 
@@ -325,6 +266,47 @@ def test_an_endpoint_that_hangs_costs_only_its_own_calls(
         assert len(nodes[1].calls) + len(nodes[2].calls) == 12 - late
 
 
+def test_a_slow_model_on_a_machine_that_lives_is_waited_for(
+    direct: Callable[..., Both], nodes: list[Node]
+) -> None:
+    with (
+        Gateway(nodes[0].address, nodes[1].address) as gateway,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        nodes[0].hanging = nodes[1].hanging = True
+        call = threads.submit(direct(gateway.url).infer)
+        while not sum(served(nodes)):
+            threading.Event().wait(0.01)
+        (asked,) = (node for node in nodes if node.calls)
+        asked.until_checked(2)
+        nodes[0].wake()
+        nodes[1].wake()
+        assert call.result(20).model == "m"
+    assert sum(served(nodes)) == 1
+
+
+def test_calls_that_wait_for_a_machine_that_lives_no_more_go_elsewhere(
+    direct: Callable[..., Both], nodes: list[Node]
+) -> None:
+    with Gateway(nodes[0].address, nodes[1].address) as gateway:
+        client = direct(gateway.url)
+        nodes[0].hanging = nodes[0].frozen = True
+        for _ in range(2):
+            client.infer()
+        assert served(nodes) == [1, 2, 0]
+        nodes[0].wake()
+
+
+def test_with_nowhere_to_go_a_call_waits(direct: Callable[..., Both], nodes: list[Node]) -> None:
+    with Gateway(nodes[0].address) as gateway, ThreadPoolExecutor(1) as threads:
+        nodes[0].hanging = nodes[0].frozen = True
+        call = threads.submit(direct(gateway.url).infer)
+        nodes[0].until_checked(2)
+        nodes[0].wake()
+        assert call.result(20).model == "m"
+    assert served(nodes) == [1, 0, 0]
+
+
 def test_a_bad_model_takes_no_other_with_it(
     direct: Callable[..., Both], nodes: list[Node]
 ) -> None:
@@ -372,210 +354,3 @@ def _full_listener() -> Iterator[str]:
             except TimeoutError:
                 break
         yield f"127.0.0.1:{listener.getsockname()[1]}"
-
-
-# -- the gateway --------------------------------------------------------------------------------
-
-
-def test_calls_go_on_while_the_gateway_is_dead(
-    direct: Callable[..., Both], nodes: list[Node]
-) -> None:
-    with Gateway(nodes[0].address, ttl_ms=1) as gateway:
-        client = direct(gateway.url)
-        client.infer()
-        gateway.stop()
-        ended = threading.Event()
-        timer = threading.Timer(2.5, ended.set)  # beyond the time to live
-        timer.start()
-        count = 1
-        while not ended.is_set():
-            client.infer()
-            count += 1
-        assert len(nodes[0].calls) == count
-        gateway.endpoints = [nodes[1].address]
-        gateway.start()
-        while not nodes[1].calls:
-            client.infer()
-
-
-def test_endpoints_that_change(direct: Callable[..., Both], nodes: list[Node]) -> None:
-    with Gateway(nodes[0].address, ttl_ms=1000) as gateway:
-        client = direct(gateway.url)
-        client.infer()
-        gateway.endpoints = [nodes[1].address, nodes[2].address]
-        while not nodes[1].calls or not nodes[2].calls:
-            client.infer()
-        before = len(nodes[0].calls)
-        for _ in range(10):
-            client.infer()
-        assert len(nodes[0].calls) == before
-
-
-HOSTILE = [
-    b"",
-    b"null",
-    b"[" * 100_000,
-    b'{"model_name":"m","ttl_ms":-1,"endpoints":[]}',
-    json.dumps(
-        {"model_name": "m", "ttl_ms": 1, "endpoints": [{"address": "10.0.0.1:1"}] * 10_001}
-    ).encode(),
-    b'{"model_name":"m","ttl_ms":1,"endpoints":[{"address":"evil.example:80"}]}',
-    b'{"model_name":"m","ttl_ms":1,"endpoints":[{"address":"0.0.0.0:80"}]}',
-    b'{"model_name":"m","ttl_ms":1,"endpoints":[{"address":8000}]}',
-    b" " * 5_000_000,
-]
-
-
-@pytest.mark.parametrize("body", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_answers_from_the_beginning(direct: Callable[..., Both], body: bytes) -> None:
-    with Gateway() as gateway:
-        gateway.answer = (200, body)
-        with pytest.raises(errors.ModelNotFound, match="the gateway has no such model"):
-            direct(gateway.url).infer()
-        assert gateway.calls == ["/v2/models/m/infer"]
-
-
-@pytest.mark.parametrize("body", [HOSTILE[0], HOSTILE[-1]], ids=["nothing", "huge"])
-def test_after_a_hostile_answer_the_one_before_counts(
-    direct: Callable[..., Both], nodes: list[Node], body: bytes
-) -> None:
-    with Gateway(nodes[0].address, ttl_ms=1000) as gateway:
-        client = direct(gateway.url)
-        client.infer()
-        gateway.answer = (200, body)
-        asked, count = gateway.asked, 1
-        while gateway.asked < asked + 2:
-            client.infer()
-            count += 1
-        assert len(nodes[0].calls) == count
-
-
-@pytest.mark.parametrize(
-    "endpoint",
-    [
-        {"protocol": "seldon"},
-        {"protocol": "tensorflow-serving"},
-        {"protocol": "carrier-pigeon"},
-        {"protocol": "open-inference"},
-        {"weight": 0},
-    ],
-)
-def test_endpoints_that_this_client_cannot_call(
-    direct: Callable[..., Both], nodes: list[Node], endpoint: dict[str, Any]
-) -> None:
-    with Gateway({"address": nodes[0].address, **endpoint}) as gateway:
-        with pytest.raises(errors.ModelNotFound, match="the gateway"):
-            direct(gateway.url).infer()
-        gateway.endpoints.append(
-            {"address": "127.0.0.1:9", "rest": nodes[1].address, "protocol": "open-inference"}
-        )
-        direct(gateway.url).infer()
-    assert served(nodes) == [0, 1, 0]
-
-
-@pytest.mark.parametrize("status", [404, 500, 501, 503])
-def test_a_server_that_tells_of_no_endpoints_is_called_itself(
-    direct: Callable[..., Both], status: int
-) -> None:
-    with Gateway() as gateway:
-        gateway.answer = (status, b'{"error":"why"}')
-        client = direct(gateway.url)
-        for _ in range(2):
-            with pytest.raises(errors.ModelNotFound, match="the gateway has no such model"):
-                client.infer()
-        assert gateway.calls == ["/v2/models/m/infer"] * 2
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"), [(401, errors.Unauthenticated), (403, errors.PermissionDenied)]
-)
-def test_a_gateway_that_refuses_the_caller(
-    direct: Callable[..., Both], nodes: list[Node], status: int, kind: type[Exception]
-) -> None:
-    with Gateway(nodes[0].address, ttl_ms=1000) as gateway:
-        client = direct(gateway.url)
-        client.infer()
-        gateway.answer = (status, b'{"error":"who are you?"}')
-        with pytest.raises(kind, match="who are you"):
-            direct(gateway.url).infer()
-        with contextlib.suppress(kind):
-            while True:
-                client.infer()
-        with pytest.raises(kind, match="who are you"):
-            client.infer()
-        assert not gateway.calls
-
-
-def test_no_gateway_at_all(direct: Callable[..., Both]) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(errors.ServerUnreachable, match=f"nobody answers at {url}"):
-        direct(url).infer()
-
-
-def test_an_empty_set_does_not_end_what_is_known_at_once(
-    direct: Callable[..., Both], nodes: list[Node]
-) -> None:
-    """A gateway that was started anew may not have heard of its nodes yet."""
-    with Gateway(nodes[0].address, ttl_ms=1000) as gateway:
-        client = direct(gateway.url)
-        client.infer()
-        gateway.endpoints = []
-        while gateway.asked < 3:
-            client.infer()
-        assert not gateway.calls
-
-
-# -- threads ------------------------------------------------------------------------------------
-
-
-def test_threads_share_a_client(nodes: list[Node]) -> None:
-    with (
-        Gateway(*(node.address for node in nodes), ttl_ms=1000) as gateway,
-        Client(gateway.url, direct=True, timeout=20) as client,
-        ThreadPoolExecutor(16) as threads,
-    ):
-        done = list(threads.map(lambda _: client.infer("m", X).model, range(480)))
-        assert done == ["m"] * 480
-        assert not gateway.calls
-    counts = served(nodes)
-    assert sum(counts) == 480
-    assert max(counts) - min(counts) <= 48
-
-
-def test_threads_while_machines_come_and_go(nodes: list[Node]) -> None:
-    """Machines leave the set as they die, and come back; connections are not closed too soon."""
-    addresses = [node.address for node in nodes]
-    with (
-        Gateway(*addresses, ttl_ms=1) as gateway,
-        Client(gateway.url, direct=True, timeout=20) as client,
-        ThreadPoolExecutor(8) as threads,
-    ):
-        ended = threading.Event()
-
-        def work() -> int:
-            count = 0
-            while not ended.is_set():
-                client.infer("m", X)
-                count += 1
-            return count
-
-        working = [threads.submit(work) for _ in range(8)]
-        for turn in range(4):
-            gateway.endpoints = addresses[turn % 3 :][:2]
-            gateway.until_asked(gateway.asked + 2)
-        ended.set()
-        assert all(work.result() for work in working)
-        assert not gateway.calls
-
-
-def test_closing_ends_what_waits(nodes: list[Node]) -> None:
-    nodes[0].hanging = True
-    with Gateway(nodes[0].address) as gateway, ThreadPoolExecutor(1) as threads:
-        client = Client(gateway.url, direct=True, timeout=20)
-        call = threads.submit(client.infer, "m", X)
-        with nodes[0].changed:
-            assert nodes[0].changed.wait_for(lambda: nodes[0].heads, 20)
-        client.close()
-        with pytest.raises((errors.ConnectionLost, RuntimeError)):
-            call.result(10)
-        nodes[0].wake()

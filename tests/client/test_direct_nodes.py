@@ -156,19 +156,37 @@ async def test_a_node_is_stopped_in_order(nodes: list[ServedNode], gateway: Gate
     assert not gateway.calls
 
 
-async def test_a_frozen_edge_is_found_by_pings(nodes: list[ServedNode], gateway: Gateway) -> None:
-    """Over gRPC, calls that hang with it are sent to another within seconds."""
-    edges = [p for p in nodes[2].processes() if p.info["cmdline"][0].endswith("envoy")]
+@contextlib.contextmanager
+def frozen(node: ServedNode) -> Iterator[None]:
+    """Its kernel takes connections and bytes, and nobody answers."""
+    edges = [p for p in node.processes() if p.info["cmdline"][0].endswith("envoy")]
     assert edges
-    async with AsyncClient(f"grpc://{gateway.address}", direct=True, timeout=20) as client:
-        await asyncio.gather(*(client.infer("scale", X) for _ in range(6)))
+    for edge in edges:
+        os.kill(edge.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
         for edge in edges:
-            os.kill(edge.pid, signal.SIGSTOP)
-        try:
-            found = await asyncio.gather(*(client.infer("scale", X) for _ in range(30)))
-        finally:
-            for edge in edges:
-                os.kill(edge.pid, signal.SIGCONT)
+            os.kill(edge.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+async def test_calls_that_wait_for_a_frozen_machine_go_elsewhere(
+    nodes: list[ServedNode], gateway: Gateway, scheme: str
+) -> None:
+    url = f"{scheme}://{gateway.address}"
+    with (
+        Client(url, direct=True, timeout=20) as client,
+        load(client, 8) as counts,
+    ):
+        await until_more(counts, FACTORS, 50)
+        with frozen(nodes[2]):
+            await until_more(counts, FACTORS[:2], 300)
+        await until_more(counts, FACTORS, 20)
+    async with AsyncClient(url, direct=True, timeout=20) as waiting:
+        await asyncio.gather(*(waiting.infer("scale", X) for _ in range(6)))
+        with frozen(nodes[2]):
+            found = await asyncio.gather(*(waiting.infer("scale", X) for _ in range(30)))
         assert {who(answer) for answer in found} == {FACTORS[0], FACTORS[1]}
     assert not gateway.calls
 

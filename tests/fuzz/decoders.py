@@ -26,6 +26,7 @@ from tidegate.protocols.open_inference import (
     shared_memory,
     statistics,
 )
+from tidegate.protocols.open_inference.endpoints import decode_endpoints
 from tidegate.protocols.registration import decode_announcement, decode_grant
 from tidegate.replica.flight import read_suspects
 from tidegate.replica.header_blocks import BlockReader, MalformedBlock
@@ -127,6 +128,8 @@ def _read_answer(data: bytes) -> None:
     elif which == b"\2":
         rest_caller.decode_model_metadata(body)
         rest_caller.decode_server_metadata(body)
+    elif which == b"\4":
+        decode_endpoints(body)
     else:
         rest_caller.decode_error(body)
 

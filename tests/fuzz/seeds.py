@@ -21,6 +21,11 @@ from PIL import Image
 from tests import models
 from tidegate.protocols.grpc_frames import frame_prefix
 from tidegate.protocols.open_inference import grpc, messages, rest
+from tidegate.protocols.open_inference.endpoints import (
+    ModelEndpoint,
+    ModelEndpoints,
+    encode_endpoints,
+)
 from tidegate.protocols.registration import (
     AnnouncedModel,
     Announcement,
@@ -269,7 +274,14 @@ def answers() -> tuple[bytes, ...]:
         parts, length = rest.encode_infer(_response(), asked)
         found.append(b"\1" + (length or 0).to_bytes(2, "big") + b"".join(parts))
     described = b'{"name":"m","versions":["1"],"platform":"p","inputs":[{"name":"x","datatype":"FP32","shape":[-1]}],"outputs":[]}'  # noqa: E501
-    return (*found, b"\2\0\0" + described, b"\3\0\0" + b'{"error":"words"}')
+    endpoint = ModelEndpoint(
+        "[fd00::1]:8000", "tidegate", 7, 2, True, frozenset({"1"}), "10.0.0.1:1"
+    )
+    endpoints = encode_endpoints(ModelEndpoints("m", 5000, (endpoint,)))
+    return (
+        *found, b"\2\0\0" + described, b"\3\0\0" + b'{"error":"words"}',
+        b"\4\0\0" + endpoints,
+    )  # fmt: skip
 
 
 @cache

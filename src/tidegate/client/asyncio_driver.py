@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tidegate.client.calls import Incoming, T
 from tidegate.client.connection import AsyncTransport, Connection
-from tidegate.client.steps import Ask, Beside, Retire, Steps
+from tidegate.client.steps import PATIENCE, Ask, Beside, Retire, Steps
+
+_log = logging.getLogger(__name__)
 
 
 class AsyncioDriver:
@@ -56,7 +61,13 @@ class AsyncioDriver:
     async def _take(self, step: Any) -> Incoming | None:
         if isinstance(step, Ask):
             transport = self._opened(step.connection or self._connection)
-            return await transport.exchange(step.outgoing, step.timeout)
+            if step.worry is None:
+                return await transport.exchange(step.outgoing, step.timeout)
+            waiting = _Waiting(partial(self._start, step.worry))
+            try:
+                return await transport.exchange(step.outgoing, step.timeout)
+            finally:
+                waiting.end()
         if isinstance(step, Beside):
             await self._beside(step)
         elif isinstance(step, Retire):
@@ -85,15 +96,23 @@ class AsyncioDriver:
 
     async def _beside(self, step: Beside) -> None:
         self._check()
+        task = self._start(step)
+        if step.wait:
+            await asyncio.wait({task}, timeout=None if math.isinf(step.wait) else step.wait)
+
+    def _start(self, step: Beside) -> asyncio.Task[None]:
         task = self._running.get(step.key)
         if task is None:
             task = self._running[step.key] = asyncio.create_task(self._run(step))
-        if step.wait:
-            await asyncio.wait({task}, timeout=None if math.isinf(step.wait) else step.wait)
+        return task
 
     async def _run(self, step: Beside) -> None:
         try:
             await self.drive(step.begin())
+        except Exception:
+            # What servers do is in what the steps keep. A client that was closed does not mind.
+            if not self._closed:
+                _log.exception("what was to be done beside calls of %s", self._name)
         finally:
             self._running.pop(step.key, None)
 
@@ -101,6 +120,23 @@ class AsyncioDriver:
         for transport in [self._transports.pop(connection, None) for connection in gone]:
             if transport is not None:
                 await transport.close()
+
+
+class _Waiting:
+    """A call whose answer is waited for: again and again, something is done about it."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._act = act
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(PATIENCE, self._passed)
+
+    def end(self) -> None:
+        """The answer is there."""
+        self._timer.cancel()
+
+    def _passed(self) -> None:
+        self._timer = self._loop.call_later(PATIENCE, self._passed)
+        self._act()
 
 
 def _open(connection: Connection) -> AsyncTransport:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import math
 import os
 import threading
@@ -12,7 +12,10 @@ from typing import Any
 
 from tidegate.client.calls import Incoming, T
 from tidegate.client.connection import Connection, Transport
-from tidegate.client.steps import Ask, Beside, Retire, Steps
+from tidegate.client.steps import PATIENCE, Ask, Beside, Retire, Steps
+from tidegate.client.watch import Watch
+
+_log = logging.getLogger(__name__)
 
 
 class BlockingDriver:
@@ -32,6 +35,7 @@ class BlockingDriver:
         self._process = os.getpid()
         self._running: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
+        self._watch = Watch(PATIENCE, self._beside)
         self._closed = False
 
     def drive(self, steps: Steps[T]) -> T:
@@ -61,7 +65,10 @@ class BlockingDriver:
     def _take(self, step: Any) -> Incoming | None:
         if isinstance(step, Ask):
             transport = self._opened(step.connection or self._connection)
-            return transport.exchange(step.outgoing, step.timeout)
+            if step.worry is None:
+                return transport.exchange(step.outgoing, step.timeout)
+            with self._watch.waiting(step.worry):
+                return transport.exchange(step.outgoing, step.timeout)
         if isinstance(step, Beside):
             self._beside(step)
         elif isinstance(step, Retire):
@@ -86,6 +93,7 @@ class BlockingDriver:
         if self._process != os.getpid():
             # The connections and the threads are the parent's, and so is who holds the lock.
             self._lock = threading.Lock()
+            self._watch = Watch(PATIENCE, self._beside)
             self._transports, self._running = {}, {}
             self._process = os.getpid()
             self._forked()
@@ -105,11 +113,15 @@ class BlockingDriver:
             thread.join(None if math.isinf(step.wait) else step.wait)
 
     def _run(self, step: Beside) -> None:
-        # The steps keep what goes wrong; here it can only be that the client is closed.
-        with contextlib.suppress(RuntimeError):
+        try:
             self.drive(step.begin())
-        with self._lock:
-            self._running.pop(step.key, None)
+        except Exception:
+            # What servers do is in what the steps keep. A client that was closed does not mind.
+            if not self._closed:
+                _log.exception("what was to be done beside calls of %s", self._name)
+        finally:
+            with self._lock:
+                self._running.pop(step.key, None)
 
     def _retire(self, gone: tuple[Connection, ...]) -> None:
         with self._lock:

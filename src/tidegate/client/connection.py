@@ -26,7 +26,6 @@ class Connection:
     ``headers`` go with every call. ``ca_file`` holds the certificates (PEM) of who vouches
     for the server, instead of the usual authorities. ``max_answer_size`` is in bytes.
     ``connect_timeout`` bounds connecting, in seconds; ``None`` leaves it all the time of a call.
-    ``watched`` has a machine that has vanished noticed within seconds, not at the call's end.
     """
 
     address: Address
@@ -34,7 +33,6 @@ class Connection:
     ca_file: Path | None = None
     max_answer_size: int = 2**30
     connect_timeout: float | None = None
-    watched: bool = False
 
     def bad_authorities(self, reason: object) -> ConfigurationError:
         """``ca_file`` is of no use."""

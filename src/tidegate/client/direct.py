@@ -6,14 +6,16 @@ while it is away, what it said last counts.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from tidegate.balancing.policy import BalancingPolicy
 from tidegate.client.address import Address
-from tidegate.client.calls import Call, T
+from tidegate.client.calls import Call, Outgoing, T
 from tidegate.client.connection import Connection
 from tidegate.client.endpoint_connections import EndpointConnections
 from tidegate.client.known_model import KnownModel
@@ -36,7 +38,10 @@ from tidegate.errors import (
 )
 from tidegate.protocols.open_inference.endpoints import LARGEST_BODY, ModelEndpoint
 
+_log = logging.getLogger(__name__)
+
 _ASK_TIMEOUT = 5.0
+_CHECK_TIMEOUT = 0.75
 _MOST_MODELS = 1024
 _ELSEWHERE = (ConnectionLost, InvalidAnswer, ModelNotReady)
 """After these, another endpoint is tried, once."""
@@ -104,9 +109,10 @@ class Direct:
                         raise
                     gateway = error
                     continue
-            address, connection = picked
+            endpoint, connection = picked
+            address = endpoint.address
             try:
-                return (yield from self._call(known, address, connection, call, end))
+                return (yield from self._call(known, endpoint, connection, call, end))
             except ServerUnreachable as error:
                 tried[address] = error
             except _ELSEWHERE as error:
@@ -169,7 +175,7 @@ class Direct:
         tried: Mapping[str, TidegateError],
         *,
         desperate: bool,
-    ) -> tuple[str, Connection] | None:
+    ) -> tuple[ModelEndpoint, Connection] | None:
         """Choose an endpoint and count the call in; its connection is needed until it ends."""
         now = self._clock.now()
         with self._lock:
@@ -181,15 +187,26 @@ class Direct:
             connection = known.reached[address]
             known.pool.begun(address, now)
             self._connections.hold_again(connection)
-        return address, connection
+            return known.pool.endpoint(address), connection
 
     def _call(
-        self, known: KnownModel, address: str, connection: Connection, call: Call[T], end: float
+        self,
+        known: KnownModel,
+        endpoint: ModelEndpoint,
+        connection: Connection,
+        call: Call[T],
+        end: float,
     ) -> Steps[T]:
+        address = endpoint.address
         error: TidegateError | None = None
         good = False
         try:
-            incoming = yield Ask(call.outgoing, end - self._clock.now(), connection)
+            left = end - self._clock.now()
+            worry = Beside(
+                f"check {connection.address.url}",
+                partial(self._check, known, endpoint, connection),
+            )
+            incoming = yield Ask(call.outgoing, left, connection, worry)
             assert incoming is not None
             answer = call.read(incoming)
             good = True
@@ -206,6 +223,25 @@ class Direct:
                     known.doubted(now)
                 self._connections.release(connection)
         return answer
+
+    def _check(
+        self, known: KnownModel, endpoint: ModelEndpoint, connection: Connection
+    ) -> Steps[None]:
+        """See whether a machine that keeps calls waiting lives; if not, cut them.
+
+        They are sent to another, then. Calls that wait for a model on a machine that lives go on.
+        """
+        checking = self._connections.checking(endpoint)
+        if checking is None:
+            return
+        gone = [checking]
+        try:
+            yield Ask(Outgoing("/v2/health/live", method="GET"), _CHECK_TIMEOUT, checking)
+        except (ConnectionFailed, DeadlineExceeded) as error:
+            if self._elsewhere(known, endpoint.address):
+                _log.warning("calls that wait for %s go elsewhere: %s", endpoint.address, error)
+                gone.append(connection)
+        yield Retire(tuple(gone))
 
     def _elsewhere(self, known: KnownModel, address: str) -> bool:
         """Whether it makes sense to send a call again: not when nobody else is well."""

@@ -25,7 +25,7 @@ class EndpointConnections:
     def __init__(self, gateway: Connection, headers: Mapping[str, str]) -> None:
         self._gateway = gateway
         self._headers = headers
-        self._found: dict[tuple[str, bool], Connection] = {}
+        self._found: dict[str, Connection] = {}
         self._holders: dict[Connection, int] = {}
         self._gone: list[Connection] = []
 
@@ -46,16 +46,13 @@ class EndpointConnections:
         """Return the connection to an endpoint that has a place; it is needed once more."""
         url = self.place(endpoint)
         assert url is not None
-        # Servers of gRPC elsewhere do not take so many pings.
-        watched = endpoint.protocol == "tidegate" or not self._gateway.address.grpc
-        connection = self._found.get((url, watched))
+        connection = self._found.get(url)
         if connection is None:
-            connection = self._found[url, watched] = replace(
+            connection = self._found[url] = replace(
                 self._gateway,
                 address=Address.parse(url),
                 headers=self._headers,
                 connect_timeout=CONNECT_TIMEOUT,
-                watched=watched,
             )
         self.hold_again(connection)
         return connection
@@ -69,8 +66,20 @@ class EndpointConnections:
         self._holders[connection] -= 1
         if not self._holders[connection]:
             del self._holders[connection]
-            del self._found[connection.address.url, connection.watched]
+            del self._found[connection.address.url]
             self._gone.append(connection)
+
+    def checking(self, endpoint: ModelEndpoint) -> Connection | None:
+        """Return a connection of its own, over HTTP, to ask whether an endpoint lives."""
+        host = endpoint.rest or (endpoint.address if endpoint.protocol == "tidegate" else None)
+        if host is None:
+            return None
+        return replace(
+            self._gateway,
+            address=Address.parse(f"http{'s' * endpoint.secure}://{host}"),
+            headers=self._headers,
+            connect_timeout=None,
+        )
 
     def take_gone(self) -> tuple[Connection, ...]:
         """Return those that are needed no longer, once."""

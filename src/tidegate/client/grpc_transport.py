@@ -128,13 +128,6 @@ def _options(connection: Connection) -> list[tuple[str, Any]]:
     if connection.connect_timeout is not None:
         # It is also how long connecting may take, and far servers take their time: so not always.
         options.append(("grpc.min_reconnect_backoff_ms", int(1000 * connection.connect_timeout)))
-    if connection.watched:
-        options += [
-            ("grpc.keepalive_time_ms", 1000),
-            ("grpc.keepalive_timeout_ms", 1000),
-            ("grpc.http2.ping_timeout_ms", 1000),
-            ("grpc.http2.max_pings_without_data", 0),
-        ]
     return options
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
 import ssl
 import time
 from typing import Any
@@ -28,20 +27,6 @@ from tidegate.protocols.grpc_frames import format_timeout
 
 # Idle connections are let go before servers on uvicorn (MLServer, KServe) close them, after 5 s.
 _KEPT, _KEPT_SECONDS = 64, 4.0
-_WATCHING = [
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    *(
-        (socket.IPPROTO_TCP, getattr(socket, name), value)
-        for name, value in (
-            ("TCP_KEEPIDLE", 1),
-            ("TCP_KEEPINTVL", 1),
-            ("TCP_KEEPCNT", 2),
-            ("TCP_USER_TIMEOUT", 3000),  # milliseconds
-        )
-        if hasattr(socket, name)  # as the system has them
-    ),
-]
-"""Asks a silent peer each second whether it is still there."""
 _FAILURES = (
     httpcore.TimeoutException,
     httpcore.NetworkError,
@@ -125,7 +110,6 @@ def _settings(connection: Connection) -> dict[str, Any]:
         "max_connections": None,
         "max_keepalive_connections": _KEPT,
         "keepalive_expiry": _KEPT_SECONDS,
-        "socket_options": _WATCHING if connection.watched else None,
     }
 
 

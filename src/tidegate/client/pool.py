@@ -124,6 +124,10 @@ class Pool:
             self._deal(now)
         return found
 
+    def endpoint(self, address: str) -> ModelEndpoint:
+        """Return one of them."""
+        return self._endpoints[address]
+
     def anybody_well(self, *, but: str) -> bool:
         """Whether an endpoint other than ``but`` is well."""
         return any(

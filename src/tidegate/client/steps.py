@@ -52,18 +52,21 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 _LONGEST_ASK = 5.0
 """Seconds that one question for readiness may take."""
 _MOST_REMEMBERED = 1024
+PATIENCE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """Send this; ``timeout`` is in seconds and may be infinite.
 
-    It goes to the client's own server, or over ``connection`` to another.
+    It goes to the client's own server, or over ``connection`` to another. As often as the answer
+    has kept the call waiting for :data:`PATIENCE` seconds, ``worry`` is done.
     """
 
     outgoing: Outgoing
     timeout: float
     connection: Connection | None = None
+    worry: Beside | None = None
 
 
 @dataclass(frozen=True, slots=True)

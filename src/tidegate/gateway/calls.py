@@ -118,7 +118,9 @@ class GatewayCalls:
             ModelEndpoint(
                 address=endpoint.address,
                 protocol=endpoint.protocol,
-                weight=verdicts[endpoint.address].weight,
+                # As configured: a client finds out by its own calls who is slow, and who is
+                # slow for it; both factors together would count twice.
+                weight=endpoint.weight,
                 priority=endpoint.priority,
                 secure=endpoint.secure,
                 versions=None
