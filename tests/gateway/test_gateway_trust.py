@@ -15,14 +15,16 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+import trustme
 
 from tests.edge.certificates import CA, OTHER_CA, leaf, pem, server_tls, write
 from tests.edge.fake_server import FakeServer
 from tests.edge.harness import call, message, running_edge, until
 from tests.edge.test_tls import context, der, grpc_channel, presented
 from tests.gateway.harness import ServedGateway
+from tests.node.harness import fetch
 from tidegate import AsyncClient
-from tidegate.edge.certificates import read_server_tls
+from tidegate.edge.certificates import read_server_tls, valid_until
 from tidegate.errors import Unauthenticated
 
 A, B = "a" * 32, "b" * 32
@@ -65,8 +67,8 @@ async def told(gateway: ServedGateway, words: str | None) -> None:
     await gateway.eventually(says)
 
 
-async def code_of(gateway: ServedGateway, key: str) -> str:
-    async with grpc_channel(gateway.port) as channel:
+async def code_of(gateway: ServedGateway, key: str, shown: trustme.LeafCert | None = None) -> str:
+    async with grpc_channel(gateway.port, shown=shown) as channel:
         try:
             await call(channel, message(), x_api_key=key)
         except grpc.aio.AioRpcError as error:
@@ -226,6 +228,15 @@ async def test_limits_and_clients_certificates(tmp_path: Path) -> None:
             ]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
         assert answers[-1].headers["retry-after"] == "100"
+        assert await code_of(gateway, B, leaf(OTHER_CA)) == "UNAUTHENTICATED"
+        admin = f"http://127.0.0.1:{gateway.admin_port}/metrics"
+        page = (await asyncio.to_thread(fetch, admin))[1].decode()
+        assert 'tidegate_edge_refused_total{reason="key"} 1' in page
+        assert 'tidegate_edge_refused_total{reason="key_limit"} 2' in page
+        expiry = valid_until(certificate.read_bytes()).timestamp()
+        told_expiry = re.search("^tidegate_edge_certificate_expiry.* (.*)$", page, re.MULTILINE)
+        assert told_expiry is not None
+        assert float(told_expiry[1]) == pytest.approx(expiry, abs=1)
 
 
 async def test_nodes_that_speak_tls(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tidegate.edge.names import MODEL_PREFIX, POOL_PREFIX
+from tidegate.edge.names import MODEL_PREFIX, POOL_PREFIX, SERVER_CERTIFICATE
 from tidegate.telemetry import names
 from tidegate.telemetry.exposition import Page
 from tidegate.telemetry.ledger import Ledger
@@ -25,6 +25,9 @@ _OWN: dict[str, tuple[Metric, tuple[str, ...]]] = {
     f"{_CLIENTS}downstream_cx_rx_bytes_total": (names.EDGE_RECEIVED, ()),
     f"{_CLIENTS}downstream_cx_tx_bytes_total": (names.EDGE_SENT, ()),
     "server.memory_allocated": (names.EDGE_HEAP, ()),
+    f"{_CLIENTS}api_key_auth.unauthorized": (names.EDGE_REFUSED, ("key",)),
+    "limit_key.http_local_rate_limit.enforced": (names.EDGE_REFUSED, ("key_limit",)),
+    "limit_model.http_local_rate_limit.enforced": (names.EDGE_REFUSED, ("model_limit",)),
     **{f"{_CLIENTS}downstream_rq_{n}xx": (names.EDGE_REQUESTS, (f"{n}xx",)) for n in range(1, 6)},
 }
 _OF_CLUSTER: dict[str, tuple[Metric, tuple[str, ...]]] = {
@@ -36,8 +39,14 @@ _OF_CLUSTER: dict[str, tuple[Metric, tuple[str, ...]]] = {
     "outlier_detection.ejections_enforced_total": (names.EDGE_EJECTIONS, ()),
     "outlier_detection.ejections_active": (names.EDGE_EJECTED, ()),
 }
+_CERTIFICATE = f".ssl.certificate.{SERVER_CERTIFICATE}.expiration_unix_time_seconds"
+"""After the name of the listener."""
 PATTERN = (
-    rf"^(http\.clients\.(no_cluster$|downstream_(rq|cx)_)|server\.memory_allocated$|cluster\.({MODEL_PREFIX}|{POOL_PREFIX}).*\.("
+    r"^(http\.clients\.(no_cluster$|downstream_(rq|cx)_|api_key_auth\.unauthorized$)"
+    r"|server\.memory_allocated$"
+    r"|limit_(key|model)\.http_local_rate_limit\.enforced$"
+    rf"|listener\..*{_CERTIFICATE.replace('.', '[.]')}$"
+    rf"|cluster\.({MODEL_PREFIX}|{POOL_PREFIX}).*\.("
     + "|".join(suffix.replace(".", r"\.") for suffix in _OF_CLUSTER)
     + ")$)"
 )
@@ -96,6 +105,8 @@ def _key(name: str, models: Mapping[str, str]) -> _Key | None:
     own = _OWN.get(name)
     if own is not None:
         return own
+    if name.endswith(_CERTIFICATE):
+        return names.EDGE_CERTIFICATE, ()
     for suffix, (metric, labels) in _OF_CLUSTER.items():
         if name.startswith(_CLUSTER) and name.endswith("." + suffix):
             model = models.get(name[len(_CLUSTER) : -len(suffix) - 1])

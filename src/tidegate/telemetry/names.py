@@ -128,6 +128,18 @@ EDGE_RECEIVED = Metric(
     "tidegate_edge_received_bytes_total", "counter", "bytes received from clients"
 )
 EDGE_SENT = Metric("tidegate_edge_sent_bytes_total", "counter", "bytes sent to clients")
+EDGE_REFUSED = Metric(
+    "tidegate_edge_refused_total",
+    "counter",
+    "calls without a known API key (`key`), or beyond the limit of a key (`key_limit`) or a model "
+    "(`model_limit`)",
+    ("reason",),
+)
+EDGE_CERTIFICATE = Metric(
+    "tidegate_edge_certificate_expiry_timestamp_seconds",
+    "gauge",
+    "when the certificate expires that clients are shown, in seconds of the Unix epoch",
+)
 EDGE_RETRIES = Metric(
     "tidegate_edge_retries_total",
     "counter",
