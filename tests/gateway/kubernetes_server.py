@@ -102,6 +102,7 @@ class ApiServer:
 
     def send(self, data: bytes) -> None:
         """Send bytes to whoever watches."""
+        self.watching = {writer for writer in self.watching if not writer.is_closing()}
         for writer in self.watching:
             writer.write(b"%x\r\n%s\r\n" % (len(data), data))
 

@@ -13,6 +13,7 @@ import pydantic
 import yaml
 
 from tidegate.config.gateway import GatewayConfig
+from tidegate.config.hostile_yaml import check_depth, check_number
 from tidegate.config.model import ModelConfig
 from tidegate.config.node import NodeConfig
 from tidegate.config.origins import DEFAULT, Origin, fields, is_given, section_of
@@ -203,7 +204,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _loader(text: str) -> Any:
     """Return what reads ``text``: libyaml is ten times as fast, and says less of mistakes."""
     quick = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return quick(text) if len(text) > _LONG else yaml.SafeLoader(text)
+    if len(text) <= _LONG:
+        return yaml.SafeLoader(text)
+    check_depth(text, quick)
+    return quick(text)
 
 
 def _read(path: Path, largest: int) -> str:
@@ -223,6 +227,7 @@ def _read(path: Path, largest: int) -> str:
 
 
 def _lines(path: Path, top: yaml.Node) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    check_number(top)
     pending: list[tuple[tuple[str | int, ...], yaml.Node]] = [((), top)]
     seen: set[int] = set()
     while pending:
@@ -233,12 +238,15 @@ def _lines(path: Path, top: yaml.Node) -> Iterator[tuple[tuple[str | int, ...], 
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             for index, child in enumerate(node.value):
+                check_number(child)
                 yield (*at, index), child.start_mark.line + 1
                 pending.append(((*at, index), child))
         elif isinstance(node, yaml.MappingNode):
             first: dict[Hashable, int] = {}
             for key, child in node.value:
                 line = key.start_mark.line + 1
+                check_number(key)
+                check_number(child)
                 if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                     if key.value in first:
                         raise ConfigurationError(

@@ -24,6 +24,7 @@ import orjson
 import yaml
 
 from tidegate.config.addresses import is_numeric, join_address, place, shortened, split_address
+from tidegate.config.hostile_yaml import check_depth
 from tidegate.errors import ConfigurationError
 from tidegate.gateway.discovery.source import LARGEST_SET, too_many
 from tidegate.gateway.endpoints import Endpoint, Traits
@@ -100,7 +101,7 @@ def _text(content: bytes, path: str) -> str:
 
 def _yaml(path: str, text: str) -> object:
     try:
-        _check_depth(path, text)
+        check_depth(text, _LOADER, _DEEPEST)
         return yaml.load(text, _LOADER)  # noqa: S506 - makes nothing but texts
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -109,16 +110,6 @@ def _yaml(path: str, text: str) -> object:
         raise ConfigurationError(f"{path}{line}: not valid YAML: {reason}") from None
     except (ValueError, RecursionError, TypeError) as error:
         raise ConfigurationError(f"{path}: not valid YAML: {error}") from None
-
-
-def _check_depth(path: str, text: str) -> None:
-    """Refuse nested lists before they are made: a million of them are the end of the process."""
-    depth = 0
-    for event in yaml.parse(text, _LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            raise ConfigurationError(f"{path}: lists in lists in lists; write one")
 
 
 def _json(path: str, text: str) -> object:
