@@ -46,6 +46,7 @@ _LEAVING = 4.0
 _WITHDRAWING = 1.5
 """Seconds for which a model that is unloaded waits for gateways that are slow."""
 _FIRST_RETRY, _LAST_RETRY = 0.5, 5.0
+_KEPT = 2.5
 _LARGEST_ANSWER = 2**16
 _MOST_WORDS = 5
 """Problems that are told before a gateway is known again."""
@@ -289,7 +290,8 @@ class _Membership:
                 # Gateways are found by their address alone, as everything else of a node.
                 trust_env=False,
                 timeout=_PATIENCE,
-                limits=httpx.Limits(max_connections=1),
+                # A gateway closes connections that rest for 5 s, perhaps just as one is used.
+                limits=httpx.Limits(max_connections=1, keepalive_expiry=_KEPT),
             )
         headers = {"content-type": "application/json"}
         if token is not None:
