@@ -17,7 +17,7 @@ from tidegate.edge.access import guard
 from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, RUNTIME, SECRETS, Snapshot
 from tidegate.edge.clusters import controller_cluster
 from tidegate.edge.gateway_routes import gateway_route_configuration
-from tidegate.edge.health_checks import CHECKS_PER_SECOND
+from tidegate.edge.health_checks import CHECKS_PER_SECOND, Crowd
 from tidegate.edge.listener import client_listener
 from tidegate.edge.load_reports import LoadReport, place_of
 from tidegate.edge.messages import packed
@@ -49,6 +49,8 @@ class _Built:
     for_settings: object
     shape: object
     cluster: any_pb2.Any
+    interval: float
+    """Seconds between checks of a server, as the cluster says."""
     endpoints: any_pb2.Any
     share: int
     addresses: Mapping[str, str]
@@ -94,8 +96,12 @@ class GatewayResources:
                 SECRETS: server_secrets(settings.tls),
             }
         self._plan = plan = Plan(topology, self._plan)
+        sizes = {name: len(planned.servers) for name, planned in plan.clusters.items()}
+        new = sum(size for name, size in sizes.items() if name not in self._built)
+        crowd = Crowd(sum(sizes.values()), new)
         self._built = {
-            name: self._build(planned, settings, now) for name, planned in plan.clusters.items()
+            name: self._build(planned, settings, crowd, now)
+            for name, planned in plan.clusters.items()
         }
         secrets = dict(self._fixed[SECRETS])
         if any(each.secure for each in plan.clusters.values()):
@@ -129,7 +135,9 @@ class GatewayResources:
                 clusters[name] = {known.get(p, p): load for p, load in endpoints.items()}
         return LoadReport(report.elapsed, clusters)
 
-    def _build(self, planned: PlannedCluster, settings: EdgeSettings, now: float) -> _Built:
+    def _build(
+        self, planned: PlannedCluster, settings: EdgeSettings, crowd: Crowd, now: float
+    ) -> _Built:
         for_settings = (settings.threads, settings.upstream_tls)
         before = self._built.get(planned.name)
         if before is not None and before.for_settings != for_settings:
@@ -139,15 +147,17 @@ class GatewayResources:
             return before
         shape = shape_of(planned)
         if before is not None and before.shape == shape:
-            cluster = before.cluster
+            cluster, interval = before.cluster, before.interval
         else:
-            cluster = packed(server_cluster(planned, settings))
+            cluster = packed(server_cluster(planned, settings, crowd))
+            interval = crowd.interval(planned)
         asked = replace(planned, servers=(*planned.servers, *leaving)) if leaving else planned
         return _Built(
             planned,
             for_settings,
             shape,
             cluster,
+            interval,
             packed(server_assignment(asked, settings)),
             _largest_share(planned),
             _addresses(asked),
@@ -168,9 +178,11 @@ class GatewayResources:
         """Return what depends on how many servers there are and on what they do."""
         runtime = rtds_pb2.Runtime(name=RUNTIME_NAME)
         servers = sum(len(planned.servers) for planned in plan.clusters.values())
-        values: dict[str, float] = {
-            "health_check.min_interval": max(1, 1000 * servers // CHECKS_PER_SECOND)
-        }
+        checks = sum(len(b.planned.servers) / b.interval for b in self._built.values())
+        # Clusters that were made when there were fewer servers ask too often. It holds back the
+        # first check of a server, too.
+        held_back = 1000 * servers // CHECKS_PER_SECOND if checks > CHECKS_PER_SECOND else 1
+        values: dict[str, float] = {"health_check.min_interval": held_back}
         for name, built in self._built.items():
             traffic = built.planned.traffic
             prefix = f"circuit_breakers.{name}.default."

@@ -8,6 +8,8 @@ Source: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from envoy.config.core.v3 import base_pb2, health_check_pb2
@@ -26,6 +28,9 @@ INTERVAL = 0.5
 """Seconds between checks of one server, while there are not too many servers."""
 CHECKS_PER_SECOND = 1000
 """Of all servers together: with more servers the interval grows."""
+_FIRST_CHECKS_PER_SECOND = 4000
+_FEW = 500
+"""Servers that are all asked at once when they are new."""
 _TIMEOUT = 1.0
 _CONFIRMATION = 0.1
 """Seconds until a server that did not answer is asked again: one lost answer is no verdict."""
@@ -39,9 +44,41 @@ _READY = b"\x08\x01"
 """In a ModelReadyResponse: ready (field 1) is true."""
 
 
-def health_check(cluster: PlannedCluster) -> health_check_pb2.HealthCheck:
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """How many servers are to be checked when a cluster is made.
+
+    Attributes:
+        servers: those of all clusters.
+        new: those of the clusters that are made now.
+    """
+
+    servers: int
+    new: int
+
+    def interval(self, cluster: PlannedCluster) -> float:
+        """Return the seconds between checks of one server of ``cluster``."""
+        interval = cluster.traffic.health_interval or INTERVAL
+        # Doubled, so that a controller that starts anew finds the clusters as they are.
+        while self.servers > interval * CHECKS_PER_SECOND:
+            interval *= 2
+        return interval
+
+    @property
+    def spread(self) -> float:
+        """The seconds over which the first checks of the new servers are spread.
+
+        Envoy begins those of thousands in one turn of its loop, with a socket for each before
+        the first answer is read, and ends when it may open no more.
+        """
+        if self.new <= _FEW:
+            return 0.0
+        return math.ceil(2 * self.new / _FIRST_CHECKS_PER_SECOND) / 2
+
+
+def health_check(cluster: PlannedCluster, crowd: Crowd) -> health_check_pb2.HealthCheck:
     """Return the active health check of a cluster's servers."""
-    interval = cluster.traffic.health_interval or INTERVAL
+    interval = crowd.interval(cluster)
     check = health_check_pb2.HealthCheck(
         timeout=seconds(_TIMEOUT),
         interval=seconds(interval),
@@ -51,6 +88,9 @@ def health_check(cluster: PlannedCluster) -> health_check_pb2.HealthCheck:
         unhealthy_edge_interval=seconds(min(_CONFIRMATION, interval)),
         # Else servers of a model that has had no call yet would be asked once a minute.
         no_traffic_interval=seconds(interval),
+        initial_jitter=seconds(crowd.spread) if crowd.spread else None,
+        # Those kept for thousands of servers would be most of what a process may open.
+        reuse_connection=wrappers_pb2.BoolValue(value=False),
     )
     path = cluster.traffic.health_path
     if path is not None and asks_rest(cluster):

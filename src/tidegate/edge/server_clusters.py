@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 
 from envoy.config.cluster.v3 import cluster_pb2
@@ -12,7 +13,7 @@ from envoy.type.v3 import http_pb2, percent_pb2
 from google.protobuf import wrappers_pb2
 
 from tidegate.edge.clusters import balancing, first_aid
-from tidegate.edge.health_checks import asks_rest, health_check
+from tidegate.edge.health_checks import Crowd, asks_rest, health_check
 from tidegate.edge.messages import from_controller, packed, seconds
 from tidegate.edge.plan import PlannedCluster
 from tidegate.edge.pools import Server
@@ -45,18 +46,21 @@ _LONGEST_COPY = 60.0
 """Seconds: nobody waits for the answer of a copy, so nobody gives it up."""
 
 
-def server_cluster(planned: PlannedCluster, settings: EdgeSettings) -> cluster_pb2.Cluster:
+def server_cluster(
+    planned: PlannedCluster, settings: EdgeSettings, crowd: Crowd
+) -> cluster_pb2.Cluster:
     """Return Envoy's cluster; its endpoints come over EDS (see :func:`server_assignment`).
 
     It does not depend on which servers there are: what depends on their number is told as
-    Envoy's runtime, because a cluster that changes is built and checked anew.
+    Envoy's runtime, because a cluster that changes is built and checked anew. ``crowd`` is for
+    how the first checks are made, and stays as it was when the cluster was made.
     """
     cluster = cluster_pb2.Cluster(
         name=planned.name,
         type=cluster_pb2.Cluster.EDS,
         connect_timeout=seconds(_CONNECT_TIMEOUT),
         per_connection_buffer_limit_bytes=wrappers_pb2.UInt32Value(value=_BUFFER),
-        health_checks=[health_check(planned)],
+        health_checks=[health_check(planned, crowd)],
         # A server that discovery or its lease has given up goes at once, however well it feels.
         ignore_health_on_host_removal=True,
         lrs_report_endpoint_metrics=["application_utilization", "cpu_utilization"],
@@ -93,12 +97,17 @@ def server_assignment(
     Calls that are under way on a server that is ejected go on.
     """
     assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=planned.name)
+    checks_rest = asks_rest(planned)
     # Envoy wants priorities without a gap.
     for number, priority in enumerate(sorted({s.priority for s in planned.servers})):
         locality = assignment.endpoints.add(priority=number)
         for server in planned.servers:
             if server.priority == priority:
-                locality.lb_endpoints.append(_endpoint(planned, server, settings.upstream_tls))
+                place = planned.place(server)
+                check_at = server.rest if checks_rest and server.rest != place else None
+                locality.lb_endpoints.append(
+                    _endpoint(place, check_at, server, settings.upstream_tls)
+                )
     return assignment
 
 
@@ -108,25 +117,31 @@ def socket_address(place: str) -> address_pb2.Address:
     Raises:
         ValueError: it is none; a name has to be looked up before.
     """
-    host, _, port = place.rpartition(":")
-    address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    host, port = _host_and_port(place)
     return address_pb2.Address(
-        socket_address=address_pb2.SocketAddress(address=str(address), port_value=int(port))
+        socket_address=address_pb2.SocketAddress(address=host, port_value=port)
     )
 
 
+@functools.lru_cache(maxsize=2**16)
+def _host_and_port(place: str) -> tuple[str, int]:
+    """Take a place apart; thousands of them are told of again whenever their weights change."""
+    host, _, port = place.rpartition(":")
+    address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    return str(address), int(port)
+
+
 def _endpoint(
-    planned: PlannedCluster, server: Server, tls: ClientTls
+    place: str, check_at: str | None, server: Server, tls: ClientTls
 ) -> endpoint_components_pb2.LbEndpoint:
-    place = planned.place(server)
     endpoint = endpoint_components_pb2.Endpoint(address=socket_address(place))
     name = server.name.rpartition(":")[0] or server.name
     if is_dns_name(name):
         endpoint.hostname = endpoint.health_check_config.hostname = name
     elif server.secure and tls.anybody_passes:
         endpoint.hostname = NOBODY
-    if asks_rest(planned) and server.rest is not None and server.rest != place:
-        endpoint.health_check_config.address.CopyFrom(socket_address(server.rest))
+    if check_at is not None:
+        endpoint.health_check_config.address.CopyFrom(socket_address(check_at))
     found = endpoint_components_pb2.LbEndpoint(
         endpoint=endpoint,
         health_status=health_check_pb2.UNHEALTHY if server.ejected else health_check_pb2.UNKNOWN,
