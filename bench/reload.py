@@ -109,18 +109,16 @@ def cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-async def edit(
-    proxy: Proxy, path: Path, config: dict[str, Any], what: str, *, known: bool
-) -> Reload:
+async def edit(proxy: Proxy, path: Path, text: str, *, known: bool) -> Reload:
     """Write the file and wait until it holds."""
     assert proxy.controller is not None
-    text = proxies.yaml_of({**config, **proxy.own})
     before = cpu(proxy.controller)
     start = time.monotonic()
     proxies.replace(path, text)
     await until(proxy.target, _NEW, known=known)
     took = time.monotonic() - start
     await asyncio.sleep(_AFTER)
+    what = f"all weights change, a model {'comes' if known else 'goes'}"
     return Reload(took, cpu(proxy.controller) - before, what)
 
 
@@ -134,6 +132,13 @@ async def measure(
     seconds = given.rest + given.edits * (_PATIENCE / 4 + _AFTER)
     times = PATTERNS["uniform"](given.rate, seconds)
     reloads: list[Reload] = []
+    # Ready before the load begins, which would be held up by writing 20,000 lines.
+    texts = [
+        proxies.yaml_of(
+            {**configuration(ports, given, 101 + number, new=number % 2 == 0), **proxy.own}
+        )
+        for number in range(given.edits)
+    ]
     load = Recording(proxy.target, METHOD, messages, times, deadline=given.deadline, in_flight=250)
     async with load:
         await load.until(given.rest / 2)
@@ -141,11 +146,8 @@ async def measure(
         await load.until(given.rest)
         idle = (cpu(proxy.controller) - before) / (time.monotonic() - start)
         began = load.elapsed
-        for number in range(given.edits):
-            new = number % 2 == 0
-            config = configuration(ports, given, 100 + number + 1, new=new)
-            what = f"all weights change, a model {'comes' if new else 'goes'}"
-            reloads.append(await edit(proxy, folder / "gateway.yaml", config, what, known=new))
+        for number, text in enumerate(texts):
+            reloads.append(await edit(proxy, folder / "gateway.yaml", text, known=number % 2 == 0))
         ended = load.elapsed
         load.stop()
     calls = load.recorder.calls()
