@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.edge.fake_server import FakeServer
 from tests.gateway.dns_server import DnsServer
-from tests.gateway.harness import ServedGateway, Traffic
+from tests.gateway.harness import ServedGateway, Traffic, endpoints_of
 from tests.gateway.kubernetes_server import ApiServer, slice_of
 
 
@@ -85,6 +89,30 @@ async def test_a_service_of_dns_moves_without_a_failed_call() -> None:
                 await problem(gateway, "NXDOMAIN")
                 await traffic.more(100, of="b")
                 assert set(await gateway.endpoints()) == {b.address}
+            assert traffic.errors == []
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="has no loopback address but the first")
+async def test_a_machine_that_comes_back_under_another_address() -> None:
+    async with FakeServer("a") as a, DnsServer() as dns, contextlib.AsyncExitStack() as stack:
+        port = port_of(a)
+        b = FakeServer("b", port, "127.0.0.2")
+        await stack.enter_async_context(b)
+        dns.set("gpu.test", "A", "127.0.0.1", "127.0.0.2", ttl=1)
+        document = found_by(address=f"gpu.test:{port}", nameservers=[dns.address])
+        async with ServedGateway(document) as gateway:
+            await gateway.healthy()
+            async with Traffic(gateway) as traffic:
+                await traffic.more(50, of="b")
+                await stack.aclose()
+                await gateway.eventually(
+                    lambda s: endpoints_of(s, "m")[b.address]["health"] != "healthy"
+                )
+                async with FakeServer("b", port, "127.0.0.3") as moved:
+                    dns.set("gpu.test", "A", "127.0.0.1", "127.0.0.3", ttl=1)
+                    await traffic.more(50, of="b")
+                    await names(gateway, a.address, moved.address)
+                    await traffic.more(50, of="b")
             assert traffic.errors == []
 
 
