@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from tests.edge.harness import Edge, Rest, running_edge, until
+from tests.edge.harness import MIB, Edge, Rest, message, running_edge, until
 from tidegate.edge.trust import ApiKey, ApiKeys
 
 REST = "/v2/models/m/infer"
@@ -139,6 +141,34 @@ async def test_a_browser_asks_without_a_key(guarded: Edge) -> None:
     answer = await guarded.rest("POST", REST, b"{}", origin=origin, x_api_key=A)
     assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, origin)
     assert guarded.replicas["a"].requests == 1
+
+
+async def test_what_a_stranger_sends_is_not_held(guarded: Edge) -> None:
+    """Refused by its head alone; how much of the rest is written, nobody reads."""
+    before = psutil.Process(guarded.envoy.pid).memory_info().rss
+    head = f"POST {REST} HTTP/1.1\r\nhost: x\r\ncontent-length: {60 * MIB}\r\n\r\n".encode()
+
+    async def upload() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", guarded.port)
+        writer.write(head)
+        answer = await reader.readuntil(b"\r\n")
+        # It writes on, as clients do that look at the answer at the end.
+        with contextlib.suppress(OSError):
+            for _ in range(30):
+                writer.write(bytes(MIB))
+                await writer.drain()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return answer
+
+    answers = await asyncio.gather(*(upload() for _ in range(20)))
+    assert answers == [b"HTTP/1.1 401 Unauthorized\r\n"] * 20
+    async with asyncio.timeout(20):
+        code, _ = await guarded.failure(message(payload=60 * MIB))
+    assert code == "UNAUTHENTICATED"
+    assert psutil.Process(guarded.envoy.pid).memory_info().rss - before < 20 * MIB
+    assert guarded.replicas["a"].requests == 0
 
 
 async def test_a_thousand_keys_change_while_calls_run(guarded: Edge) -> None:

@@ -257,3 +257,39 @@ async def test_keys_and_secrets_over_tls(secure: Edge) -> None:
     for path in secure.run_dir.iterdir():
         if path.is_file():
             assert body not in path.read_bytes()
+
+
+async def test_an_edge_is_replaced_under_tls(run_dir: Path) -> None:
+    """A hot restart: the new process fetches its certificate before it takes a connection."""
+    keys = ApiKeys((ApiKey("team", "s" * 32),))
+    async with running_edge(run_dir, tls=server_tls(), drain_timeout=1.0, api_keys=keys) as edge:
+        await edge.serve(m="a")
+        stop, errors, done = asyncio.Event(), list[str](), 0
+
+        async def calls() -> None:
+            nonlocal done
+            async with grpc_channel(edge.port) as channel:
+                while not stop.is_set():
+                    try:
+                        await call(channel, message(), x_api_key="s" * 32)
+                        done += 1
+                    except grpc.aio.AioRpcError as error:
+                        errors.append(str(error))
+
+        async def fifty_more(goal: int) -> bool:
+            return done > goal + 50 or bool(errors)
+
+        working = [asyncio.create_task(calls()) for _ in range(4)]
+        await until(partial(fifty_more, done))
+        old = edge.envoy
+        tls = server_tls()
+        edge.change(threads=edge.settings.threads + 1, tls=tls)
+        await edge.publish()
+        edge.envoy = await old.hot_restart(edge.settings)
+        async with asyncio.timeout(20):
+            await old.wait()
+        assert await presented(edge.port) == der(tls)
+        await until(partial(fifty_more, done))
+        stop.set()
+        await asyncio.gather(*working)
+        assert errors == []
