@@ -11,7 +11,7 @@ from tidegate.balancing.policy import BalancingPolicy
 from tidegate.client.address import Address
 from tidegate.client.connection import Connection
 from tidegate.client.endpoint_connections import EndpointConnections
-from tidegate.client.known_model import GRACE, KnownModel
+from tidegate.client.known_model import GRACE, MOST_ENDPOINTS, KnownModel
 from tidegate.client.pool import Pool
 from tidegate.errors import (
     ConnectionLost,
@@ -212,6 +212,18 @@ def known(scheme: str = "http") -> tuple[KnownModel, EndpointConnections]:
 
 def tell(model: KnownModel, *endpoints: ModelEndpoint, now: float, ttl_ms: int = 4000) -> None:
     model.told(ModelEndpoints("m", ttl_ms, endpoints), endpoints, now)
+
+
+def test_of_very_many_endpoints_some_are_used() -> None:
+    model, _ = known()
+    many = [ModelEndpoint(f"10.0.{p}.{n}:8000", priority=p) for n in range(1, 251) for p in (0, 1)]
+    rare = ModelEndpoint("10.0.9.9:8000", versions=frozenset({"7"}))
+    tell(model, *many, rare, now=0.0)
+    assert len(model.reached) == 2 * MOST_ENDPOINTS + 1
+    assert model.pool.pick("7", (), 0.0) is not None
+    before = dict(model.reached)
+    tell(model, *many[4:], rare, now=1.0)
+    assert len(model.reached.keys() - before.keys()) == 4
 
 
 def test_when_the_gateway_is_asked() -> None:

@@ -107,9 +107,15 @@ class BlockingDriver:
                 thread = threading.Thread(
                     target=self._run, args=(step,), name="tidegate-client", daemon=True
                 )
-                thread.start()
                 self._running[step.key] = thread
-        if step.wait:
+                try:
+                    thread.start()
+                except RuntimeError:  # there can be no more threads, as when the program ends
+                    del self._running[step.key]
+                    thread = None
+        if thread is None:
+            self._run(step)
+        elif step.wait:
             thread.join(None if math.isinf(step.wait) else step.wait)
 
     def _run(self, step: Beside) -> None:

@@ -7,9 +7,9 @@ while it is away, what it said last counts.
 from __future__ import annotations
 
 import logging
-import random
+import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -56,8 +56,8 @@ class Direct:
         gateway: the client's own connection.
         clock: for everything that goes by time.
         headers: sent to endpoints; those of ``gateway`` are not.
-        shuffle: puts endpoints into an order of this client's own, so that many clients that
-            start together do not all begin with the first.
+        seed: puts endpoints into an order of this client's own, so that many clients that start
+            together do not all begin with the first, nor use the same of very many.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class Direct:
         gateway: Connection,
         clock: Clock,
         headers: Mapping[str, str],
-        shuffle: Callable[[list[ModelEndpoint]], None] = random.shuffle,
+        seed: int | None = None,
     ) -> None:
         self._gateway = gateway
         self._clock = clock
         self._headers = headers
-        self._shuffle = shuffle
+        self._seed = seed
         # Turns are taken by weights alone. A client knows how long its calls took; what a gateway
         # sees now and then of calls in flight says less.
         self._policy = BalancingPolicy(least_request=False, latency_evidence=0.1)
@@ -80,6 +80,7 @@ class Direct:
     def forget(self) -> None:
         """Begin anew, as a forked process must."""
         self._lock = threading.Lock()
+        self._order = secrets.randbits(32) if self._seed is None else self._seed
         self._models: dict[str, KnownModel] = {}
         self._connections = EndpointConnections(self._gateway, self._headers)
 
@@ -159,8 +160,7 @@ class Direct:
                 known.not_told(error, self._clock.now())
                 gone = self._connections.take_gone()
         else:
-            order = list(found.endpoints)
-            self._shuffle(order)
+            order = sorted(found.endpoints, key=lambda e: hash((self._order, e.address)))
             with self._lock:
                 if self._models.get(known.name) is known:
                     known.told(found, order, self._clock.now())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 from tidegate.balancing.policy import BalancingPolicy
@@ -33,6 +34,8 @@ SHORTEST_TTL, _LONGEST_TTL = 1.0, 3600.0
 _THROUGH_TTL = 5.0
 """Seconds for which a model without endpoints is called by way of the gateway."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
+MOST_ENDPOINTS = 100
+"""Of one priority and with the same versions, that a client uses."""
 _OUTDATED_WAIT = 1.0
 """Seconds for which a call waits for news, when what is known has outlived its time."""
 
@@ -86,7 +89,7 @@ class KnownModel:
                 "none of the %d endpoints of model %r can be called directly by this client; "
                 "its calls go by way of the gateway", len(order), self.name,
             )  # fmt: skip
-        self._take(usable, now)
+        self._take(_some_of(usable), now)
         self._fresh(min(max(found.ttl_ms / 1000, SHORTEST_TTL), _LONGEST_TTL), now)
 
     def not_told(self, error: TidegateError, now: float) -> None:
@@ -138,3 +141,18 @@ class KnownModel:
         self.learned, self.problem, self._emptied = True, None, None
         self._pause = _FIRST_PAUSE
         self._ask_at, self._expires = now + ttl / 2, now + ttl
+
+
+def _some_of(endpoints: Sequence[ModelEndpoint]) -> list[ModelEndpoint]:
+    """Return the first of very many: connections to all would be too many, on both sides.
+
+    The rest is alike: each priority, and each set of versions, is as well served.
+    """
+    taken: Counter[tuple[int, frozenset[str] | None]] = Counter()
+    found = []
+    for endpoint in endpoints:
+        kind = endpoint.priority, endpoint.versions
+        if taken[kind] < MOST_ENDPOINTS:
+            taken[kind] += 1
+            found.append(endpoint)
+    return found

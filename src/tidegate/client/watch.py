@@ -39,10 +39,12 @@ class Watch(Generic[K]):
         with self._lock:
             self._calls[token] = (time.monotonic(), what)
             if self._thread is None:
-                self._thread = threading.Thread(
+                thread = threading.Thread(
                     target=self._run, name="tidegate-client-watch", daemon=True
                 )
-                self._thread.start()
+                with contextlib.suppress(RuntimeError):  # no more threads: nobody looks then
+                    thread.start()
+                    self._thread = thread
         try:
             yield
         finally:
