@@ -8,7 +8,7 @@ picks. Only endpoints with outcomes, and those on their way out or in, cost time
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from tidegate.balancing.latency import Reference
@@ -28,6 +28,8 @@ _SETTLED = 5.0
 _NOTICEABLE_SETTLED = 0.005
 _EXPLAINED = 1.0
 """Seconds for which the figures of a verdict that stands may be old."""
+_RECENT = 10.0
+"""Seconds without calls after which an endpoint does not count among those that get any."""
 _NOBODY = Reference(())
 
 
@@ -91,7 +93,8 @@ class Balancer:
             elif record.base != base:
                 record.rebase(base)
                 stale.add(address)
-        self._decide(stale, now)
+        # In the order in which they were given, which is that of the verdicts too.
+        self._decide([address for address in bases if address in stale], now)
 
     def observe(self, outcomes: Mapping[str, Outcome], elapsed: float, now: float) -> None:
         """Take in one report: the outcomes of all endpoints that had calls.
@@ -220,7 +223,7 @@ class Balancer:
     def _probed(self) -> list[str]:
         return [a for a in self._out if self._records[a].ejection.state == "probing"]
 
-    def _decide(self, stale: set[str], now: float) -> None:
+    def _decide(self, stale: Collection[str], now: float) -> None:
         """Renew the verdicts on ``stale``, and on all that are out when panic comes or goes."""
         for address in stale:
             if self._records[address].ejection.out:
@@ -234,7 +237,7 @@ class Balancer:
         panic = panic and bool(self._out)
         if panic != self._panic:
             self._panic = panic
-            stale = stale | self._out
+            stale = {*stale, *self._out}
         for address in stale:
             self._publish(address, now)
         self._due = min(
@@ -312,11 +315,14 @@ class Balancer:
         if self._rate <= wanted:
             return full
         if self._capacity is None:
+            recent = self._tally.at - _RECENT
             self._capacity = sum(
                 self._verdicts[address].weight
                 / (other.in_flight + 1 if policy.least_request else 1)
                 for address, other in self._records.items()
-                if not other.ejection.out and address in self._verdicts
+                if address in self._verdicts
+                and other.tally.at >= recent
+                and not other.ejection.out
             )
         share = wanted / self._rate
         return max(1, min(full, round(self._capacity * share / (1.0 - share))))

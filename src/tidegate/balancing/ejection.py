@@ -50,6 +50,10 @@ class Ejection:
         growth = self._policy.ejection_growth ** max(0, min(self.flaps, 64) - 1)
         return max(seconds, min(longest, seconds * growth))
 
+    def calm(self, now: float) -> bool:
+        """Whether it has served for so long that earlier ejections do not matter any more."""
+        return self.state == "serving" and now - self.since >= self._policy.calm
+
     def relapsing(self, cause: Cause) -> bool:
         """Whether the same cause had it ejected before."""
         return self.flaps > 0 and self.cause == cause
@@ -57,7 +61,7 @@ class Ejection:
     def eject(self, cause: Cause, why: str, now: float) -> None:
         """Take it out, or, while it is probed, leave it out for as long again."""
         if not self.out:
-            if self.state == "serving" and now - self.since >= self._policy.calm:
+            if self.calm(now):
                 self.flaps = 0
             # One that is judged slow by its first calls after a probe was never well.
             if not (cause == "slow" and self.state == "warming" and self.relapsing(cause)):

@@ -15,6 +15,9 @@ class BalancingPolicy:
     # Failures
     consecutive_failures: int = 5
     """As many failed calls without a success between them eject an endpoint."""
+    relapse_failures: int = 2
+    """The same for one that was ejected lately. An edge that avoids who breaks off leaves few
+    failures to be seen of one that comes and goes."""
     failure_rate: float = 0.3
     """An endpoint of which as large a share of calls fails is ejected, if the others fail less
     than half as often."""

@@ -24,19 +24,19 @@ _SURELY_WELL = 2.0
 class Tally:
     """Calls that ended lately, with time forgotten."""
 
-    __slots__ = ("_at", "failed", "succeeded")
+    __slots__ = ("at", "failed", "succeeded")
 
     def __init__(self, now: float) -> None:
         self.succeeded = 0.0
         self.failed = 0.0
-        self._at = now
+        self.at = now
 
     def add(self, succeeded: int, failed: int, now: float, window: float) -> None:
         """Add calls that ended now."""
-        kept = math.exp(min(0.0, self._at - now) / window)
+        kept = math.exp(min(0.0, self.at - now) / window)
         self.succeeded = self.succeeded * kept + succeeded
         self.failed = self.failed * kept + failed
-        self._at = now
+        self.at = now
 
 
 class Record:
@@ -138,7 +138,9 @@ class Record:
         ended in this report.
         """
         policy = self._policy
-        if not outcome.succeeded and self.run >= policy.consecutive_failures:
+        wary = self.ejection.flaps and not self.ejection.calm(self.tally.at)
+        enough = policy.relapse_failures if wary else policy.consecutive_failures
+        if not outcome.succeeded and self.run >= enough:
             return "failures", f"{self.run} calls failed in a row"
         others_calls = others.succeeded + others.failed
         usual = others.failed / others_calls if others_calls >= 1 else 0.0
