@@ -20,7 +20,7 @@ from tests.edge.harness import until
 from tidegate.config import gateway as sections
 from tidegate.edge.certificates import read_client_tls, read_server_tls, valid_until
 from tidegate.edge.key_file import read_api_keys
-from tidegate.edge.trust import RateLimit
+from tidegate.edge.trust import ClientTls, RateLimit
 from tidegate.edge.trust_files import Trust, TrustFiles, rate_limits
 from tidegate.errors import ConfigurationError
 
@@ -53,6 +53,12 @@ def test_the_usual_authorities_are_the_systems(
     assert not read_client_tls(ours).anybody_passes
     monkeypatch.setenv("SSL_CERT_FILE", str(ours))
     assert read_client_tls().ca == pem()
+    # Endpoints may speak TLS where no section says a word of it.
+    nothing = TrustFiles(None, None, None)
+    assert nothing.read().upstream_tls == read_client_tls()
+    with ours.open("wb") as file:
+        file.truncate(2**25)
+    assert nothing.read().upstream_tls == ClientTls()
 
 
 def test_a_key_in_the_file_of_the_certificate_stays_there(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from tidegate.edge.trust import ClientTls, ServerTls
 from tidegate.errors import ConfigurationError
 
 _LARGEST = 2**20
+_LARGEST_OF_SYSTEM = 2**24
 _LEAST_RSA_BITS = 2048
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _KEY_MARK = b"PRIVATE KEY-----"
@@ -68,8 +69,8 @@ def valid_until(certificates: bytes) -> datetime:
     return min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(certificates))
 
 
-def read_small(path: Path) -> tuple[bytes, int]:
-    """Read a regular file of at most 1 MiB; return it and its permissions.
+def read_small(path: Path, largest: int = _LARGEST) -> tuple[bytes, int]:
+    """Read a regular file of at most ``largest`` bytes; return it and its permissions.
 
     Raises:
         ConfigurationError: it is missing, something else, too large, or may not be read.
@@ -81,11 +82,11 @@ def read_small(path: Path) -> tuple[bytes, int]:
             state = os.fstat(descriptor)
             if not stat.S_ISREG(state.st_mode):
                 raise ConfigurationError(f"{path} is no file")
-            content = file.read(_LARGEST + 1)
+            content = file.read(largest + 1)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
-    if len(content) > _LARGEST:
-        raise ConfigurationError(f"{path} has more than {_LARGEST} bytes: it must be another file")
+    if len(content) > largest:
+        raise ConfigurationError(f"{path} has more than {largest} bytes: it must be another file")
     return content, stat.S_IMODE(state.st_mode)
 
 
@@ -112,7 +113,7 @@ def _read_authorities(path: Path) -> bytes:
 def _system_authorities() -> bytes:
     """Return what OpenSSL's usual file holds (``SSL_CERT_FILE`` names another), else certifi's."""
     usual = ssl.get_default_verify_paths().cafile
-    return read_small(Path(usual or certifi.where()))[0]
+    return read_small(Path(usual or certifi.where()), _LARGEST_OF_SYSTEM)[0]
 
 
 def _certificates(path: Path, content: bytes) -> list[x509.Certificate]:

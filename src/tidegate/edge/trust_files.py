@@ -112,7 +112,10 @@ class TrustFiles:
     def _read_endpoint_tls(self) -> ClientTls:
         section = self._endpoint_tls
         if section is None:
-            return ClientTls()
+            try:
+                return read_client_tls()
+            except ConfigurationError:
+                return ClientTls()  # nobody asked for TLS: no endpoint that speaks it is believed
         return read_client_tls(section.ca, section.certificate, section.key, section.server_name)
 
     def _read_api_keys(self) -> ApiKeys | None:
