@@ -118,3 +118,24 @@ async def test_a_gateway_whose_controller_is_killed_knows_its_nodes(
             await node.until(lambda: "knows this node again" in node.output)
             await traffic.more(500)
         assert traffic.failed == 0, traffic.failures
+
+
+async def test_a_gateway_that_was_paused_has_lost_nobody(
+    repository: Path, gateway: ServedGateway
+) -> None:
+    async with joining(repository, gateway) as first, joining(repository, gateway) as second:
+        await gateway.eventually(serves(first, second))
+        assert gateway.process is not None
+        async with Traffic(gateway) as traffic:
+            gateway.process.send_signal(signal.SIGSTOP)
+            # Longer than any lease.
+            for node in (first, second):
+                await node.until(lambda node=node: "no answer within 3 s" in node.output)  # type: ignore[misc]
+            gateway.process.send_signal(signal.SIGCONT)
+            status = await gateway.status()
+            assert {node["name"] for node in status["nodes"]} == {first.target, second.target}
+            for node in (first, second):
+                await node.until(lambda node=node: "knows this node again" in node.output)  # type: ignore[misc]
+            await traffic.more(500)
+        assert traffic.failed == 0, traffic.failures
+        assert serves(first, second)(await gateway.status())
