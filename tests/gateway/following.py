@@ -7,8 +7,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from tidegate.gateway.endpoints import Endpoint
-
 
 class Following:
     """``async with Following(source) as seen:`` and then ``await seen.until(lambda: ...)``."""
@@ -78,7 +76,3 @@ class Following:
         await self.until(
             lambda: self.problem is None if words is None else words in (self.problem or "")
         )
-
-
-def addresses(endpoints: tuple[Endpoint, ...]) -> list[str]:
-    return [endpoint.address for endpoint in endpoints]

@@ -10,8 +10,6 @@ import pytest
 from tests.gateway.following import Following
 from tests.gateway.waiting import Waits
 from tidegate.gateway.discovery.files import EndpointFile, Nodefile, WatchedFile
-from tidegate.gateway.discovery.static import Static
-from tidegate.gateway.endpoints import Endpoint
 
 SEVEN, EIGHT, NINE = "10.0.0.7:8000", "10.0.0.8:8000", "10.0.0.9:8000"
 
@@ -20,21 +18,6 @@ def replace(path: Path, text: str) -> None:
     new = path.with_name("new")
     new.write_text(text)
     new.replace(path)
-
-
-async def test_static_endpoints_are_told_at_once() -> None:
-    given = [Endpoint(EIGHT, "tidegate"), Endpoint(SEVEN, "tidegate", weight=7)]
-    async with Following(Static([*given, Endpoint(SEVEN, "seldon")])) as seen:
-        await seen.until(lambda: bool(seen.sets))
-        assert seen.known == (given[1], given[0])
-    assert seen.problems == []
-
-
-async def test_too_many_static_endpoints_say_so() -> None:
-    given = (Endpoint(f"10.0.{n >> 8}.{n & 255}:1", "tidegate") for n in range(10_001))
-    async with Following(Static(given)) as seen:
-        await seen.until_problem("more than 10000 endpoints")
-        assert seen.known == ()
 
 
 @pytest.mark.parametrize("how", ["in place", "replaced"])

@@ -1,1 +1,1 @@
-"""Where the endpoints of a model come from: fixed, from files, DNS or Kubernetes."""
+"""Where the endpoints of a model come from: files, DNS or Kubernetes."""
