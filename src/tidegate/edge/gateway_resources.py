@@ -6,6 +6,7 @@ what it was is not built again.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -226,9 +227,14 @@ def _leaving(
 
 
 def _addresses(planned: PlannedCluster) -> Mapping[str, str]:
-    places = ((planned.place(server), server.address) for server in planned.servers)
-    known = ((place_of(socket_address(place)), address) for place, address in places)
+    known = ((_reached_at(planned.place(server)), server.address) for server in planned.servers)
     return {place: address for place, address in known if place != address}
+
+
+@functools.lru_cache(maxsize=2**15)
+def _reached_at(place: str) -> str:
+    """Return a place as Envoy writes it."""
+    return place_of(socket_address(place))
 
 
 def _largest_share(planned: PlannedCluster) -> int:

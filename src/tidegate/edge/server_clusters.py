@@ -117,39 +117,43 @@ def socket_address(place: str) -> address_pb2.Address:
     Raises:
         ValueError: it is none; a name has to be looked up before.
     """
-    host, port = _host_and_port(place)
-    return address_pb2.Address(
-        socket_address=address_pb2.SocketAddress(address=host, port_value=port)
-    )
-
-
-@functools.lru_cache(maxsize=2**16)
-def _host_and_port(place: str) -> tuple[str, int]:
-    """Take a place apart; thousands of them are told of again whenever their weights change."""
     host, _, port = place.rpartition(":")
     address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-    return str(address), int(port)
+    return address_pb2.Address(
+        socket_address=address_pb2.SocketAddress(address=str(address), port_value=int(port))
+    )
 
 
 def _endpoint(
     place: str, check_at: str | None, server: Server, tls: ClientTls
 ) -> endpoint_components_pb2.LbEndpoint:
-    endpoint = endpoint_components_pb2.Endpoint(address=socket_address(place))
-    name = server.name.rpartition(":")[0] or server.name
-    if is_dns_name(name):
-        endpoint.hostname = endpoint.health_check_config.hostname = name
-    elif server.secure and tls.anybody_passes:
-        endpoint.hostname = NOBODY
-    if check_at is not None:
-        endpoint.health_check_config.address.CopyFrom(socket_address(check_at))
     found = endpoint_components_pb2.LbEndpoint(
-        endpoint=endpoint,
+        endpoint=_target(place, check_at, server.name, server.secure and tls.anybody_passes),
         health_status=health_check_pb2.UNHEALTHY if server.ejected else health_check_pb2.UNKNOWN,
         load_balancing_weight=wrappers_pb2.UInt32Value(value=server.weight),
     )
     if server.secure:
         found.metadata.filter_metadata["envoy.transport_socket_match"].update({_SECURE: True})
     return found
+
+
+@functools.lru_cache(maxsize=2**15)
+def _target(
+    place: str, check_at: str | None, name: str, anybody_passes: bool
+) -> endpoint_components_pb2.Endpoint:
+    """Return where an endpoint is; nobody may change it.
+
+    Whenever one weight of a cluster changes, all its endpoints are told again.
+    """
+    endpoint = endpoint_components_pb2.Endpoint(address=socket_address(place))
+    name = name.rpartition(":")[0] or name
+    if is_dns_name(name):
+        endpoint.hostname = endpoint.health_check_config.hostname = name
+    elif anybody_passes:
+        endpoint.hostname = NOBODY
+    if check_at is not None:
+        endpoint.health_check_config.address.CopyFrom(socket_address(check_at))
+    return endpoint
 
 
 def _http_options(
