@@ -122,18 +122,45 @@ class _Balanced:
             out = {a for a, verdict in verdicts.items() if verdict.state == "ejected"}
             self.ejections += len(out - self._out)
             self._out = out
-            servers = tuple(_server(e, verdicts[e.address]) for e in self._members.endpoints)
+            endpoints = self._members.endpoints
+            moved = _moved(endpoints, verdicts)
+            servers = tuple(
+                _server(e, verdicts[e.address], moved.get(e.address, e.priority))
+                for e in endpoints
+            )
             self._pool = Pool(self._members.name, servers)
         return self._pool
 
 
-def _server(endpoint: Endpoint, verdict: Verdict) -> Server:
+def _moved(endpoints: Iterable[Endpoint], verdicts: Mapping[str, Verdict]) -> dict[str, int]:
+    """Return the priorities of those that are probed where nobody of their own priority serves.
+
+    A weight shares the calls of one priority. Alone in the first, one that is probed would get
+    all calls; it gets its few among those of the next priority that serves.
+    """
+    serving: set[int] = set()
+    probed: list[Endpoint] = []
+    for endpoint in endpoints:
+        verdict = verdicts[endpoint.address]
+        if verdict.state == "probing":
+            probed.append(endpoint)
+        elif verdict.weight:
+            serving.add(endpoint.priority)
+    return {
+        endpoint.address: min(later)
+        for endpoint in probed
+        if endpoint.priority not in serving
+        and (later := [number for number in serving if number > endpoint.priority])
+    }
+
+
+def _server(endpoint: Endpoint, verdict: Verdict, priority: int) -> Server:
     return Server(
         address=endpoint.address,
         protocol=endpoint.protocol,
         rest=endpoint.rest,
         weight=max(1, verdict.weight),
-        priority=endpoint.priority,
+        priority=priority,
         ejected=verdict.weight == 0,
         versions=endpoint.versions,
         labels=endpoint.labels,
