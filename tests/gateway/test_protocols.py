@@ -17,9 +17,10 @@ from tests.gateway.harness import ServedGateway
 from tests.matrix.callers import CALLERS, array_of, call, post, tensor_proto
 from tests.matrix.cases import Case, Refused, check
 from tests.node.harness import ServedNode, fetch
-from tidegate.protocols import open_inference
+from tidegate.protocols import dl_inference, open_inference
 from tidegate.protocols import tensorflow_serving as serving
 from tidegate.protocols.open_inference import messages as v2
+from tidegate.protocols.seldon import messages as seldon
 from tidegate.protocols.tensorflow_serving import messages as tfs
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -139,6 +140,28 @@ async def test_what_is_asked_about_a_model_is_answered_by_its_servers(
         request.model_spec.name = name
         answer = await ask(gateway, serving.GET_MODEL_STATUS, request, tfs.GetModelStatusResponse)
         assert len(answer.model_version_status) in {1, 2}
+
+
+async def test_other_makes_answer_dl_inferences_service(gateway: ServedGateway) -> None:
+    request = tfs.PredictRequest()
+    request.model_spec.name = "serving"
+    request.inputs["x"].CopyFrom(tensor_proto(ROWS))
+    answer = await ask(gateway, dl_inference.PREDICT, request, tfs.PredictResponse)
+    np.testing.assert_array_equal(array_of(answer.outputs["y"]), ROWS * 2.0)
+    message = seldon.SeldonMessage()
+    message.data.tensor.shape.extend(ROWS.shape)
+    message.data.tensor.values.extend(ROWS.ravel())
+    for method in (dl_inference.PYTORCH_PREDICT, dl_inference.CAFFE_PREDICT):
+        told = await asyncio.to_thread(
+            call, gateway.target, method, message, seldon.SeldonMessage, seldon="churn"
+        )
+        assert list(told.data.tensor.values) == list((ROWS * 2.0).ravel())
+    asked = v2.ModelInferRequest(model_name="triton")
+    asked.inputs.add(name="x", datatype="FP32", shape=ROWS.shape).contents.fp32_contents.extend(
+        ROWS.ravel()
+    )
+    inferred = await ask(gateway, dl_inference.TIS_PREDICT, asked, v2.ModelInferResponse)
+    assert inferred.model_name == "triton"
 
 
 async def test_what_is_a_nodes_own_is_not_asked_of_a_gateway(gateway: ServedGateway) -> None:
