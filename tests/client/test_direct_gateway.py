@@ -27,7 +27,7 @@ def test_calls_go_on_while_the_gateway_is_dead(
         client.infer()
         gateway.stop()
         ended = threading.Event()
-        timer = threading.Timer(2.5, ended.set)  # beyond the time to live
+        timer = threading.Timer(1.2, ended.set)  # beyond the time to live
         timer.start()
         count = 1
         while not ended.is_set():
@@ -154,6 +154,33 @@ def test_no_gateway_at_all(direct: Callable[..., Both]) -> None:
         direct(url).infer()
 
 
+def test_a_version_that_nobody_has_while_the_gateway_is_dead(
+    direct: Callable[..., Both], nodes: list[Node]
+) -> None:
+    with Gateway({"address": nodes[0].address, "versions": ["1"]}) as gateway:
+        client = direct(gateway.url)
+        client.infer(version=1)
+        gateway.stop()
+        with pytest.raises(errors.ServerUnreachable, match=gateway.url):
+            client.infer(version=2)
+        client.infer(version=1)
+
+
+def test_models_that_were_not_called_for_long_are_forgotten(
+    direct: Callable[..., Both], nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidegate.client.direct._MOST_MODELS", 2)
+    with Gateway() as gateway:
+        for number, node in enumerate(nodes):
+            gateway.of_model[f"m{number}"] = [node.address]
+        client = direct(gateway.url)
+        for model in ("m0", "m1", "m2", "m2", "m1", "m0"):
+            client.infer(model)
+        assert gateway.asked == 4
+        known = [client.client.model(f"m{n}").endpoints() for n in range(3)]
+        assert [len(found) for found in known] == [1, 1, 0]
+
+
 def test_an_empty_set_does_not_end_what_is_known_at_once(
     direct: Callable[..., Both], nodes: list[Node]
 ) -> None:
@@ -204,7 +231,7 @@ def test_threads_while_machines_come_and_go(nodes: list[Node]) -> None:
         working = [threads.submit(work) for _ in range(8)]
         for turn in range(4):
             gateway.endpoints = addresses[turn % 3 :][:2]
-            gateway.until_asked(gateway.asked + 2)
+            gateway.until_asked(gateway.asked + 1)
         ended.set()
         assert all(work.result() for work in working)
         assert not gateway.calls

@@ -106,7 +106,7 @@ class Direct:
                 try:
                     return (yield from asked(call, self._left(end, timeout), self._clock))
                 except ServerUnreachable as error:
-                    if not known.reached:
+                    if not known.pool.has(version):
                         raise
                     gateway = error
                     continue
@@ -265,6 +265,8 @@ def _good(error: TidegateError | None) -> bool | None:
 def _nobody(
     model: str, tried: Mapping[str, TidegateError], gateway: ServerUnreachable
 ) -> ServerUnreachable:
+    if not tried:
+        return gateway
     address, last = list(tried.items())[-1]
     return ServerUnreachable(
         f"none of the endpoints of model {model!r} answers, {len(tried)} were tried "

@@ -124,6 +124,10 @@ class Pool:
             self._deal(now)
         return found
 
+    def has(self, version: str) -> bool:
+        """Whether somebody takes calls of ``version``."""
+        return any(_takes(endpoint, version) for endpoint in self._endpoints.values())
+
     def endpoint(self, address: str) -> ModelEndpoint:
         """Return one of them."""
         return self._endpoints[address]
