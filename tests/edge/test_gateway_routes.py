@@ -10,7 +10,7 @@ import pytest
 
 from tests.edge.gateway import GatewayEdge, running_gateway
 from tests.edge.harness import message, string
-from tidegate.protocols import dl_inference
+from tidegate.protocols import dl_inference, open_inference
 from tidegate.protocols.load_reports import ASK_HEADER, ASK_VALUE
 
 
@@ -128,15 +128,34 @@ async def test_reports_of_load_end_at_the_gateway(gateway: GatewayEdge) -> None:
         assert names == set()
 
 
-async def test_other_models_of_the_servers_are_not_offered(gateway: GatewayEdge) -> None:
-    await gateway.model("m", await gateway.server("a"))
+async def test_calls_of_the_only_model_go_unread_to_ours(gateway: GatewayEdge) -> None:
+    copies = await gateway.pool("m/mirror", "copy")
+    await gateway.model("m", await gateway.server("a"), mirror=(100, copies))
     await gateway.publish()
-    before = gateway.replicas["a"].requests
-    assert (await gateway.failure(message("secret")))[0] == "NOT_FOUND"
+    seen = await gateway.call(message("other", "9"), tidegate_only="other")
+    assert seen["replica"] == "a"  # who refuses other names and versions
+    assert seen["headers"]["tidegate-only"] == "m"
+    seen = await gateway.call(b"", method=open_inference.MODEL_STATISTICS)
+    assert seen["replica"] == "controller"
+    answer = await gateway.rest("POST", open_inference.MODEL_INFER, b"{}")
+    assert (answer.status, answer.json["error"]) == (
+        404, f"there is no POST {open_inference.MODEL_INFER} here",
+    )  # fmt: skip
     assert (await gateway.rest("GET", "/v2/models/secret")).status == 404
     sent = string(1, string(1, "secret"))
     assert (await gateway.failure(sent, method=dl_inference.PREDICT))[0] == "NOT_FOUND"
-    assert gateway.replicas["a"].requests == before
+
+
+async def test_others_get_no_call_for_a_model_that_the_gateway_does_not_offer(
+    gateway: GatewayEdge,
+) -> None:
+    a = await gateway.server("a", "open-inference")
+    b = await gateway.server("b", versions=[2])
+    for servers in ((a,), (await gateway.server("ours"), a), (await gateway.server("ours"), b)):
+        await gateway.model("m", *servers)
+        await gateway.publish()
+        assert (await gateway.failure(message("secret")))[0] == "NOT_FOUND"
+    assert gateway.replicas["a"].requests == 0
 
 
 async def test_a_gateway_without_models_answers(gateway: GatewayEdge) -> None:

@@ -127,6 +127,22 @@ async def test_a_routing_header_from_outside_is_dropped(edge: Edge) -> None:
     assert code == "UNIMPLEMENTED"
 
 
+async def test_a_call_that_may_be_for_one_model_alone_is_for_no_other(edge: Edge) -> None:
+    """As a gateway says of calls that it has not read."""
+    await models(edge)
+    only: dict[str, Any] = {"tidegate_only": "m"}
+    assert (await edge.call(message("m", "2"), **only))["replica"] == "c"
+    assert (await edge.rest("GET", "/v2/models/m", **only)).json["replica"] == "a"
+    code, words = await edge.failure(message("other"), **only)
+    assert (code, words) == ("NOT_FOUND", "model/other is not served here")
+    gzip = grpc.Compression.Gzip
+    sent = message("m") + string(7, bytes(999))
+    code, _ = await edge.failure(sent, compression=gzip, tidegate_model="other", **only)
+    assert code == "NOT_FOUND"
+    answer = await edge.rest("GET", "/v2/models/other", **only)
+    assert (answer.status, answer.json["error"]) == (404, words)
+
+
 async def test_a_compressed_message_needs_the_header(edge: Edge) -> None:
     await models(edge)
     request = message("m") + string(7, bytes(1000))

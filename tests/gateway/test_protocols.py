@@ -42,23 +42,28 @@ PROTOCOLS = [name for name in CALLERS if name != "tfs-classes"]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServedGateway]:
+async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServedNode]:
     root = tmp_path_factory.mktemp("behind")
     _models(root)
-    async with ServedNode(root) as node:
-        declared: dict[str, Any] = {
-            "scale": {
-                "endpoints": [{"address": node.target, "versions": [1, 2]}],
-                "tasks": [TASK],
-            },
-            "gone": {"endpoints": [{"address": node.target}]},
-        }
-        for name, protocol in MAKES.items():
-            place = {"address": node.target, "rest": node.port, "protocol": protocol}
-            declared[name] = {"endpoints": [place]}
-        async with ServedGateway({"models": declared}) as started:
-            await started.healthy("scale", *MAKES)
-            yield started
+    async with ServedNode(root) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(node: ServedNode) -> AsyncIterator[ServedGateway]:
+    declared: dict[str, Any] = {
+        "scale": {
+            "endpoints": [{"address": node.target, "versions": [1, 2]}],
+            "tasks": [TASK],
+        },
+        "gone": {"endpoints": [{"address": node.target}]},
+    }
+    for name, protocol in MAKES.items():
+        place = {"address": node.target, "rest": node.port, "protocol": protocol}
+        declared[name] = {"endpoints": [place]}
+    async with ServedGateway({"models": declared}) as started:
+        await started.healthy("scale", *MAKES)
+        yield started
 
 
 def _models(root: Path) -> None:
@@ -191,3 +196,18 @@ async def test_a_model_that_no_node_has_is_unavailable(gateway: ServedGateway) -
     with pytest.raises(Refused) as caught:
         await asyncio.to_thread(CALLERS["v2-json"], gateway.target, case("gone", 2.0))
     assert caught.value.said == "no endpoint of model gone can answer now; try again"
+
+
+async def test_the_only_model_of_a_gateway_is_the_only_one_that_a_node_answers(
+    node: ServedNode,
+) -> None:
+    """Its calls go on unread, and the node has other models."""
+    document = {"models": {"scale": {"endpoints": [node.target]}}}
+    async with ServedGateway(document) as gateway:
+        await gateway.healthy("scale")
+        for protocol in ("v2-grpc", "v2-typed", "v2-json"):
+            asked = case("scale", 20.0)
+            check(asked, await asyncio.to_thread(CALLERS[protocol], gateway.target, asked))
+            with pytest.raises(Refused) as caught:
+                await asyncio.to_thread(CALLERS[protocol], gateway.target, case("secret", 2.0))
+            assert str(caught.value.code) in {"404", "NOT_FOUND", "StatusCode.NOT_FOUND"}

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.type.matcher.v3 import http_inputs_pb2
 from google.protobuf.message import Message
 from xds.type.matcher.v3 import matcher_pb2
@@ -19,7 +21,7 @@ from xds.type.matcher.v3 import matcher_pb2
 from tidegate.edge.forwarding import ask_controller, forward_to_controller, match_cluster
 from tidegate.edge.messages import packed
 from tidegate.edge.model_routes import model_routes
-from tidegate.edge.names import CLUSTER_HEADER, MODEL_PREFIX, SOLE, TASK_PREFIX
+from tidegate.edge.names import CLUSTER_HEADER, MODEL_PREFIX, ROUTING_FILTER, SOLE, TASK_PREFIX
 from tidegate.edge.own_answers import (
     answer_for_server,
     answer_nothing,
@@ -27,9 +29,10 @@ from tidegate.edge.own_answers import (
     virtual_host,
 )
 from tidegate.edge.plan import Asked, asked_of
-from tidegate.edge.pools import GatewayTopology
+from tidegate.edge.pools import GatewayTopology, RoutedModel
 from tidegate.edge.routes import TASK_IN_NAME
 from tidegate.edge.settings import EdgeSettings
+from tidegate.protocols.routing import ONLY_HEADER
 
 LOAD_HEADERS = ("endpoint-load-metrics", "endpoint-load-metrics-bin")
 """How servers report their load to those who balance: not a client's business."""
@@ -49,6 +52,9 @@ def gateway_route_configuration(
     exact, prefixes = _leaves(topology)
     found = _looked_up("prefix_match_map", prefixes, found)
     found = _looked_up("exact_match_map", exact, found)
+    sole = _sole(topology)
+    if sole is not None and _reads_for_us(sole):
+        found = _looked_up("exact_match_map", _unread(sole, settings), found, ":path")
     if found.HasField("matcher"):
         host.matcher.CopyFrom(found.matcher)
     else:
@@ -77,29 +83,71 @@ def _leaves(topology: GatewayTopology) -> tuple[_Leaves, _Leaves]:
         if name in topology.models:
             key = f"{TASK_PREFIX}{task_id}/"
             _lead(prefixes, key, model_routes(topology.models[name], Asked(), named=False))
-    if len(topology.models) == 1:
-        (sole,) = topology.models.values()
+    sole = _sole(topology)
+    if sole is not None:
         _lead(exact, SOLE, model_routes(sole, Asked(), named=False))
     return exact, prefixes
+
+
+def _sole(topology: GatewayTopology) -> RoutedModel | None:
+    """Return the only model, if there is only one."""
+    return next(iter(topology.models.values())) if len(topology.models) == 1 else None
 
 
 def _looked_up(
     kind: Literal["exact_match_map", "prefix_match_map"],
     leaves: _Leaves,
     others: matcher_pb2.Matcher.OnMatch,
+    header: str = CLUSTER_HEADER,
 ) -> matcher_pb2.Matcher.OnMatch:
-    """Return the tree that looks the header up, as a whole or by its longest prefix."""
+    """Return the tree that looks a header up, as a whole or by its longest prefix."""
     if not leaves.map:
         return others  # Envoy takes no empty map
     found = matcher_pb2.Matcher.OnMatch()
     tree = found.matcher.matcher_tree
-    tree.input.name = CLUSTER_HEADER
+    tree.input.name = header
     tree.input.typed_config.CopyFrom(
-        packed(http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=CLUSTER_HEADER))
+        packed(http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=header))
     )
     getattr(tree, kind).CopyFrom(leaves)
     found.matcher.on_no_match.CopyFrom(others)
     return found
+
+
+def _reads_for_us(model: RoutedModel) -> bool:
+    """Whether a model's servers are ours, and are asked the same whatever a message says."""
+    servers = [server for pool in model.pools for server in pool.servers]
+    return (
+        model.canary is None
+        and all(server.protocol == "tidegate" for server in servers)
+        and len({(server.versions, server.labels) for server in servers}) == 1
+    )
+
+
+def _unread(model: RoutedModel, settings: EdgeSettings) -> _Leaves:
+    """Return the routes of gRPC calls to the only model that there is, as their messages come.
+
+    The routing script would take a quarter of Envoy's time for a small message. A node may have
+    other models, which are not offered here, so it is told which one a call may be for.
+    """
+    routes = model_routes(model, Asked())
+    for route in routes.routes:
+        route.match.grpc.SetInParent()
+        route.request_headers_to_add.add(
+            header=base_pb2.HeaderValue(key=ONLY_HEADER, value=model.name),
+            append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+        )
+        route.typed_per_filter_config[ROUTING_FILTER].CopyFrom(
+            packed(lua_pb2.LuaPerRoute(disabled=True))
+        )
+    answer_nothing(routes)
+    leaves = _Leaves()
+    for routing in settings.routings:
+        for method in routing.methods:
+            # Some messages name no model, and some a task or the whole server.
+            if not (method.header or method.task_in_name or method.server):
+                _lead(leaves, method.path, routes)
+    return leaves
 
 
 def _lead(leaves: _Leaves, key: str, action: Message) -> None:

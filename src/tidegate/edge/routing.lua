@@ -78,6 +78,10 @@ local function route_to_model(handle, model, version, label)
     cluster = MODEL_PREFIX .. key
     known[key], count = cluster, count + 1
   end
+  local only = handle:headers():get(ONLY_HEADER)
+  if only and only ~= model then
+    return fail(handle, NOT_FOUND, cluster .. " is not served here")
+  end
   route(handle, cluster)
 end
 

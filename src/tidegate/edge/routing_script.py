@@ -10,6 +10,7 @@ from tidegate import errors
 from tidegate.edge import names
 from tidegate.protocols.routing import (
     MODEL_HEADER,
+    ONLY_HEADER,
     VERSION_HEADER,
     RoutedMethod,
     RoutedPrefix,
@@ -55,6 +56,7 @@ def routing_script(routings: Iterable[Routing], max_message_size: int) -> str:
         "VERSION_LENGTH": _VERSION_LENGTH,
         "MODEL_HEADER": MODEL_HEADER,
         "VERSION_HEADER": VERSION_HEADER,
+        "ONLY_HEADER": ONLY_HEADER,
         "CLUSTER_HEADER": names.CLUSTER_HEADER,
         "REFUSED_HEADER": names.REFUSED_HEADER,
         "MODEL_PREFIX": names.MODEL_PREFIX,
