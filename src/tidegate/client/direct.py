@@ -134,7 +134,7 @@ class Direct:
             known = self._known(model)
             wait = known.waiting_for(timeout, self._clock.now())
         if wait is not None:
-            yield Beside(model, lambda: self._learn(known), wait)
+            yield Beside(f"model {model}", partial(self._learn, known), wait)
         if not known.learned:
             problem = known.problem or self._rest.late(timeout)
             raise type(problem)(str(problem)) from problem
