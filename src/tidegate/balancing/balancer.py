@@ -22,7 +22,10 @@ _FULL = 10_000
 """The verdict's weight of a configured weight of 100."""
 _NOTICEABLE = 0.03
 """A weight that changes by a smaller part is left as it is: who picks begins its turns anew."""
-_NOTICEABLE_PROBING = 0.25
+_NOTICEABLE_PROBING = 3.0
+"""How many times more or less the few calls of a probed one must be for that."""
+_NOTICEABLE_BESIDE = 0.15
+"""The same for those beside a probed one, whose turn is far away and must come all the same."""
 _SETTLED = 5.0
 """After so many seconds smaller changes count too, so that equal endpoints end up equal."""
 _NOTICEABLE_SETTLED = 0.005
@@ -271,9 +274,12 @@ class Balancer:
         self._verdicts[address] = self._verdict(record, weight, now)
 
     def _is_noticeable(self, record: Record, old: Verdict, weight: int, now: float) -> bool:
+        if record.ejection.state == "probing" == old.state:
+            larger, smaller = max(weight, old.weight), min(weight, old.weight)
+            return larger > _NOTICEABLE_PROBING * smaller
         noticeable = _NOTICEABLE
-        if record.ejection.state == "probing":
-            noticeable = _NOTICEABLE_PROBING
+        if self._out:
+            noticeable = _NOTICEABLE_BESIDE
         elif now - record.published_at >= _SETTLED:
             noticeable = _NOTICEABLE_SETTLED
         return abs(weight - old.weight) > noticeable * old.weight
@@ -317,8 +323,7 @@ class Balancer:
         if self._capacity is None:
             recent = self._tally.at - _RECENT
             self._capacity = sum(
-                self._verdicts[address].weight
-                / (other.in_flight + 1 if policy.least_request else 1)
+                self._verdicts[address].weight / (other.crowd + 1 if policy.least_request else 1)
                 for address, other in self._records.items()
                 if address in self._verdicts
                 and other.tally.at >= recent

@@ -19,7 +19,7 @@ _LEAST_SEEN = 4.0
 _PLENTY = 32.0
 """As many calls seen in flight make a latency that needs no longer memory."""
 _PEAK = 10.0
-"""Seconds in which the best pace is forgotten."""
+"""Seconds in which the best pace, and the usual factor, are forgotten."""
 _FULL_PACE = 0.75
 _PER_REPORT = 3.0
 """As much evidence one report can give: it may be a pause of a process."""
@@ -45,7 +45,7 @@ class Latency:
 
     __slots__ = (
         "_busy", "_calls", "_flow", "_habit", "_interval", "_known", "_pace",
-        "_peak", "held", "log_factor", "score",
+        "_peak", "_usual_factor", "held", "log_factor", "score",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -53,6 +53,7 @@ class Latency:
         self._calls = 0.0
         self._interval = 0.25
         self.log_factor = 0.0
+        self._usual_factor = 0.0
         self._habit = 0.0  # the logarithm of the usual ratio to the others
         self._known = 0.0
         self._flow = 0.0  # calls that end per report, over the time that one takes
@@ -97,8 +98,9 @@ class Latency:
         self._peak = max(self._pace, self._peak * math.exp(-elapsed / _PEAK))
 
     def forget(self) -> None:
-        """Forget the latency, though not what is usual nor the factor: it was a fault's."""
+        """Forget the latency, though not what is usual: it was a fault's."""
         self._busy = self._calls = self.score = 0.0
+        self.log_factor = self._usual_factor
 
     def _ratio(self, reference: float) -> float:
         """The cautious mean over ``reference``, which is made of such means; 1 of few calls."""
@@ -130,6 +132,8 @@ class Latency:
         target = max(-bound, min(bound, -difference * confidence))
         step = 1.0 - math.exp(-elapsed / policy.latency_damping)
         self.log_factor += (target - self.log_factor) * step
+        step = 1.0 - math.exp(-elapsed / _PEAK)
+        self._usual_factor += (self.log_factor - self._usual_factor) * step
 
     def learn(self, others: float, elapsed: float, policy: BalancingPolicy) -> None:
         """Learn what is usual, against the latency of the ``others``."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 class BalancingPolicy:
     """How one cluster is balanced. Times are in seconds, shares and rates between 0 and 1."""
 
-    least_request: bool = True
-    """Whether who picks divides weights by the calls in flight, as Envoy's least request does."""
+    least_request: bool = False
+    """Whether who picks divides weights by the calls in flight, as Envoy's least request does
+    unless its ``active_request_bias`` is 0."""
 
     # Failures
     consecutive_failures: int = 5
@@ -66,7 +67,7 @@ class BalancingPolicy:
     # Latency and load
     latency_window: float = 1.0
     """The time constant of the mean latency that weights follow."""
-    latency_damping: float = 1.0
+    latency_damping: float = 0.7
     """The time constant with which the latency factor moves to where the latency asks for."""
     latency_clamp: float = 10.0
     """An endpoint gets at most this many times its weight for being fast, and at least this
@@ -79,7 +80,7 @@ class BalancingPolicy:
     others, is ejected until it is well. One that always was slower only gets less."""
     slow_outlier_calls: float = 8.0
     """How many calls more than usual must have been seen in flight, in all, for that."""
-    slow_probing: float = 3.0
+    slow_probing: float = 2.0
     """After so many seconds of quick probes an outlier is well again, however few they were."""
     slow_accepted: float = 300.0
     """One that is slow for this long is taken back as it is: it gets less, by its latency."""

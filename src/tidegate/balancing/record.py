@@ -43,8 +43,9 @@ class Record:
     """One endpoint: its weight, its latency, its life."""
 
     __slots__ = (
-        "_policy", "base", "effective", "ejection", "explained_at", "in_flight", "latency", "load",
-        "load_log_factor", "missed", "published_at", "run", "run_at", "silent", "tally", "waiting",
+        "_policy", "base", "crowd", "effective", "ejection", "explained_at", "in_flight",
+        "latency", "load", "load_log_factor", "missed", "published_at", "run", "run_at", "silent",
+        "tally", "waiting",
     )  # fmt: skip
 
     def __init__(self, policy: BalancingPolicy, base: int, state: State, now: float) -> None:
@@ -54,6 +55,7 @@ class Record:
         self.latency = Latency()
         self.ejection = Ejection(policy, state, now)
         self.in_flight = 0.0
+        self.crowd = 0.0  # the mean of the calls in flight lately
         self.published_at = self.explained_at = now
         self.load: float | None = None
         self.load_log_factor = 0.0
@@ -84,6 +86,7 @@ class Record:
         policy = self._policy
         ended = outcome.succeeded + outcome.failed
         self.in_flight = outcome.in_flight
+        self.crowd += (outcome.in_flight - self.crowd) * (1.0 - math.exp(-elapsed))
         latency = self.latency
         latency.held = min(latency.held, outcome.in_flight)
         if not self.ejection.out and 4 * outcome.failed <= ended:
