@@ -163,3 +163,13 @@ async def test_a_gateway_without_models_answers(gateway: GatewayEdge) -> None:
     assert (await gateway.failure())[0] == "NOT_FOUND"
     assert (await gateway.rest("GET", "/v2/health/live")).json == {"live": True}
     assert (await gateway.rest("GET", "/models")).json["replica"] == "controller"
+
+
+async def test_a_callers_id_of_a_request_stays(gateway: GatewayEdge) -> None:
+    await gateway.model("m", await gateway.server("a"))
+    await gateway.publish()
+    answer = await gateway.rest("POST", "/v2/models/m/infer", b"{}", x_request_id="mine")
+    assert answer.json["headers"]["x-request-id"] == "mine"
+    assert answer.headers["x-request-id"] == "mine"
+    # Without one, that of the node counts: it is a line in the node's log that it leads to.
+    assert "x-request-id" not in (await gateway.call())["headers"]

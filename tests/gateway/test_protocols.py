@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,12 @@ async def test_the_only_model_of_a_gateway_is_the_only_one_that_a_node_answers(
             with pytest.raises(Refused) as caught:
                 await asyncio.to_thread(CALLERS[protocol], gateway.target, case("secret", 2.0))
             assert str(caught.value.code) in {"404", "NOT_FOUND", "StatusCode.NOT_FOUND"}
+
+
+async def test_the_id_of_a_request_is_that_of_the_node(gateway: ServedGateway) -> None:
+    url = f"http://{gateway.target}/v2/models/scale"
+    with await asyncio.to_thread(urllib.request.urlopen, url) as answer:
+        assert len(answer.headers.get_all("x-request-id")) == 1
+    request = urllib.request.Request(url, headers={"x-request-id": "mine"})
+    with await asyncio.to_thread(urllib.request.urlopen, request) as answer:
+        assert answer.headers.get_all("x-request-id") == ["mine"]
