@@ -14,7 +14,8 @@ from tidegate.edge.pools import HeaderPool, Pool, RoutedModel, Server
 from tidegate.gateway.endpoints import Endpoint
 from tidegate.gateway.models import ModelMembers, PoolMembers
 
-POLICY = BalancingPolicy()
+POLICY = BalancingPolicy(least_request=False)
+"""The edge takes weighted turns (:mod:`tidegate.edge.server_clusters`)."""
 
 
 class Balancers:
