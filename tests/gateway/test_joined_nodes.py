@@ -139,3 +139,19 @@ async def test_a_gateway_that_was_paused_has_lost_nobody(
             await traffic.more(500)
         assert traffic.failed == 0, traffic.failures
         assert serves(first, second)(await gateway.status())
+
+
+async def test_a_rolling_restart_of_all_nodes_fails_no_call(
+    repository: Path, gateway: ServedGateway
+) -> None:
+    async with joining(repository, gateway) as first, joining(repository, gateway) as second:
+        await gateway.eventually(serves(first, second))
+        async with Traffic(gateway) as traffic:
+            for node in (first, second):
+                assert await node.stop() == 0
+                await traffic.more(200)
+                # At the same address: it takes its own place.
+                await node.serve()
+                await gateway.eventually(serves(first, second))
+                await traffic.more(200)
+        assert traffic.failed == 0, traffic.failures
