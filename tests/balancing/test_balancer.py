@@ -99,3 +99,77 @@ def test_nothing_changes_without_calls() -> None:
     assert cluster.weights() == before
     assert cluster.balancer.version == version
     assert cluster.balancer.next_change(cluster.now) is None
+
+
+def test_new_weights_keep_what_is_known() -> None:
+    cluster = Cluster("a", "b", "c")
+    cluster.report(8, a=good(), b=Outcome(20, 5, 25, 2), c=good())
+    reliability = cluster.verdict("b").reliability
+    assert reliability == pytest.approx(0.8, abs=0.01)
+    cluster.balancer.update({"a": 100, "b": 200, "d": 100}, cluster.now)
+    verdicts = cluster.balancer.verdicts(cluster.now)
+    assert list(verdicts) == ["a", "b", "d"]
+    assert verdicts["b"].reliability == reliability
+    assert verdicts["b"].weight == pytest.approx(200 * reliability * 100, rel=0.02)
+    assert verdicts["d"].state == "new"
+    cluster.report(c=good())  # it has left: what is still heard of it means nothing
+    assert "c" not in cluster.balancer.verdicts(cluster.now)
+
+
+def test_one_that_answers_nothing_is_ejected_while_the_others_answer() -> None:
+    cluster = Cluster("a", "b")
+    cluster.report(4, a=good(), b=good())
+    cluster.report(a=Outcome(0, 0, 20, 22), b=good())
+    assert cluster.verdict("a").state == "serving"
+    cluster.report(a=Outcome(0, 0, 20, 42), b=good())
+    assert cluster.verdict("a").reason == (
+        "ejected for 0.8 s: 42 calls wait, none was answered for 0.5 s"
+    )
+
+
+def test_silence_of_all_says_nothing_of_one() -> None:
+    cluster = Cluster("a", "b")
+    cluster.report(4, a=good(), b=good())
+    cluster.report(8, a=Outcome(0, 0, 20, 22), b=Outcome(0, 0, 20, 22))
+    assert {cluster.verdict(name).state for name in "ab"} == {"serving"}
+
+
+def test_a_stream_that_stays_open_is_no_silence() -> None:
+    cluster = Cluster("a", "b")
+    cluster.report(a=Outcome(0, 0, 2, 2), b=good())
+    cluster.report(400, a=Outcome(0, 0, 0, 2), b=good())
+    assert cluster.verdict("a").state in ("new", "serving")
+    assert cluster.verdict("a").weight
+
+
+def test_few_failures_among_many_calls_demote_and_do_not_eject() -> None:
+    cluster = Cluster("a", "b", "c")
+    cluster.report(40, a=Outcome(45, 5, 50, 2), b=good(50, 4), c=good(50, 4))
+    verdict = cluster.verdict("a")
+    assert verdict.state == "serving"
+    assert verdict.reliability == pytest.approx(0.9, abs=0.01)
+    assert "calls failed lately: weight 90 %" in verdict.reason
+
+
+def test_what_fails_everywhere_ejects_nobody() -> None:
+    """A third of all calls fails, wherever they go: the calls are to blame."""
+    cluster = Cluster("a", "b", "c")
+    third = Outcome(30, 15, 45, 3)
+    cluster.report(20, a=third, b=third, c=third)
+    assert {cluster.verdict(name).state for name in "abc"} == {"serving"}
+
+
+def test_what_changes_is_told_once() -> None:
+    cluster = Cluster("a", "b")
+    assert set(cluster.balancer.changed(cluster.now)) == {"a", "b"}
+    cluster.report(8, a=good(), b=good())
+    assert cluster.balancer.changed(cluster.now) == {}
+    version = cluster.balancer.version
+    cluster.report(a=bad(), b=good())
+    assert set(cluster.balancer.changed(cluster.now)) == {"a"}
+    assert cluster.balancer.version > version
+    due = cluster.balancer.next_change(cluster.now)
+    assert due is not None
+    assert due == pytest.approx(cluster.now + 0.75)
+    assert cluster.balancer.changed(due) == {"a": cluster.balancer.verdicts(due)["a"]}
+    assert cluster.balancer.verdicts(due)["a"].state == "probing"
