@@ -78,11 +78,14 @@ local function route_to_model(handle, model, version, label)
     cluster = MODEL_PREFIX .. key
     known[key], count = cluster, count + 1
   end
-  local only = handle:headers():get(ONLY_HEADER)
+  -- After body() has yielded, an older headers object is dead.
+  local headers = handle:headers()
+  local only = headers:get(ONLY_HEADER)
   if only and only ~= model then
     return fail(handle, NOT_FOUND, cluster .. " is not served here")
   end
-  route(handle, cluster)
+  headers:replace(CLUSTER_HEADER, cluster)
+  handle:clearRouteCache()
 end
 
 -- Sends the request to the model of a task. One that has just this name goes before.
