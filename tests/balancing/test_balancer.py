@@ -173,3 +173,23 @@ def test_what_changes_is_told_once() -> None:
     assert due == pytest.approx(cluster.now + 0.75)
     assert cluster.balancer.changed(due) == {"a": cluster.balancer.verdicts(due)["a"]}
     assert cluster.balancer.verdicts(due)["a"].state == "probing"
+
+
+def test_one_that_the_edge_avoids_after_failures_is_ejected() -> None:
+    """Few failures among many successes, and then no call at all: it went down in between."""
+    cluster = Cluster("a", "b", "c")
+    cluster.report(8, a=good(), b=good(), c=good())
+    cluster.report(a=Outcome(20, 3, 23, 0), b=good(), c=good())
+    assert cluster.verdict("a").state == "serving"
+    cluster.report(b=good(), c=good())
+    assert cluster.verdict("a").reason == (
+        "ejected for 0.8 s: 3 calls failed, and the edge avoids it"
+    )
+
+
+def test_one_without_calls_after_a_failure_is_not_avoided_if_nobody_has_any() -> None:
+    cluster = Cluster("a", "b", "c")
+    cluster.report(8, a=good(), b=good(), c=good())
+    cluster.report(a=Outcome(20, 3, 23, 0), b=good(), c=good())
+    cluster.report(40)
+    assert cluster.verdict("a").state == "serving"

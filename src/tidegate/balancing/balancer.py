@@ -51,6 +51,7 @@ class Balancer:
         self._out: set[str] = set()
         self._panic = False
         self._active: set[str] = set()  # those with calls in flight by the latest report
+        self._failing: set[str] = set()  # those of which calls failed in it
         self._tally = Tally(0.0)
         self._rate = 0.0  # calls per second
         self._capacity: float | None = None  # what the shares of probed ones are measured by
@@ -80,7 +81,13 @@ class Balancer:
         for address in self._records.keys() - bases.keys():
             del self._records[address], self._verdicts[address]
             self._version += 1
-            for known in (self._changed, self._restless, self._out, self._active):
+            for known in (
+                self._changed,
+                self._restless,
+                self._out,
+                self._active,
+                self._failing,
+            ):
                 known.discard(address)
         established = any(r.ejection.state == "serving" for r in self._records.values())
         scale = _scale(bases)
@@ -111,7 +118,9 @@ class Balancer:
         for address in self._active - outcomes.keys():
             record = self._records[address]
             record.in_flight = record.latency.held = 0
+        avoided = self._failing - outcomes.keys()
         self._active.clear()
+        self._failing.clear()
         succeeded = failed = issued = 0
         for address, outcome in outcomes.items():
             found = self._records.get(address)
@@ -123,6 +132,8 @@ class Balancer:
             issued += outcome.issued
             if outcome.in_flight:
                 self._active.add(address)
+            if outcome.failed:
+                self._failing.add(address)
             found.observe(outcome, elapsed, now)
         self._tally.add(succeeded, failed, now, self._policy.failure_window)
         step = 1.0 - math.exp(-elapsed)
@@ -132,6 +143,11 @@ class Balancer:
         for _, record, outcome in known:
             others_ended = succeeded + failed - outcome.succeeded - outcome.failed
             self._judge(record, outcome, reference, others_ended, elapsed, now)
+        for address in avoided if succeeded else ():
+            record = self._records[address]
+            if not record.ejection.out and (why := record.avoided(elapsed)):
+                record.eject("failures", why, now)
+                touched.add(address)
         self._capacity = None
         touched.update(address for address, _, _ in known)
         touched.update(self._probed())

@@ -78,6 +78,11 @@ class Latency:
         return self._busy / self._interval
 
     @property
+    def pace(self) -> float:
+        """How many calls lately ended per second."""
+        return self._pace
+
+    @property
     def factor(self) -> float:
         """What the weight is multiplied by."""
         return math.exp(self.log_factor)

@@ -17,6 +17,8 @@ _DRAINED = 1.0
 """Seconds without an answer after which what is in flight is a stream, or lost."""
 _ALARM = 1.25
 """What each alarm makes an outlier's usual latency grow by: it may be so by nature at times."""
+_SURELY_SOME = 8.0
+"""So many calls are expected of an endpoint that none at all is no chance."""
 _SURELY_WELL = 2.0
 """How many calls fewer must be seen in flight than of an endpoint that is still slow."""
 
@@ -157,6 +159,16 @@ class Record:
         if self.silent and others_ended:
             return self._silence(reference, elapsed)
         return None
+
+    def avoided(self, elapsed: float) -> str:
+        """Say so if the edge keeps calls from it since some broke off, though its share is whole.
+
+        Of one that goes down, an edge that avoids it at once sends few failures and then nothing.
+        """
+        expected = self.latency.pace * elapsed
+        if self.run < self._policy.relapse_failures or expected < _SURELY_SOME:
+            return ""
+        return f"{self.run} calls failed, and the edge avoids it"
 
     def _silence(self, reference: Reference, elapsed: float) -> tuple[Cause, str] | None:
         policy = self._policy
