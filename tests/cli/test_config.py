@@ -9,6 +9,7 @@ import pytest
 from tests import models
 from tidegate.cli.main import run
 from tidegate.cli.options import exact_size
+from tidegate.config.gateway import GatewayConfig
 from tidegate.config.loading import keys_of
 from tidegate.config.model import ModelConfig
 from tidegate.config.node import NodeConfig
@@ -64,6 +65,32 @@ def test_every_setting_of_a_node_and_its_origin(
     assert (told["envoy"]["value"], told["envoy"]["source"]) == (None, "default")
 
 
+def test_every_setting_of_a_gateway_and_its_origin(
+    tmp_path: Path, repository: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("admin_host: 10.0.0.1\nmodels:\n  m: {endpoints: ['10.0.0.7:8000']}\n")
+    monkeypatch.setenv("TIDEGATE_PORT", "11")
+    arguments = ["config", str(file), "--endpoints-ttl", "2s"]
+    assert run([*arguments, "--show-origin"]) == 0
+    rows = _rows(capsys.readouterr().out)
+    assert list(rows) == ["setting", *keys_of(GatewayConfig)]
+    assert rows["admin_host"] == ["10.0.0.1", f"{file}:1"]
+    assert rows["port"] == ["11", "TIDEGATE_PORT"]
+    assert rows["endpoints_ttl"] == ["2s", "command", "line", "(--endpoints-ttl)"]
+    assert run([*arguments, "--json"]) == 0
+    told = {row["setting"]: row for row in json.loads(capsys.readouterr().out)}
+    assert told["models"]["value"]["m"]["endpoints"][0]["address"] == "10.0.0.7:8000"
+    for wrong, words in (
+        ([str(file), "--model=m"], "--model is for"),
+        ([str(file), "--start-timeout=1s"], "a gateway has no --start-timeout"),
+        ([str(repository), "--endpoints-ttl=2s"], "a node has no --endpoints-ttl"),
+        ([str(tmp_path / "none")], "no folder and no file"),
+    ):
+        assert run(["config", *wrong]) == 78
+        assert words in capsys.readouterr().err
+
+
 def test_the_settings_of_a_model(repository: Path, capsys: Captured) -> None:
     file = repository / "mlp/model.yaml"
     file.write_text("replicas: 2\nresources:\n  memory: 2GiB\nversions: [1]\n")
@@ -89,7 +116,7 @@ def test_what_is_wrong_is_told_as_elsewhere(
     repository: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(["config", str(repository / "mpl")]) == 78
-    assert "mpl is no folder; give the path of a repository" in capsys.readouterr().err
+    assert "mpl is no folder and no file; give the path of a repository" in capsys.readouterr().err
     assert run(["config", "--model", "mpl", str(repository)]) == 66
     assert "has no model 'mpl'; did you mean 'mlp'?" in capsys.readouterr().err
     assert run(["config", "--model", "mlp", str(repository), "--port=1"]) == 2

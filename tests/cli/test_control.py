@@ -8,6 +8,8 @@ import pytest
 
 from tests import models
 from tests.cli.conftest import RunningNode, in_terminal, tidegate
+from tidegate.config.gateway import GatewayConfig
+from tidegate.controller.run_directory import GatewayRecord, RunDirectory
 
 
 @pytest.fixture
@@ -39,6 +41,15 @@ def test_where_a_person_looks(node: RunningNode, extra: str) -> None:
     assert status == 0
     assert b"loading gather" in shown
     assert b"gather  ready" in shown
+
+
+def test_a_gateway_loads_nothing(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path, 8000)
+    directory.create()
+    directory.save(GatewayRecord(file=Path("/g.yaml"), config=GatewayConfig()))
+    done = tidegate("load", "m", f"--run-dir={tmp_path}")
+    assert (done.returncode, done.stdout) == (78, b"")
+    assert b"a gateway runs on port 8000: load models on the nodes" in done.stderr
 
 
 def test_what_cannot_be_loaded(node: RunningNode, tmp_path: Path) -> None:

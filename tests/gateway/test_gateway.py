@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import models as models_of_tests
 from tests.edge.fake_server import FakeServer
 from tests.edge.gateway_harness import processes
-from tests.edge.harness import message
+from tests.edge.harness import channel, message
 from tests.gateway.harness import ServedGateway, Traffic, endpoints_of
 from tests.node.harness import ServedNode, fetch
 
@@ -136,6 +137,34 @@ async def test_server_calls_are_answered_by_the_gateway() -> None:
         assert json.loads(body)["ttl_ms"] == 5000
         assert (await gateway.get("/v2/models/other/endpoints"))[0] == 404
         assert (await gateway.get("/status"))[0] == 404  # of the admin port alone
+        listed = json.loads((await gateway.get("/models"))[1])
+        assert {each["model"]: each["state"] for each in listed} == {
+            "m": "ready",
+            "empty": "not ready",
+        }
+
+
+async def health_of(gateway: ServedGateway, service: str) -> int:
+    async with channel(gateway.port) as connection:
+        check = health_pb2_grpc.HealthStub(connection).Check
+        answer = await check(health_pb2.HealthCheckRequest(service=service))
+    return int(answer.status)
+
+
+async def test_what_nobody_answers_is_not_called_ready() -> None:
+    async with servers("a", "b") as (a, b), ServedGateway(models(m=[a.address, b.address])) as gw:
+        await gw.healthy()
+        b.ready = False
+        await gw.eventually(lambda s: endpoints_of(s, "m")[b.address]["health"] == "unhealthy")
+        found = await gw.endpoints()
+        assert [found[each.address]["share"] for each in (a, b)] == [1.0, 0.0]
+        assert "health checks" in found[b.address]["reason"]
+        assert await health_of(gw, "m") == health_pb2.HealthCheckResponse.SERVING
+        a.ready = False
+        await gw.eventually(lambda s: endpoints_of(s, "m")[a.address]["health"] == "unhealthy")
+        assert await health_of(gw, "m") == health_pb2.HealthCheckResponse.NOT_SERVING
+        status, body = await gw.post("/v2/repository/index", b"{}")
+        assert json.loads(body)[0]["state"] == "UNAVAILABLE"
 
 
 async def test_a_killed_controller_is_replaced_without_a_failed_call() -> None:
@@ -220,6 +249,10 @@ async def test_a_nodefile_is_followed(tmp_path: Path) -> None:
             file.unlink()
             await gateway.eventually(lambda s: "no such file" in str(s["sources"]))
             assert (await gateway.endpoints("task-69")).keys() == {b.address}
+            await gateway.edit(models(m=[a.address]))
+            status = await gateway.status()
+            assert not status["sources"]  # nobody asks for the file any more
+            assert [model["name"] for model in status["models"]] == ["m"]
 
 
 async def test_what_a_killed_server_had_under_way_is_asked_of_another() -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tidegate.config.gateway import GatewayConfig
 from tidegate.config.node import NodeConfig
 from tidegate.controller.run_directory import (
+    GatewayRecord,
     NodeRecord,
     RunDirectory,
     base_directory,
@@ -249,3 +251,13 @@ def test_nodes_are_found_by_their_records(tmp_path: Path) -> None:
     (tmp_path / "9000/node.json").write_text("{}")
     (tmp_path / "other/node.json").write_text("{}")
     assert [node.port for node in find_nodes(tmp_path)] == [9000]
+
+
+def test_what_was_killed_there_before_is_not_what_is_there(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path, 8000)
+    directory.create()
+    directory.save(NodeRecord(repository=Path("/m"), config=NodeConfig(port=8000)))
+    directory.save(GatewayRecord(file=Path("/g.yaml"), config=GatewayConfig(port=8000)))
+    assert isinstance(directory.load(), GatewayRecord)
+    directory.save(NodeRecord(repository=Path("/m"), config=NodeConfig(port=8000)))
+    assert isinstance(directory.load(), NodeRecord)

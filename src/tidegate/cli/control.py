@@ -14,8 +14,8 @@ from rich.markup import escape
 
 from tidegate.cli.running import call_admin, chosen_nodes, only, state_of
 from tidegate.cli.terminal import new_console
-from tidegate.controller.run_directory import RunDirectory
-from tidegate.errors import ModelNotFound
+from tidegate.controller.run_directory import GatewayRecord, RunDirectory
+from tidegate.errors import ConfigurationError, ModelNotFound
 
 _LOOK_EVERY = 0.25
 
@@ -32,10 +32,15 @@ def control(
 
     Raises:
         NodeNotFound: no node of this user runs.
+        ConfigurationError: it is a gateway.
         ModelNotFound: the node's repository has no such model.
         LoadFailed: it cannot be loaded.
     """
     node = only(chosen_nodes(port, run_dir))
+    if isinstance(node.load(), GatewayRecord):
+        raise ConfigurationError(
+            f"a gateway runs on port {node.port}: {action} models on the nodes, or edit its file"
+        )
     path = f"/v2/repository/models/{urllib.parse.quote(model, safe='')}/{action}"
     console = new_console()
     if console.is_terminal and not as_json:

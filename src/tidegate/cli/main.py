@@ -18,7 +18,12 @@ from tidegate import __version__
 from tidegate.cli import completion
 from tidegate.cli.bench import bench
 from tidegate.cli.exits import INTERRUPTED
-from tidegate.cli.options import gateway_options, node_options, which_node
+from tidegate.cli.options import (
+    gateway_options,
+    node_options,
+    settings_options,
+    which_node,
+)
 from tidegate.errors import TidegateError
 from tidegate.protocols.statuses import status_of
 
@@ -247,25 +252,25 @@ def doctor(as_json: bool, **options: object) -> int:
     return run(options, as_json=as_json)
 
 
-@cli.command(short_help="Show every setting of a node or a model, and its origin.")
-@click.argument("repository", type=click.Path(path_type=Path), default=".")
+@cli.command(short_help="Show every setting of a node, a model or a gateway, and its origin.")
+@click.argument("place", metavar="[REPOSITORY|FILE]", type=click.Path(path_type=Path), default=".")
 @click.option("--model", metavar="NAME", help="the settings of this model of REPOSITORY")
 @click.option("--show-origin", is_flag=True, help="tell where each value came from")
 @click.option("--json", "as_json", is_flag=True, help="print JSON, origins included")
-@node_options()
+@settings_options()
 def config(
-    repository: Path, model: str | None, show_origin: bool, as_json: bool, **options: object
+    place: Path, model: str | None, show_origin: bool, as_json: bool, **options: object
 ) -> int:
-    """Show every setting of a node that serves the folder REPOSITORY.
+    """Show every setting of a node that serves the folder REPOSITORY, or of a gateway.
 
-    The command line counts most, then the environment, then REPOSITORY/tidegate.yaml. With
-    --model, the settings of that model, as its model.yaml has them.
+    The command line counts most, then the environment, then REPOSITORY/tidegate.yaml or, for a
+    gateway, its FILE. With --model, the settings of that model, as its model.yaml has them.
     """
     from tidegate.cli.settings import config as run
 
     if model is not None and any(value is not None for value in options.values()):
         raise click.UsageError("--model shows a model's settings, which are in its model.yaml")
-    return run(repository, model, options, show_origin=show_origin, as_json=as_json)
+    return run(place, model, options, show_origin=show_origin, as_json=as_json)
 
 
 @cli.command(short_help="Write the .proto files of every protocol into a folder.")

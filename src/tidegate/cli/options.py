@@ -31,6 +31,16 @@ def gateway_options() -> Callable[[_F], _F]:
     return _options(GatewayConfig, plain_fields(GatewayConfig))
 
 
+def settings_options() -> Callable[[_F], _F]:
+    """Add one option for each setting of a node, and then those that gateways alone have."""
+    more = [name for name in plain_fields(GatewayConfig) if name not in NodeConfig.model_fields]
+
+    def decorate(command: _F) -> _F:
+        return node_options()(_options(GatewayConfig, more)(command))
+
+    return decorate
+
+
 def _options(schema: type[Section], names: Iterable[str]) -> Callable[[_F], _F]:
     def decorate(command: _F) -> _F:
         for name in reversed(list(names)):

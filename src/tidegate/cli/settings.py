@@ -15,13 +15,16 @@ from rich.table import Table
 
 from tidegate.cli.options import exact_size, is_duration, is_size
 from tidegate.cli.terminal import new_console
+from tidegate.config.gateway import GatewayConfig
 from tidegate.config.loading import (
     MODEL_FILE,
+    load_gateway_config,
     load_model_settings,
     load_node_config,
     nearest,
 )
 from tidegate.config.model import ModelConfig
+from tidegate.config.node import NodeConfig
 from tidegate.config.origins import DEFAULT, Origin, fields, value_of
 from tidegate.config.section import Section
 from tidegate.errors import ConfigurationError, ModelNotFound
@@ -29,27 +32,21 @@ from tidegate.repository.layout import scan
 
 
 def config(
-    repository: Path,
+    place: Path,
     model: str | None,
     options: Mapping[str, object],
     *,
     show_origin: bool,
     as_json: bool,
 ) -> int:
-    """Print the settings of a node that serves ``repository``, or of one of its models.
+    """Print the settings of a node that serves a folder, or of one of its models, or of a gateway.
 
     Raises:
-        ConfigurationError: there is no such folder, or a source holds an unknown name or a
-            wrong value.
+        ConfigurationError: there is neither a folder nor a file at ``place``, or a source holds
+            an unknown name or a wrong value.
         ModelNotFound: the repository has no such model.
     """
-    if not repository.is_dir():
-        raise ConfigurationError(f"{repository} is no folder; give the path of a repository")
-    section: Section
-    if model is None:
-        section, origins = load_node_config(repository, os.environ, options)
-    else:
-        section, origins = _of_model(repository, model)
+    section, origins = _settings(place, model, options)
     found = list(fields(type(section)))
     if as_json:
         values = section.model_dump(mode="json")
@@ -67,6 +64,41 @@ def config(
         table.add_row(*cells[: len(columns)], style=style)
     new_console().print(table)
     return 0
+
+
+def _settings(
+    place: Path, model: str | None, options: Mapping[str, object]
+) -> tuple[Section, Mapping[str, Origin]]:
+    if place.is_file():
+        if model is not None:
+            raise ConfigurationError(
+                f"{place} is a gateway's file: its models are among its settings; --model is for "
+                "the folder of a repository"
+            )
+        return load_gateway_config(place, os.environ, _options_of(GatewayConfig, options, place))
+    if not place.is_dir():
+        raise ConfigurationError(
+            f"{place} is no folder and no file; give the path of a repository or of a gateway.yaml"
+        )
+    if model is not None:
+        return _of_model(place, model)
+    return load_node_config(place, os.environ, _options_of(NodeConfig, options, place))
+
+
+def _options_of(
+    schema: type[Section], options: Mapping[str, object], place: Path
+) -> Mapping[str, object]:
+    """Return the options that this kind of server has.
+
+    Raises:
+        ConfigurationError: another one was given.
+    """
+    for name, value in options.items():
+        if value is not None and name not in schema.model_fields:
+            kind = "a gateway" if schema is GatewayConfig else "a node"
+            option = "--" + name.replace("_", "-")
+            raise ConfigurationError(f"{kind} has no {option}, and {place} is for {kind}")
+    return {name: value for name, value in options.items() if name in schema.model_fields}
 
 
 def _of_model(repository: Path, name: str) -> tuple[ModelConfig, Mapping[str, Origin]]:

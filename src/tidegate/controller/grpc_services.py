@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from tidegate.controller.server_calls import Call, Extension
 from tidegate.errors import ModelNotFound
@@ -17,12 +17,19 @@ class HealthCalls:
     """Tells how the whole node and its models feel.
 
     The names that can be asked for are those of the gRPC services, for the whole node, and those
-    of the models. ``ready`` is the node's, ``models`` that of each model.
+    of the models. ``ready`` is the node's, ``models`` that of each model; ``look`` is awaited
+    before a question about models is answered.
     """
 
-    def __init__(self, ready: Callable[[], bool], models: Callable[[], dict[str, bool]]) -> None:
+    def __init__(
+        self,
+        ready: Callable[[], bool],
+        models: Callable[[], dict[str, bool]],
+        look: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._ready = ready
         self._models = models
+        self._look = look
         self._services = frozenset(("", *Reflection(FILES).services))
         self._watchers: set[_Watcher] = set()
 
@@ -49,14 +56,20 @@ class HealthCalls:
 
     async def _check(self, call: Call) -> bytes:
         service = grpc_health.decode_check(call.body)
+        if self._look is not None and service not in self._services:
+            await self._look()
         health = self.health(service)
         if health is Health.SERVICE_UNKNOWN:
             raise ModelNotFound(f"there is no service and no model {service[:256]!r} here")
         return grpc_health.encode_health(health)
 
     async def _list(self, call: Call) -> bytes:
-        names = (*sorted(self._services), *sorted(self._models()))
-        return grpc_health.encode_list({name: self.health(name) for name in names})
+        if self._look is not None:
+            await self._look()
+        found = {name: self.health(name) for name in sorted(self._services)}
+        for name, ready in sorted(self._models().items()):
+            found.setdefault(name, Health.SERVING if ready else Health.NOT_SERVING)
+        return grpc_health.encode_list(found)
 
     def _watch(self, outgoing: Outgoing) -> _Watcher:
         watcher = _Watcher(outgoing, self.health, self._watchers.discard)

@@ -227,8 +227,10 @@ class RunDirectory:
 
     def save(self, record: NodeRecord | GatewayRecord) -> None:
         """Record the state; a reader sees the old or the new, never a part."""
-        file = _records(self.path)[isinstance(record, GatewayRecord)]
+        node, gateway = _records(self.path)
+        file, other = (gateway, node) if isinstance(record, GatewayRecord) else (node, gateway)
         write_whole(file, record.model_dump_json(indent=1).encode())
+        other.unlink(missing_ok=True)  # of what was killed here before
 
     def remove(self) -> None:
         """Remove what a stopped node left, but for its logs.

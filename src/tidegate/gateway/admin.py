@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,16 +13,24 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tidegate import __version__
+from tidegate.balancing.verdict import Verdict
 from tidegate.config.gateway import GatewayConfig
 from tidegate.controller.admin import body_of, refuse_pages
 from tidegate.errors import ConfigurationError, TidegateError
 from tidegate.gateway.controller import GatewayController
+from tidegate.gateway.health import Feeling
 from tidegate.gateway.metrics import Metrics
 from tidegate.gateway.models import ModelMembers, PoolMembers
 from tidegate.gateway.registration_calls import registration_routes
 from tidegate.protocols.open_inference.rest import encode_error
 from tidegate.protocols.statuses import status_of as status_of_error
 from tidegate.replica.exchange import headers_of
+
+_SEEN: Mapping[Feeling, str] = {
+    "unhealthy": "does not pass the edge's health checks",
+    "unchecked": "has not passed its first health check yet",
+    "broken off": "left alone for a moment: it broke off or could not be reached",
+}
 
 
 def check_reach(config: GatewayConfig) -> None:
@@ -83,9 +92,12 @@ def _model(controller: GatewayController, model: ModelMembers, *, details: bool)
 def _pool(controller: GatewayController, pool: PoolMembers, *, details: bool) -> dict[str, Any]:
     calls = controller.calls
     verdicts = controller.balancers.verdicts(pool.name, controller.clock.now())
-    shares = controller.balancers.shares(pool, controller.clock.now())
+    health = calls.endpoint_health
+    without = health.not_asked(pool.name, (e.address for e in pool.endpoints))
+    shares = controller.balancers.shares(pool, controller.clock.now(), without)
     endpoints = []
     for endpoint in pool.endpoints:
+        feeling = health.of(pool.name, endpoint.address)
         verdict = verdicts[endpoint.address]
         sums = calls.figures.of(pool.name, endpoint.address)
         endpoints.append(
@@ -98,8 +110,8 @@ def _pool(controller: GatewayController, pool: PoolMembers, *, details: bool) ->
                 "weight": endpoint.weight,
                 "share": shares[endpoint.address],
                 "state": verdict.state,
-                "reason": verdict.reason,
-                "health": calls.endpoint_health.of(pool.name, endpoint.address),
+                "reason": _reason(verdict, feeling),
+                "health": feeling,
                 "in_flight": sums.in_flight,
                 "succeeded": sums.succeeded,
                 "failed": sums.failed,
@@ -107,6 +119,14 @@ def _pool(controller: GatewayController, pool: PoolMembers, *, details: bool) ->
             }
         )
     return {"name": pool.name, "endpoints": endpoints}
+
+
+def _reason(verdict: Verdict, feeling: Feeling) -> str:
+    """Say why an endpoint gets what it gets: what the edge sees goes before what is decided."""
+    seen = _SEEN.get(feeling)
+    if seen is None or verdict.state == "ejected":
+        return verdict.reason
+    return seen if verdict.state == "new" else f"{seen}; {verdict.reason}"
 
 
 def application(controller: GatewayController) -> Starlette:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from tidegate.balancing.balancer import Balancer
@@ -74,17 +74,23 @@ class Balancers:
         balanced = self._balanced.get(pool)
         return {} if balanced is None else balanced.balancer.verdicts(now)
 
-    def shares(self, pool: PoolMembers, now: float) -> dict[str, float]:
-        """Return the part of the calls of its priority that each endpoint is to get."""
+    def shares(
+        self, pool: PoolMembers, now: float, without: Collection[str] = ()
+    ) -> dict[str, float]:
+        """Return the part of the calls of its priority that each endpoint is to get.
+
+        Those at the addresses ``without`` get none: the edge's own checks keep calls from them.
+        """
         verdicts = self.verdicts(pool.name, now)
+        weights = {
+            e.address: 0 if e.address in without else verdicts[e.address].weight
+            for e in pool.endpoints
+        }
         totals: dict[int, int] = {}
         for endpoint in pool.endpoints:
-            weight = verdicts[endpoint.address].weight
+            weight = weights[endpoint.address]
             totals[endpoint.priority] = totals.get(endpoint.priority, 0) + weight
-        return {
-            endpoint.address: verdicts[endpoint.address].weight / (totals[endpoint.priority] or 1)
-            for endpoint in pool.endpoints
-        }
+        return {e.address: weights[e.address] / (totals[e.priority] or 1) for e in pool.endpoints}
 
     def ejections(self, pool: str) -> int:
         """Return how many times endpoints of a pool were left out."""

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING
 
 from tidegate.controller.api import server_extension
 from tidegate.controller.grpc_services import HealthCalls, ReflectionCalls
+from tidegate.controller.model_list import list_extension
 from tidegate.controller.server_calls import Call, Endpoint, Extension, ServerCalls
 from tidegate.edge.names import MODEL_PREFIX, SOLE, TASK_PREFIX
 from tidegate.errors import InvalidInput, ModelNotFound, ModelNotReady
 from tidegate.gateway.figures import Figures
-from tidegate.gateway.health import EndpointHealth
+from tidegate.gateway.health import NOT_ASKED, EndpointHealth
+from tidegate.gateway.models import ModelMembers
 from tidegate.protocols import open_inference
 from tidegate.protocols.open_inference import endpoints as endpoints_codec
 from tidegate.protocols.open_inference import repository
 from tidegate.protocols.open_inference.endpoints import ModelEndpoint, ModelEndpoints
 from tidegate.protocols.open_inference.repository import IndexEntry, State
+from tidegate.protocols.plain_http.listing import Listed
 from tidegate.protocols.routing import check_model
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 _CALLABLE = ("tidegate", "open-inference")
 """What clients in direct mode speak."""
+_NOBODY = "it has no endpoint that can answer"
 
 
 class GatewayCalls:
@@ -33,7 +37,7 @@ class GatewayCalls:
         self._controller = controller
         self.figures = Figures()
         self.endpoint_health = EndpointHealth(controller.edge.clusters, controller.clock)
-        self.health = HealthCalls(lambda: controller.ready, self._models)
+        self.health = HealthCalls(lambda: controller.ready, self._models, self._look)
         self.server = ServerCalls(
             (
                 self.health.extension(),
@@ -41,6 +45,7 @@ class GatewayCalls:
                 server_extension(lambda: controller.ready, self.extension_names),
                 self._endpoints_extension(),
                 self._index_extension(),
+                list_extension(self._listed),
             )
         )
 
@@ -91,12 +96,20 @@ class GatewayCalls:
     def _models(self) -> dict[str, bool]:
         return {name: self._servable(name) for name in self._controller.members}
 
+    async def _look(self) -> None:
+        await self.endpoint_health.look(self._controller.plan.clusters)
+
     def _servable(self, name: str) -> bool:
-        """Whether some endpoint of a model gets calls, by what is decided here."""
-        controller = self._controller
+        """Whether some endpoint of a model gets calls, by what is decided here and checked."""
+        controller, health = self._controller, self.endpoint_health
         pool = controller.members[name].pool
         verdicts = controller.balancers.verdicts(pool.name, controller.clock.now())
-        return any(verdicts[e.address].weight > 0 for e in pool.endpoints)
+        checked = health.recent
+        return any(
+            verdicts[e.address].weight > 0
+            and not (checked and health.of(pool.name, e.address) in NOT_ASKED)
+            for e in pool.endpoints
+        )
 
     def _endpoints_extension(self) -> Extension:
         summary = "Where a model can be called without the gateway, and with which shares"
@@ -111,7 +124,7 @@ class GatewayCalls:
         model = controller.members.get(name)
         if model is None:
             raise ModelNotFound(f"model {name!r} is not served here: see GET /models")
-        await self.endpoint_health.look(controller.plan.clusters)
+        await self._look()
         pool = model.pool
         verdicts = controller.balancers.verdicts(pool.name, controller.clock.now())
         found = [
@@ -142,10 +155,13 @@ class GatewayCalls:
     def _index_extension(self) -> Extension:
         async def rest(call: Call) -> bytes:
             only_ready = repository.decode_index_body(call.body)
+            await self._look()
             return repository.encode_index_body(self._index(only_ready))
 
         async def grpc(call: Call) -> bytes:
-            return repository.encode_index(self._index(repository.decode_index(call.body)))
+            only_ready = repository.decode_index(call.body)
+            await self._look()
+            return repository.encode_index(self._index(only_ready))
 
         path = "/v2/repository/index"
         return Extension(
@@ -160,13 +176,25 @@ class GatewayCalls:
             if only_ready and not ready:
                 continue
             state = State.READY if ready else State.UNAVAILABLE
-            versions = sorted({v for e in model.pool.endpoints for v in e.versions or ()})
-            reason = "" if ready else "it has no endpoint that can answer"
+            reason = "" if ready else _NOBODY
             entries += [
-                IndexEntry(name, version, state, reason)
-                for version in (map(str, versions) if versions else ("",))
+                IndexEntry(name, version, state, reason) for version in _versions(model) or ("",)
             ]
         return entries
+
+    async def _listed(self) -> list[Listed]:
+        await self._look()
+        return [
+            Listed(name, "ready", versions=_versions(model))
+            if self._servable(name)
+            else Listed(name, "not ready", reason=_NOBODY)
+            for name, model in sorted(self._controller.members.items())
+        ]
+
+
+def _versions(model: ModelMembers) -> tuple[str, ...]:
+    """Return the versions that are known of a model's endpoints."""
+    return tuple(map(str, sorted({v for e in model.pool.endpoints for v in e.versions or ()})))
 
 
 def _split(key: str) -> tuple[str, str, str]:

@@ -333,7 +333,9 @@ class GatewayController:
 
     def sources_state(self) -> list[Mapping[str, object]]:
         """Return what the sources of endpoints and of trust say, for people."""
-        return [*self.sources.states(), *self.settings.problems()]
+        memory = self._memory
+        unwritten = [] if memory.problem is None else [memory.state()]
+        return [*self.sources.states(), *self.settings.problems(), *unwritten]
 
     def _save(self) -> None:
         self.directory.save(

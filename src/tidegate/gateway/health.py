@@ -17,6 +17,9 @@ Feeling: TypeAlias = Literal["healthy", "unhealthy", "unchecked", "broken off", 
 """``unchecked``: has not passed its first check. ``broken off``: the edge leaves it alone for a
 moment, because it broke off or could not be reached."""
 
+NOT_ASKED: tuple[Feeling, ...] = ("unhealthy", "unchecked", "broken off")
+"""What keeps calls away."""
+
 _SHORTEST = 1.0
 _SHARE = 20.0
 """It is asked for again after so many times as long as the last answer took."""
@@ -46,7 +49,7 @@ class EndpointHealth:
         """
         async with self._asking:
             began = self._clock.now()
-            if began < self._asked + max(at_most, _SHARE * self._took):
+            if began < self._asked + self._gap(at_most):
                 return
             try:
                 told = await self._ask()
@@ -55,6 +58,14 @@ class EndpointHealth:
             self._known = self._of_kept(_by_pool(told, clusters))
             self._asked = self._clock.now()
             self._took = self._asked - began
+
+    def _gap(self, at_most: float) -> float:
+        return max(at_most, _SHARE * self._took)
+
+    @property
+    def recent(self) -> bool:
+        """Whether :meth:`of` tells of a moment that is not long ago."""
+        return self._clock.now() <= self._asked + 2 * self._gap(_SHORTEST)
 
     def keep(self, pools: Mapping[str, Collection[str]]) -> None:
         """Forget all but these addresses, by pool: one that comes back later begins anew."""
@@ -70,6 +81,10 @@ class EndpointHealth:
     def is_healthy(self, pool: str, address: str) -> bool:
         """Say whether an endpoint of a pool has passed its last check."""
         return self.of(pool, address) == "healthy"
+
+    def not_asked(self, pool: str, addresses: Iterable[str]) -> frozenset[str]:
+        """Return those of a pool's addresses that get no calls, whatever was decided."""
+        return frozenset(a for a in addresses if self.of(pool, a) in NOT_ASKED)
 
     def of(self, pool: str, address: str) -> Feeling:
         """Return how an endpoint of a pool feels."""

@@ -23,19 +23,26 @@ class Memory:
         self._file = file
         self._known: tuple[object, int] | None = None
         """What is written there."""
+        self.problem: str | None = None
 
     def keep(self, sources: Sources, registry: Registry) -> None:
-        """Write down what is known, if it has changed.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Write down what is known, if it has changed; :attr:`problem` says why it cannot be."""
         known = sources.known(), registry.revision
         # Comparing is quick: a source that found nothing new gives the very same endpoints.
         if known != self._known:
             found = {key: [_written(e) for e in endpoints] for key, endpoints in known[0].items()}
-            write_whole(self._file, orjson.dumps({"sources": found, "registry": registry.dump()}))
-            self._known = known
+            document = {"sources": found, "registry": registry.dump()}
+            # What cannot be kept for a later controller is in effect all the same.
+            try:
+                write_whole(self._file, orjson.dumps(document))
+            except OSError as error:
+                self.problem = f"cannot be written: {error.strerror or error}"
+                return
+            self._known, self.problem = known, None
+
+    def state(self) -> dict[str, object]:
+        """Return what is wrong with the file, for people."""
+        return {"source": f"memory {self._file}", "problem": self.problem}
 
     def recall(self, sources: Sources, registry: Registry, now: float) -> None:
         """Make what was written down known again, until there is something newer."""

@@ -33,6 +33,7 @@ class Metrics:
             stats = await controller.edge.stats(PATTERN)
         except EdgeFailed:
             stats = None
+        await controller.calls.endpoint_health.look(controller.plan.clusters)
         now = time.monotonic()
         if stats is not None:
             clusters = {name: each.model for name, each in controller.plan.clusters.items()}
@@ -55,7 +56,10 @@ class Metrics:
         for state in get_args(State):
             page.add(names.ENDPOINTS, states[state], *place, state)
         page.add(names.ENDPOINT_EJECTIONS, controller.balancers.ejections(pool.name), *place)
-        shares = controller.balancers.shares(pool, controller.clock.now())
+        without = controller.calls.endpoint_health.not_asked(
+            pool.name, (endpoint.address for endpoint in pool.endpoints)
+        )
+        shares = controller.balancers.shares(pool, controller.clock.now(), without)
         for endpoint in pool.endpoints:
             labels = (*place, endpoint.address)
             sums = controller.calls.figures.of(pool.name, endpoint.address)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 
@@ -18,7 +19,11 @@ from tidegate.gateway.discovery.files import Nodefile, WatchedFile
 from tidegate.gateway.entries import nodefile_tasks
 from tidegate.gateway.models import Task
 
+log = logging.getLogger(__name__)
+
 _LARGEST_FILE = 2**26
+_AGAIN = 5.0
+"""Seconds after which a file is followed again whose news were taken up with a fault of ours."""
 _AT_START = (
     "host", "port", "admin_host", "admin_port", "registration", "drain_timeout", "run_dir",
     "envoy", "envoy_threads", "access_log", "log_format", "log_level", "log_size", "log_files",
@@ -58,7 +63,8 @@ class GatewaySettings:
         """How many times other settings came into effect."""
         self.problem: str | None = None
         """What is wrong with the file as it is now, if the settings are of an earlier one."""
-        self._problems: dict[str, str | None] = {}
+        self._problems: dict[str, tuple[str, str]] = {}
+        """What is wrong with what is followed, and how people call that."""
         self._read = read
         self._changed = changed
         self._announce = announce
@@ -79,11 +85,7 @@ class GatewaySettings:
 
     def problems(self) -> list[Mapping[str, object]]:
         """Return what is wrong with the other files, for people."""
-        return [
-            {"source": source, "problem": words}
-            for source, words in self._problems.items()
-            if words is not None
-        ]
+        return [{"source": source, "problem": words} for source, words in self._problems.values()]
 
     async def close(self) -> None:
         """Stop following."""
@@ -129,7 +131,7 @@ class GatewaySettings:
             self._changed()
 
         names = tuple(getattr(config, key) for key in _TRUST)
-        problem = self._problem_of("certificates and keys")
+        problem = self._problem_of("trust", "certificates and keys")
         self._keep("trust", names, lambda: files.follow(self.trust, renewed, problem))
         nodefile = config.nodefile
         if nodefile is None:
@@ -142,7 +144,8 @@ class GatewaySettings:
             self._changed()
             self._nodefile_told.set()
 
-        source, problem = Nodefile(nodefile.path), self._problem_of(f"nodefile {nodefile.path}")
+        source = Nodefile(nodefile.path)
+        problem = self._problem_of("nodefile", f"nodefile {nodefile.path}")
         self._keep("nodefile", nodefile, lambda: source.follow(listed, problem))
 
     def _keep(
@@ -153,16 +156,32 @@ class GatewaySettings:
         if following is not None and following[0] == of:
             return
         self._drop(what)
-        self._following[what] = of, asyncio.create_task(follow(), name=f"follow {what}")
+        task = asyncio.create_task(self._go_on(what, follow), name=f"follow {what}")
+        self._following[what] = of, task
+
+    async def _go_on(
+        self, what: str, follow: Callable[[], Coroutine[object, object, None]]
+    ) -> None:
+        while True:
+            try:
+                await follow()
+            except Exception as error:  # or edits would be passed over from here on
+                log.exception("what a file says cannot be taken up")
+                self._announce(f"{what}: cannot be taken up: {type(error).__name__}: {error}")
+            await asyncio.sleep(_AGAIN)
 
     def _drop(self, what: str) -> None:
         if (following := self._following.pop(what, None)) is not None:
             following[1].cancel()
+        self._problems.pop(what, None)
 
-    def _problem_of(self, source: str) -> Callable[[str | None], None]:
+    def _problem_of(self, what: str, source: str) -> Callable[[str | None], None]:
         def problem(words: str | None) -> None:
-            self._problems[source] = words
-            self._announce(f"{source}: {words or 'well again'}")
+            if words is not None:
+                self._problems[what] = source, words
+                self._announce(f"{source}: {words}")
+            elif self._problems.pop(what, None) is not None:
+                self._announce(f"{source}: well again")
 
         return problem
 

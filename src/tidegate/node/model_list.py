@@ -1,16 +1,11 @@
-"""``GET /models``: the models of this node, as a page for a browser and as JSON."""
+"""What the list of models says of this node's."""
 
 from __future__ import annotations
 
-import orjson
-
-from tidegate.controller.server_calls import Call, Endpoint, Extension
+from tidegate.controller.model_list import list_extension
+from tidegate.controller.server_calls import Extension
 from tidegate.node.fleet import Fleet
-from tidegate.protocols.dialect import Reply
-from tidegate.protocols.plain_http import listing
-from tidegate.protocols.plain_http.headers import HTML, JSON, prefers
 from tidegate.protocols.plain_http.listing import Listed
-from tidegate.protocols.plain_http.paths import LIST
 
 
 class ModelList:
@@ -21,14 +16,10 @@ class ModelList:
 
     def extension(self) -> Extension:
         """Return the call."""
-        summary = "The models; a page for a browser"
-        return Extension(endpoints=(Endpoint("GET", LIST, self._answer, summary, listing.SCHEMA),))
+        return list_extension(self._models)
 
-    async def _answer(self, call: Call) -> bytes | Reply:
-        models = [self._listed(name) for name in sorted(self._fleet.models)]
-        if prefers(call.accept, HTML, JSON):
-            return listing.page(models)
-        return orjson.dumps([model.document() for model in models])
+    async def _models(self) -> list[Listed]:
+        return [self._listed(name) for name in sorted(self._fleet.models)]
 
     def _listed(self, name: str) -> Listed:
         fleet = self._fleet
