@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.edge.gateway import GatewayEdge, running_gateway
-from tests.edge.harness import message, string
+from tests.edge.harness import MIB, message, string
 from tidegate.protocols import dl_inference, open_inference
 from tidegate.protocols.load_reports import ASK_HEADER, ASK_VALUE
 
@@ -173,3 +174,28 @@ async def test_a_callers_id_of_a_request_stays(gateway: GatewayEdge) -> None:
     assert answer.headers["x-request-id"] == "mine"
     # Without one, that of the node counts: it is a line in the node's log that it leads to.
     assert "x-request-id" not in (await gateway.call())["headers"]
+
+
+@pytest.mark.parametrize("protocol", ["tidegate", "open-inference"])
+@pytest.mark.parametrize("models", ["m", "mn"])
+async def test_what_is_larger_than_a_message_may_be_reaches_no_server(
+    run_dir: Path, protocol: Any, models: str
+) -> None:
+    async with running_gateway(run_dir, max_message_size=MIB) as gateway:
+        for name in models:
+            await gateway.model(name, await gateway.server("a", protocol))
+        await gateway.publish()
+        assert (await gateway.call(message("m", payload=MIB - 100)))["size"] > MIB - 100
+        answer = await gateway.rest("POST", "/v2/models/m/infer", bytes(MIB))
+        assert answer.json["size"] == MIB
+        before = gateway.replicas["a"].requests
+        words = f"the message is larger than the limit of {MIB} bytes"
+        for size in (MIB + 100, 3 * MIB):
+            found = await gateway.failure(message("m", payload=size))
+            assert found == ("RESOURCE_EXHAUSTED", words)
+            # Whoever still writes may see no more than that the connection is closed.
+            with contextlib.suppress(ConnectionError):
+                answer = await gateway.rest("POST", "/v2/models/m/infer", bytes(size))
+                assert (answer.status, answer.json["error"]) == (413, words)
+        assert gateway.replicas["a"].requests == before
+        assert (await gateway.call())["replica"] == "a"

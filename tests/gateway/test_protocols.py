@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -18,7 +19,7 @@ from tests.gateway.harness import ServedGateway
 from tests.matrix.callers import CALLERS, array_of, call, post, tensor_proto
 from tests.matrix.cases import Case, Refused, check
 from tests.node.harness import ServedNode, fetch
-from tidegate.protocols import dl_inference, open_inference
+from tidegate.protocols import dl_inference, grpc_reflection, open_inference
 from tidegate.protocols import tensorflow_serving as serving
 from tidegate.protocols.open_inference import messages as v2
 from tidegate.protocols.seldon import messages as seldon
@@ -221,3 +222,13 @@ async def test_the_id_of_a_request_is_that_of_the_node(gateway: ServedGateway) -
     request = urllib.request.Request(url, headers={"x-request-id": "mine"})
     with await asyncio.to_thread(urllib.request.urlopen, request) as answer:
         assert answer.headers.get_all("x-request-id") == ["mine"]
+
+
+async def test_a_stream_to_the_gateway_is_answered_before_it_ends(gateway: ServedGateway) -> None:
+    request = b"\x3a\x01*"  # list_services, field 7
+    async with grpc.aio.insecure_channel(gateway.target) as channel:
+        stream = channel.stream_stream(grpc_reflection.INFO[0])(timeout=10)
+        for _ in range(2):
+            await stream.write(request)
+            assert b"inference.GRPCInferenceService" in await stream.read()
+        stream.cancel()

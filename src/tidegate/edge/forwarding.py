@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.type.matcher.v3 import string_pb2
+from google.protobuf import wrappers_pb2
 
 from tidegate.edge.messages import packed, seconds
-from tidegate.edge.names import CLUSTER_HEADER, CONTROLLER_CLUSTER
+from tidegate.edge.names import BUFFER_FILTER, CLUSTER_HEADER, CONTROLLER_CLUSTER
+from tidegate.edge.settings import EdgeSettings
 
 Routes: TypeAlias = "route_components_pb2.VirtualHost | route_components_pb2.RouteList"
 """What routes are added to; the first that fits counts."""
@@ -58,6 +61,19 @@ def retry_elsewhere(route: route_components_pb2.Route) -> None:
     # The balancer draws again this often until the replica is another one. A dead replica has
     # the fewest calls in flight, so a few draws would often find nothing else.
     retry.host_selection_retry_max_attempts = 256
+
+
+def body_limit(settings: EdgeSettings) -> buffer_pb2.Buffer:
+    """Return the filter that waits for a whole body, and refuses one that is too long."""
+    return buffer_pb2.Buffer(
+        max_request_bytes=wrappers_pb2.UInt32Value(value=settings.max_message_size)
+    )
+
+
+def unbound(route: route_components_pb2.Route) -> None:
+    """Let bodies of a route pass as they come: a stream has no end to wait for."""
+    passed = buffer_pb2.BufferPerRoute(disabled=True)
+    route.typed_per_filter_config[BUFFER_FILTER].CopyFrom(packed(passed))
 
 
 def forward(route: route_components_pb2.Route) -> None:

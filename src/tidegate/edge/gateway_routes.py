@@ -18,10 +18,22 @@ from envoy.type.matcher.v3 import http_inputs_pb2
 from google.protobuf.message import Message
 from xds.type.matcher.v3 import matcher_pb2
 
-from tidegate.edge.forwarding import ask_controller, forward_to_controller, match_cluster
+from tidegate.edge.forwarding import (
+    ask_controller,
+    forward_to_controller,
+    match_cluster,
+    unbound,
+)
 from tidegate.edge.messages import packed
 from tidegate.edge.model_routes import model_routes
-from tidegate.edge.names import CLUSTER_HEADER, MODEL_PREFIX, ROUTING_FILTER, SOLE, TASK_PREFIX
+from tidegate.edge.names import (
+    BUFFER_FILTER,
+    CLUSTER_HEADER,
+    MODEL_PREFIX,
+    ROUTING_FILTER,
+    SOLE,
+    TASK_PREFIX,
+)
 from tidegate.edge.own_answers import (
     answer_for_server,
     answer_nothing,
@@ -31,7 +43,7 @@ from tidegate.edge.own_answers import (
 from tidegate.edge.plan import Asked, asked_of
 from tidegate.edge.pools import GatewayTopology, RoutedModel
 from tidegate.edge.routes import TASK_IN_NAME
-from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.settings import USUAL_MESSAGE_SIZE, EdgeSettings
 from tidegate.protocols.routing import ONLY_HEADER
 
 LOAD_HEADERS = ("endpoint-load-metrics", "endpoint-load-metrics-bin")
@@ -133,6 +145,9 @@ def _unread(model: RoutedModel, settings: EdgeSettings) -> _Leaves:
     routes = model_routes(model, Asked())
     for route in routes.routes:
         route.match.grpc.SetInParent()
+        if settings.max_message_size < USUAL_MESSAGE_SIZE:
+            # A node takes what is usual.
+            route.typed_per_filter_config.pop(BUFFER_FILTER, None)
         route.request_headers_to_add.add(
             header=base_pb2.HeaderValue(key=ONLY_HEADER, value=model.name),
             append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
@@ -185,4 +200,6 @@ def _others(topology: GatewayTopology) -> route_components_pb2.RouteList:
         match_cluster(nobody, **pattern)
         routes.routes.append(nobody)
     answer_nothing(routes)
+    for route in routes.routes:
+        unbound(route)
     return routes

@@ -18,10 +18,12 @@ from google.protobuf import struct_pb2, wrappers_pb2
 from google.protobuf.message import Message
 
 from tidegate.edge.access import key_filter
+from tidegate.edge.forwarding import body_limit
 from tidegate.edge.limits import key_limiters, model_limiters
 from tidegate.edge.local_replies import local_reply_config
 from tidegate.edge.messages import TARGET, from_controller, packed, seconds
 from tidegate.edge.names import (
+    BUFFER_FILTER,
     KEY_FILTER,
     KEY_HEADER,
     KEY_LIMIT_FILTER,
@@ -144,6 +146,9 @@ def _filters(settings: EdgeSettings) -> Iterator[tuple[str, Message]]:
     yield ROUTING_FILTER, _lua(routing_script(settings.routings, settings.max_message_size))
     for limiter in model_limiters(settings.limits):
         yield MODEL_LIMIT_FILTER, limiter
+    if settings.gateway:
+        # Replicas bound what they get, and servers of other makes may not.
+        yield BUFFER_FILTER, body_limit(settings)
     yield (
         "envoy.filters.http.router",
         router_pb2.Router(

@@ -11,7 +11,7 @@ from envoy.extensions.retry.priority.previous_priorities.v3 import previous_prio
 from envoy.type.v3 import percent_pb2
 
 from tidegate.edge.dialects import FOREIGN, OURS, REWRITTEN, UNWRITTEN, Calls
-from tidegate.edge.forwarding import ask_controller, retry_elsewhere
+from tidegate.edge.forwarding import ask_controller, retry_elsewhere, unbound
 from tidegate.edge.limits import mark_model
 from tidegate.edge.messages import packed, seconds
 from tidegate.edge.names import CLUSTER_HEADER, POOL_PREFIX
@@ -100,6 +100,8 @@ def _add(routes: route_components_pb2.RouteList, way: _Way) -> None:
         _mirror(route.route, way, calls)
         _limit(route.route, way.model.traffic, rest=calls.rest)
         _retry(route, way.model.traffic, calls, sharing)
+        if not calls.rest and calls.protocol != "seldon":
+            unbound(route)  # the routing script has read and bounded it
         route.request_headers_to_remove.extend(_OWN_HEADERS)
         if main.ours:  # what is removed is removed before this is added
             route.request_headers_to_add.add(

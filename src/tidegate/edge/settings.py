@@ -10,6 +10,7 @@ from tidegate.protocols.registry import ROUTINGS
 from tidegate.protocols.routing import Routing
 
 MIB = 2**20
+USUAL_MESSAGE_SIZE = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class EdgeSettings:
     host: str
     port: int
     controller_socket: str
-    max_message_size: int = 64 * MIB
+    max_message_size: int = USUAL_MESSAGE_SIZE
     access_log: Path | None = None
     drain_timeout: float = 30.0
     idle_timeout: float = 60.0
