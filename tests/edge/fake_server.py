@@ -1,6 +1,6 @@
 """A server for tests on a port of its own: a fake replica that tells Envoy whether it is ready.
 
-Run ``python -m tests.edge.fake_server PORT NAME`` for one that can be killed or stopped.
+Run ``python -m tests.edge.fake_server PORT NAME [HOST]`` for one that can be killed or stopped.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class FakeServer(FakeReplica):
         return exchange.reply([b'{"state": "%s"}' % status], status=200 if self.ready else 503)
 
 
-async def main(port: int, name: str) -> None:
-    server = FakeServer(name, port)
+async def main(port: str, name: str, host: str = "127.0.0.1") -> None:
+    server = FakeServer(name, int(port), host)
     async with server:
         print(server.address, flush=True)
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -30,9 +30,9 @@ class ServerProcess:
         self.process, self.name, self.address = process, name, address
 
     @classmethod
-    async def start(cls, name: str, port: int = 0) -> ServerProcess:
+    async def start(cls, name: str, port: int = 0, host: str = "127.0.0.1") -> ServerProcess:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.edge.fake_server", str(port), name,
+            sys.executable, "-m", "tests.edge.fake_server", str(port), name, host,
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert process.stdout is not None
@@ -63,13 +63,15 @@ class Gateway(Edge):
         self.models: dict[str, RoutedModel] = {}
 
     async def __aenter__(self) -> Gateway:
-        self.control = ControlServer(
-            self.run_dir / "ads.sock", self.rejections.append, self._on_load
-        )
+        self.control = self.new_control()
         await self.control.__aenter__()
         self.envoy = await EnvoyProcess.start(self.run_dir, self.settings)
         self.channel = await self.stack.enter_async_context(channel(self.port))
         return self
+
+    def new_control(self) -> ControlServer:
+        """A control server as a controller has it that starts."""
+        return ControlServer(self.run_dir / "ads.sock", self.rejections.append, self._on_load)
 
     def _on_load(self, report: LoadReport) -> None:
         self.reports.append(report)

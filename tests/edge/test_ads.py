@@ -342,6 +342,21 @@ def test_what_does_not_change_is_not_sent_again() -> None:
     assert [response.type_url for response in changed] == [ENDPOINTS, SECRETS]
 
 
+def test_of_endpoints_only_those_that_changed_are_sent() -> None:
+    wire = Wire()
+    wire.publish(snapshot("abc", 0))
+    wire.run()
+    changed = snapshot("abc", 0)
+    endpoints = dict(changed.resources[ENDPOINTS]) | {"b": resource(ENDPOINTS, "b", "7")}
+    responses = wire.session.set_target(Snapshot({**changed.resources, ENDPOINTS: endpoints}))
+    (response,) = responses
+    assert [r.value for r in response.resources] == [b"b=7"]
+    # Before Envoy has acknowledged it, it is sent again with what changes next.
+    endpoints = endpoints | {"c": resource(ENDPOINTS, "c", "8")}
+    (response,) = wire.session.set_target(Snapshot({**changed.resources, ENDPOINTS: endpoints}))
+    assert [r.value for r in response.resources] == [b"b=7", b"c=8"]
+
+
 def test_equal_content_has_an_equal_version_whoever_sends_it() -> None:
     def version(target: Snapshot) -> str:
         session = Session()

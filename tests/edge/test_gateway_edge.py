@@ -123,3 +123,17 @@ async def test_servers_that_are_all_replaced_are_asked_until_the_new_ones_are_re
 
 async def answered_only_by(gateway: Gateway, names: str) -> bool:
     return set(await gateway.shares(20)) <= set(names)
+
+
+async def test_what_only_routes_depend_on_builds_no_cluster_anew(gateway: Gateway) -> None:
+    await gateway.serve_from("a", "b")
+    a, b = (Server(gateway.servers[name].address) for name in "ab")
+    await gateway.route(a, replace(b, weight=7), timeout=5.0, retries=0)
+    await gateway.route(a, replace(b, weight=9))
+    await gateway.call()
+    stats = await gateway.envoy.admin.stats("^cluster_manager.cluster_modified$")
+    assert stats["cluster_manager.cluster_modified"] == 0
+    await gateway.route(a, b, max_in_flight=7)
+    await gateway.call()
+    stats = await gateway.envoy.admin.stats("^cluster_manager.cluster_modified$")
+    assert stats["cluster_manager.cluster_modified"] == 1

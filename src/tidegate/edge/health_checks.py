@@ -35,6 +35,7 @@ _TIMEOUT = 1.0
 _CONFIRMATION = 0.1
 """Seconds until a server that did not answer is asked again: one lost answer is no verdict."""
 _MISSED = 2
+_SOON = 4.0
 
 _HOST = "health"
 """Names no server: each endpoint may have a name of its own, which goes before this."""
@@ -86,8 +87,11 @@ def health_check(cluster: PlannedCluster, crowd: Crowd) -> health_check_pb2.Heal
         unhealthy_threshold=wrappers_pb2.UInt32Value(value=_MISSED),
         healthy_threshold=wrappers_pb2.UInt32Value(value=1),
         unhealthy_edge_interval=seconds(min(_CONFIRMATION, interval)),
+        # However many servers there are, one that was not ready is asked again soon.
+        unhealthy_interval=seconds(min(interval, _SOON)),
         # Else servers of a model that has had no call yet would be asked once a minute.
-        no_traffic_interval=seconds(interval),
+        no_traffic_interval=seconds(min(interval, _SOON)),
+        no_traffic_healthy_interval=seconds(interval),
         initial_jitter=seconds(crowd.spread) if crowd.spread else None,
         # Those kept for thousands of servers would be most of what a process may open.
         reuse_connection=wrappers_pb2.BoolValue(value=False),

@@ -141,16 +141,18 @@ def clusters_of(model: RoutedModel) -> Iterable[PlannedCluster]:
 
 
 def shape_of(cluster: PlannedCluster) -> object:
-    """Return all of a cluster but its servers' addresses, weights and verdicts."""
+    """Return what Envoy's cluster is made of; one that changes is built and checked anew."""
+    traffic = cluster.traffic
     return (
         cluster.name,
         cluster.model,
         cluster.rest,
-        cluster.traffic,
         cluster.protocol,
         cluster.asked,
-        cluster.copies,
-        {_kind_of(server) for server in cluster.servers},
+        cluster.copies and (traffic.timeout,),
+        (traffic.retry_budget, traffic.max_in_flight),
+        (traffic.health_interval, traffic.health_path),
+        {(s.secure, s.protocol == "tidegate" or s.rest is not None) for s in cluster.servers},
     )
 
 
