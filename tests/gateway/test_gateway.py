@@ -163,7 +163,7 @@ async def test_what_nobody_answers_is_not_called_ready() -> None:
         a.ready = False
         await gw.eventually(lambda s: endpoints_of(s, "m")[a.address]["health"] == "unhealthy")
         assert await health_of(gw, "m") == health_pb2.HealthCheckResponse.NOT_SERVING
-        status, body = await gw.post("/v2/repository/index", b"{}")
+        _, body = await gw.post("/v2/repository/index", b"{}")
         assert json.loads(body)[0]["state"] == "UNAVAILABLE"
 
 

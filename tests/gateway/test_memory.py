@@ -8,7 +8,7 @@ from tidegate.config.gateway import Endpoints
 from tidegate.gateway.memory import Memory
 from tidegate.gateway.registry import Registry
 from tidegate.gateway.sources import Made, Sources
-from tidegate.protocols.registration import Announcement, AnnouncedModel
+from tidegate.protocols.registration import AnnouncedModel, Announcement
 
 
 def no_source(entry: Endpoints) -> Made:
