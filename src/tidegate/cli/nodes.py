@@ -20,7 +20,7 @@ from tidegate.cli.options import size_text
 from tidegate.cli.running import chosen_nodes, only, state_of
 from tidegate.cli.serving import announce, check_serving_parts
 from tidegate.cli.terminal import new_console, waiting
-from tidegate.controller.run_directory import RunDirectory
+from tidegate.controller.run_directory import GatewayRecord, RunDirectory
 from tidegate.errors import NodeError
 
 _STOP_MARGIN = 30.0
@@ -58,8 +58,9 @@ def stop(port: str | None, run_dir: str | None, *, every: bool) -> int:
     if not every:
         only(nodes, " or use --all")
     for node in nodes:
+        kind = "gateway" if isinstance(node.load(), GatewayRecord) else "node"
         _stop(node)
-        announce(f"the node on port {node.port} has stopped")
+        announce(f"the {kind} on port {node.port} has stopped")
     return 0
 
 

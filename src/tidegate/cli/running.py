@@ -11,7 +11,13 @@ from typing import Any
 
 from tidegate.config.loading import load_node_config
 from tidegate.config.origins import DEFAULT
-from tidegate.controller.run_directory import RunDirectory, base_directory, find_nodes
+from tidegate.controller.run_directory import (
+    GatewayRecord,
+    NodeRecord,
+    RunDirectory,
+    base_directory,
+    find_nodes,
+)
 from tidegate.errors import (
     ConfigurationError,
     LoadFailed,
@@ -28,6 +34,7 @@ _REFUSALS: dict[int, type[TidegateError]] = {
     404: ModelNotFound,
 }
 """What the admin port's refusals to load and to unload are called here."""
+LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"  # noqa: S104 - nothing listens there by this
 # Proxy variables never apply to loopback.
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -80,6 +87,7 @@ def state_of(node: RunDirectory, timeout: float = 5.0) -> dict[str, Any]:
     """Ask the controller; when it is away, tell what its record says."""
     record = node.load()
     away: dict[str, Any] = {
+        "kind": "gateway" if isinstance(record, GatewayRecord) else "node",
         "port": node.port,
         "ready": False,
         "controller": node.controller_pid(),
@@ -87,14 +95,26 @@ def state_of(node: RunDirectory, timeout: float = 5.0) -> dict[str, Any]:
         "repository": None if record is None else str(record.serves),
     }
     if record is None or away["controller"] is None:
-        return away | {"error": "its controller is not running; 'tidegate serve' brings it back"}
-    url = f"http://127.0.0.1:{record.config.admin_port}/status"
+        return away | {"error": f"its controller is not running; {_starts(record)} brings it back"}
+    url = f"{admin_url(record)}/status"
     try:
         with _direct.open(url, timeout=timeout) as answer:
             told: dict[str, Any] = json.load(answer)
     except (OSError, ValueError, urllib.error.URLError) as error:
         return away | {"error": f"its controller does not answer at {url}: {error}"}
     return away | told
+
+
+def admin_url(record: NodeRecord | GatewayRecord) -> str:
+    """Return where the admin API of a node or a gateway is called on this machine."""
+    host = record.config.admin_host if isinstance(record, GatewayRecord) else LOOPBACK
+    # Who listens on all addresses is called at the nearest.
+    host = {ANY: LOOPBACK, "::": "::1"}.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{record.config.admin_port}"
+
+
+def _starts(record: NodeRecord | GatewayRecord | None) -> str:
+    return "'tidegate gateway'" if isinstance(record, GatewayRecord) else "'tidegate serve'"
 
 
 def call_admin(node: RunDirectory, path: str, timeout: float | None = None) -> bytes:
@@ -107,11 +127,11 @@ def call_admin(node: RunDirectory, path: str, timeout: float | None = None) -> b
     record = node.load()
     if record is None or node.controller_pid() is None:
         raise NodeNotFound(
-            f"the controller of the node on port {node.port} is not running; 'tidegate serve' "
+            f"the controller of the node on port {node.port} is not running; {_starts(record)} "
             "brings it back"
         )
-    url = f"http://127.0.0.1:{record.config.admin_port}{path}"
-    request = urllib.request.Request(url, data=b"", method="POST")
+    url = f"{admin_url(record)}{path}"
+    request = urllib.request.Request(url, data=b"", method="POST")  # noqa: S310 - ours
     try:
         with _direct.open(request, timeout=timeout) as answer:
             body: bytes = answer.read()

@@ -68,6 +68,8 @@ class AdminServer(uvicorn.Server):
                 log_config=None,
                 log_level="warning",
                 access_log=False,
+                # Who calls is told by the connection alone.
+                proxy_headers=False,
                 lifespan="off",
                 # A model that is being loaded does not hold up the end of a node.
                 timeout_graceful_shutdown=1,

@@ -1,7 +1,8 @@
 """gRPC on the admin port: the calls of the public port, without its restrictions.
 
-The port's own server speaks HTTP/1.1. A connection that begins with the preface of HTTP/2 is
-relayed to a gRPC server on a Unix socket.
+It is for callers on this machine alone, wherever the port can be reached from. The port's own
+server speaks HTTP/1.1. A connection that begins with the preface of HTTP/2 is relayed to a gRPC
+server on a Unix socket.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, cast
 import grpc.aio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from tidegate.controller.machine import is_from_here
 from tidegate.controller.server_calls import ServerCalls
 from tidegate.errors import MethodNotFound, TidegateError
 from tidegate.protocols.open_inference.documents import LARGEST
@@ -153,7 +155,9 @@ def http_or_grpc(socket: Path) -> type[asyncio.Protocol]:
             if len(self.begun) < len(_MARK):
                 return
             begun, self.begun = self.begun, None
-            if begun.startswith(_MARK):
+            if begun.startswith(_MARK) and not is_from_here(self.client, self.server):
+                self.transport.close()
+            elif begun.startswith(_MARK):
                 self.connections.discard(self)
                 self.transport.pause_reading()
                 self.transport.set_protocol(_Relay())

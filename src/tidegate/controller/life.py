@@ -62,7 +62,8 @@ def listen(port: int, host: str = LOOPBACK) -> socket.socket:
         AddressInUse: somebody else does.
     """
     try:
-        return socket.create_server((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, dualstack_ipv6=host == "::")
     except OSError as error:
         place = f"the admin port {host}:{port}"
         raise not_ours(place, port, error, "--admin-port (0: any free one)") from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -78,3 +80,18 @@ def holder_of(port: int) -> str | None:
             except psutil.NoSuchProcess:
                 return None
     return None
+
+
+def is_from_here(client: Sequence[object] | None, server: Sequence[object] | None) -> bool:
+    """Say whether a connection comes from this machine, by the addresses of its two ends.
+
+    Who calls this machine by an address of its own comes from that address.
+    """
+    if not client or not server:
+        return False
+    try:
+        address = ipaddress.ip_address(str(client[0]))
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return client[0] == server[0] or (mapped or address).is_loopback

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tidegate import __version__
 from tidegate.balancing.verdict import Verdict
 from tidegate.config.gateway import GatewayConfig
 from tidegate.controller.admin import body_of, refuse_pages
-from tidegate.errors import ConfigurationError, TidegateError
+from tidegate.controller.machine import is_from_here
+from tidegate.errors import ConfigurationError, PermissionDenied, TidegateError
 from tidegate.gateway.controller import GatewayController
 from tidegate.gateway.health import Feeling
 from tidegate.gateway.metrics import Metrics
 from tidegate.gateway.models import ModelMembers, PoolMembers
-from tidegate.gateway.registration_calls import registration_routes
+from tidegate.gateway.registration_calls import admit, registration_routes
 from tidegate.protocols.open_inference.rest import encode_error
+from tidegate.protocols.registration import PATH
 from tidegate.protocols.statuses import status_of as status_of_error
 from tidegate.replica.exchange import headers_of
+
+_OPEN = ("/live", "/metrics")
+"""What other machines are told without a token."""
 
 _SEEN: Mapping[Feeling, str] = {
     "unhealthy": "does not pass the edge's health checks",
@@ -129,6 +136,46 @@ def _reason(verdict: Verdict, feeling: Feeling) -> str:
     return seen if verdict.state == "new" else f"{seen}; {verdict.reason}"
 
 
+class Guard:
+    """Keeps other machines out that do not show the token, but for what probes ask.
+
+    The calls of nodes look at the token themselves, wherever they come from.
+    """
+
+    def __init__(self, app: ASGIApp, token: Callable[[], str | None]) -> None:
+        self._app = app
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        answer = self._app
+        if scope["type"] == "http" and not self._is_open(scope):
+            try:
+                self._admit(Request(scope))
+            except TidegateError as error:
+                answer = _refusal(error)
+        await answer(scope, receive, send)
+
+    @staticmethod
+    def _is_open(scope: Scope) -> bool:
+        path = scope["path"]
+        return (
+            path in _OPEN
+            or path == PATH
+            or path.startswith(PATH + "/")
+            or is_from_here(scope.get("client"), scope.get("server"))
+        )
+
+    def _admit(self, request: Request) -> None:
+        token = self._token()
+        if token is None:
+            raise PermissionDenied(
+                "other machines are told /live and /metrics alone: give registration.token_file a "
+                "file with a token, and show that"
+            )
+        admit(request, token)
+
+
 def application(controller: GatewayController) -> Starlette:
     """Return the admin API of a gateway."""
 
@@ -172,7 +219,8 @@ def application(controller: GatewayController) -> Starlette:
             Route("/live", live),
             *registration,
             Route("/v2/{path:path}", call, methods=["GET", "POST"]),
-        ]
+        ],
+        middleware=[Middleware(Guard, controller.token)],
     )
 
 
@@ -185,7 +233,11 @@ async def _call(controller: GatewayController, request: Request) -> Response:
             request.method, path, await body_of(request), trusted=True
         )
     except TidegateError as error:
-        body = encode_error(str(error))
-        headers = {name.decode(): value.decode() for name, value in headers_of(error)}
-        return Response(body, status_of_error(error).http, headers, media_type="application/json")
+        return _refusal(error)
     return Response(b"".join(reply.parts), media_type="application/json")
+
+
+def _refusal(error: TidegateError) -> Response:
+    body = encode_error(str(error))
+    headers = {name.decode(): value.decode() for name, value in headers_of(error)}
+    return Response(body, status_of_error(error).http, headers, media_type="application/json")

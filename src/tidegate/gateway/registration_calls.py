@@ -157,7 +157,7 @@ def _guarded(token: Callable[[], str | None], answer: _Answer) -> _Answer:
     @wraps(answer)
     async def guarded(request: Request) -> Response:
         try:
-            _admit(request, token())
+            admit(request, token())
             return await answer(request)
         except TidegateError as error:
             headers = {name.decode(): value.decode() for name, value in headers_of(error)}
@@ -173,7 +173,12 @@ def _guarded(token: Callable[[], str | None], answer: _Answer) -> _Answer:
     return guarded
 
 
-def _admit(request: Request, token: str | None) -> None:
+def admit(request: Request, token: str | None) -> None:
+    """Let in who shows the token; without one, whoever is no page in a browser.
+
+    Raises:
+        TidegateError: it is somebody else.
+    """
     if token is None:
         refuse_pages(request)
         return
@@ -181,7 +186,8 @@ def _admit(request: Request, token: str | None) -> None:
     scheme, _, shown = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not shown:
         raise Unauthenticated(
-            "nodes must show the gateway's token: give it to them by join_token_file"
+            "show the gateway's token, as 'authorization: Bearer TOKEN'; nodes are given it by "
+            "join_token_file"
         )
     if not hmac.compare_digest(shown.strip().encode(), token.encode()):
         raise Unauthenticated(
