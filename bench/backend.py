@@ -255,6 +255,8 @@ class Backend:
             return
         exchange.on_gone = self._count_gone
         connection = cast("Http1 | Http2", exchange._connection)
+        if connection._transport.is_closing():
+            return
         if self.mode == "reset":
             self._break_off(exchange, connection)
         elif self.mode == "garbage":

@@ -20,7 +20,9 @@ Floats = npt.NDArray[np.float64]
 STEP = 0.1
 """Seconds of one point of a timeline."""
 WINDOW = 0.5
-"""Seconds over which a share or a percentile is taken to judge."""
+"""Seconds over which a share is taken to judge."""
+LONG_WINDOW = 1.0
+"""Seconds over which a percentile is: p99 of fewer calls is a matter of three or four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,18 @@ class Calls:
     def normal_again(self, fault: float, until: float, most_ms: float) -> float:
         """Return seconds from the fault to when p99 stays at ``most_ms`` or below.
 
-        The percentile is that of windows of :data:`WINDOW` seconds, a :data:`STEP` apart; the
+        The percentile is that of windows of :data:`LONG_WINDOW` seconds, a :data:`STEP` apart; the
         answer is the end of the last that is above. Infinite if that is the last one of all.
         """
-        starts = np.arange(fault, until - WINDOW + 1e-9, STEP)
-        above = [start for start in starts if self.percentile(99, start, start + WINDOW) > most_ms]
+        starts = np.arange(fault, until - LONG_WINDOW + 1e-9, STEP)
+        above = [
+            start for start in starts if self.percentile(99, start, start + LONG_WINDOW) > most_ms
+        ]
         if not above:
             return 0.0
         if above[-1] >= starts[-1] - 1e-9:
             return math.inf
-        return float(above[-1]) + WINDOW - fault
+        return float(above[-1]) + LONG_WINDOW - fault
 
 
 @dataclass(frozen=True, slots=True)

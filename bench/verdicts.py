@@ -68,7 +68,6 @@ def verdict(seen: Seen, deadline: float) -> dict[str, Any]:
     if fault == "flap":
         told |= _of_flapping(seen, fair)
         holds["swings"] = told["swings"] <= _RETURNS
-        told["normal"] = _finite(calls.normal_again(seen.began, seen.ended, most))
     else:
         told["normal"] = _finite(calls.normal_again(seen.began, seen.healing, most))
         told["left"] = _finite(seen.attempts.left(SICK, seen.began, seen.healing, _LEFT))
