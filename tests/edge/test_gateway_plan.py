@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.edge.gateway_routes import gateway_route_configuration
@@ -59,11 +59,13 @@ def clusters_in(configuration: bytes) -> set[str]:
     return found
 
 
+@settings(deadline=None)
 @given(models())
 def test_routes_depend_on_the_outline_alone(model: RoutedModel) -> None:
     assert routes_of(outline_of(model)) == routes_of(model)
 
 
+@settings(deadline=None)
 @given(models())
 def test_every_route_leads_to_a_cluster_that_there_is(model: RoutedModel) -> None:
     plan = Plan(GatewayTopology({"m": model}, True, b"{}"))
@@ -71,6 +73,7 @@ def test_every_route_leads_to_a_cluster_that_there_is(model: RoutedModel) -> Non
     assert clusters_in(routes_of(model)) <= set(plan.clusters) | empty
 
 
+@settings(deadline=None)
 @given(models())
 def test_the_order_and_the_weights_of_servers_are_no_part_of_an_outline(
     model: RoutedModel,
