@@ -249,6 +249,12 @@ async def test_a_nodefile_is_followed(tmp_path: Path) -> None:
             file.unlink()
             await gateway.eventually(lambda s: "no such file" in str(s["sources"]))
             assert (await gateway.endpoints("task-69")).keys() == {b.address}
+            gateway.kill_controller()
+            assert gateway.process is not None
+            await gateway.process.wait()
+            await gateway.serve()
+            await gateway.eventually(lambda s: "no such file" in str(s["sources"]))
+            assert (await gateway.ask(message("task-69")))["replica"] == "b"
             await gateway.edit(models(m=[a.address]))
             status = await gateway.status()
             assert not status["sources"]  # nobody asks for the file any more

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from tidegate.config.gateway import Endpoints
+from tidegate.gateway.endpoints import Endpoint
 from tidegate.gateway.memory import Memory
+from tidegate.gateway.models import Task
 from tidegate.gateway.registry import Registry
-from tidegate.gateway.sources import Made, Sources
+from tidegate.gateway.sources import Made, Sources, key_of
 from tidegate.protocols.registration import AnnouncedModel, Announcement
 
 
 def no_source(entry: Endpoints) -> Made:
     return ()
+
+
+class Away:
+    """A source that cannot look."""
+
+    async def follow(self, tell: object, problem: object) -> None:
+        await asyncio.Event().wait()
+
+
+def away(entry: Endpoints) -> Made:
+    return Away()
 
 
 def sources() -> Sources:
@@ -34,3 +48,26 @@ async def test_a_file_that_cannot_be_written_is_told_and_tried_again(tmp_path: P
     Memory(folder / "endpoints.json").recall(sources(), other, 0.0)
     (endpoint,) = other.models(0.0)["m"]
     assert endpoint.address == "10.0.0.7:8000"
+
+
+async def test_what_a_source_said_that_is_away_outlives_controllers(
+    tmp_path: Path,
+) -> None:
+    entry = Endpoints(file=Path("/gone"))
+    known = {key_of(entry): (Endpoint("10.0.0.7:8000", "tidegate"),)}
+    task = Task(1.5, (Endpoints(address="10.0.0.8:8000"),))
+    file = tmp_path / "endpoints.json"
+    first = Sources(away, lambda: None, lambda _: None)
+    first.remember(known)
+    first.want([entry])
+    Memory(file).keep(first, Registry(), {"69": task})
+    for _ in range(3):
+        memory, later = Memory(file), Sources(away, lambda: None, lambda _: None)
+        tasks = memory.recall(later, Registry(), 0.0)
+        assert tasks == {"69": task}
+        later.want([entry])
+        assert later.known() == known
+        memory.keep(later, Registry(), tasks)
+        await later.close()
+        assert later.found(entry) == known[key_of(entry)]  # calls still run
+    await first.close()

@@ -182,7 +182,8 @@ class GatewayController:
         )
         if self._adopted:
             self.announce("adopted the running edge")
-        self._memory.recall(self.sources, self.registry, self.clock.now())
+        tasks = self._memory.recall(self.sources, self.registry, self.clock.now())
+        self.settings.remember(tasks)
         self.settings.follow()
         self._resettled()
         # Silent until something is known: too early an answer takes traffic from what runs.
@@ -292,7 +293,7 @@ class GatewayController:
         await self.control.publish(topology, settings)
         self._told, self._told_settings = topology, settings
         self.calls.health.changed()
-        self._memory.keep(self.sources, self.registry)
+        self._memory.keep(self.sources, self.registry, self.settings.tasks)
 
     def _topology(self) -> GatewayTopology:
         now = self.clock.now()

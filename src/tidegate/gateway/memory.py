@@ -9,9 +9,11 @@ from typing import Any
 
 import orjson
 
+from tidegate.config.gateway import Endpoints
 from tidegate.controller.run_directory import write_whole
 from tidegate.errors import ConfigurationError
 from tidegate.gateway.endpoints import Endpoint
+from tidegate.gateway.models import Task
 from tidegate.gateway.registry import Registry
 from tidegate.gateway.sources import Sources
 
@@ -21,17 +23,23 @@ class Memory:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._known: tuple[object, int] | None = None
+        self._known: tuple[object, int, object] | None = None
         """What is written there."""
         self.problem: str | None = None
 
-    def keep(self, sources: Sources, registry: Registry) -> None:
+    def keep(
+        self, sources: Sources, registry: Registry, tasks: Mapping[str, Task] | None = None
+    ) -> None:
         """Write down what is known, if it has changed; :attr:`problem` says why it cannot be."""
-        known = sources.known(), registry.revision
+        known = sources.known(), registry.revision, dict(tasks or {})
         # Comparing is quick: a source that found nothing new gives the very same endpoints.
         if known != self._known:
             found = {key: [_written(e) for e in endpoints] for key, endpoints in known[0].items()}
-            document = {"sources": found, "registry": registry.dump()}
+            document = {
+                "sources": found,
+                "registry": registry.dump(),
+                "tasks": {key: _written_task(task) for key, task in known[2].items()},
+            }
             # What cannot be kept for a later controller is in effect all the same.
             try:
                 write_whole(self._file, orjson.dumps(document))
@@ -44,18 +52,24 @@ class Memory:
         """Return what is wrong with the file, for people."""
         return {"source": f"memory {self._file}", "problem": self.problem}
 
-    def recall(self, sources: Sources, registry: Registry, now: float) -> None:
-        """Make what was written down known again, until there is something newer."""
+    def recall(self, sources: Sources, registry: Registry, now: float) -> dict[str, Task]:
+        """Make what was written down known again, until there is something newer.
+
+        Returns:
+            The tasks of the nodefile.
+        """
         try:
             document: Any = orjson.loads(self._file.read_bytes())
             known = {
                 key: tuple(_read(endpoint) for endpoint in found)
                 for key, found in document["sources"].items()
             }
+            tasks = {key: _read_task(task) for key, task in document["tasks"].items()}
             registry.restore(document["registry"], now)
         except (OSError, ValueError, TypeError, LookupError, AttributeError, ConfigurationError):
-            return
+            return {}
         sources.remember(known)
+        return tasks
 
 
 def _written(endpoint: Endpoint) -> dict[str, Any]:
@@ -72,3 +86,13 @@ def _read(document: Mapping[str, Any]) -> Endpoint:
         for key in ("versions", "labels")
     }
     return Endpoint(**{**document, **sets})
+
+
+def _written_task(task: Task) -> dict[str, Any]:
+    entries = [entry.model_dump(mode="json") for entry in task.endpoints]
+    return {"timeout": task.timeout, "endpoints": entries}
+
+
+def _read_task(document: Mapping[str, Any]) -> Task:
+    entries = map(Endpoints.model_validate, document["endpoints"])
+    return Task(float(document["timeout"]), tuple(entries))

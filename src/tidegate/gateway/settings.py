@@ -71,6 +71,11 @@ class GatewaySettings:
         self._nodefile_told = asyncio.Event()
         self._following: dict[str, tuple[object, asyncio.Task[None]]] = {}
 
+    def remember(self, tasks: Mapping[str, Task]) -> None:
+        """Take what the nodefile said to an earlier controller, until it can be read again."""
+        if self.config.nodefile is not None:
+            self.tasks = dict(tasks)
+
     def follow(self) -> None:
         """Begin to follow all files; :meth:`close` ends it."""
         file = WatchedFile(self.file, lambda _, __: self._read(), _LARGEST_FILE)
@@ -139,10 +144,16 @@ class GatewaySettings:
             self.tasks = {}
             return
 
+        told = False
+
         def listed(tasks: tuple[NodefileTask, ...]) -> None:
+            nonlocal told
+            first, told = not told, True
+            self._nodefile_told.set()
+            if first and not tasks and self.tasks:
+                return  # what was known before, until there is something better
             self.tasks = nodefile_tasks(tasks, nodefile.protocol)
             self._changed()
-            self._nodefile_told.set()
 
         source = Nodefile(nodefile.path)
         problem = self._problem_of("nodefile", f"nodefile {nodefile.path}")

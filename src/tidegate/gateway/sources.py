@@ -77,11 +77,14 @@ class Sources:
         self._remembered = known
 
     def known(self) -> dict[str, tuple[Endpoint, ...]]:
-        """Return what is known by sources that can change, for :meth:`remember`."""
+        """Return what is known by sources that can change, for :meth:`remember`.
+
+        What was remembered itself counts, too, while its source is away.
+        """
         return {
             key_of(entry): followed.found
             for entry, followed in self._followed.items()
-            if followed.task is not None and followed.told.is_set()
+            if followed.task is not None and (followed.told.is_set() or followed.found)
         }
 
     def states(self) -> list[dict[str, object]]:
@@ -93,12 +96,11 @@ class Sources:
         ]
 
     async def close(self) -> None:
-        """Stop following."""
+        """Stop following; what was found stays known, for the calls that still run."""
         tasks = [f.task for f in self._followed.values() if f.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._followed.clear()
 
     def _follow(self, entry: Endpoints) -> _Followed:
         made = self._make(entry)
