@@ -139,3 +139,28 @@ def test_faults(tmp_path: Path) -> None:
     assert set(kill["holds"]) == {"failed", "normal", "left", "returned"}
     assert set(kill["timeline"]["shares"]) == {"a", "b", "c"}
     assert plot.exists()
+
+
+def test_shares(tmp_path: Path) -> None:
+    options = ["--rounds", "1", "--seconds", "0.5", "--settle", "0.5", "--callers", "16"]
+    _, told = case("shares", *options, file=tmp_path / "f.json")
+    (measured,) = told["rounds"]
+    assert set(measured["together"]) == {"gateway", "round robin"}
+    assert measured["slow"] < measured["fast"]
+
+
+def test_gateway(tmp_path: Path) -> None:
+    options = ["--rounds", "1", "--seconds", "0.2", "--against", "envoy", "--large", "1"]
+    _, told = case("gateway", *options, file=tmp_path / "f.json")
+    assert set(told["rounds"]) == {"tidegate gateway", "bare Envoy"}
+    (size,) = told["large"]
+    assert size["codes"] == {"OK": 1}
+    assert size["MiB at most"] >= size["MiB before"] > 0
+
+
+def test_reload(tmp_path: Path) -> None:
+    options = ["--models", "3", "--endpoints", "4", "--rate", "50", "--rest", "1"]
+    _, told = case("reload", *options, "--edits", "1", file=tmp_path / "f.json")
+    (edit,) = told["reloads"]
+    assert edit["seconds"] > 0
+    assert told["calls"] > 0
