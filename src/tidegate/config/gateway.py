@@ -374,6 +374,11 @@ class GatewayConfig(Section):
     envoy_threads: PositiveInt | None = Field(
         None, description="Envoy's worker threads (default: one for each core)"
     )
+    envoy_memory: Annotated[Size, Field(ge=2**28)] | None = Field(
+        None,
+        description="memory that Envoy may use before it refuses calls (default: an eighth of the "
+        "machine's, 1GiB at least)",
+    )
     run_dir: Path | None = Field(
         None,
         description="where sockets, logs and state live (default: $XDG_RUNTIME_DIR/tidegate, or "

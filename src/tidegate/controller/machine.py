@@ -14,6 +14,7 @@ import psutil
 from tidegate.errors import AddressInUse
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+_MEMORY_MAX = Path("/sys/fs/cgroup/memory.max")
 
 
 def usable_cores() -> float:
@@ -25,6 +26,16 @@ def usable_cores() -> float:
     except (OSError, ValueError):
         return cores
     return cores if quota == "max" else min(cores, int(quota) / int(period))
+
+
+def usable_memory() -> int:
+    """Return the bytes that the machine has, or the container may use."""
+    total = int(psutil.virtual_memory().total)
+    try:
+        limit = _MEMORY_MAX.read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdecimal() else total
 
 
 def available_memory() -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from tidegate.config.gateway import GatewayConfig
-from tidegate.controller.machine import usable_cores
+from tidegate.controller.machine import usable_cores, usable_memory
 from tidegate.controller.run_directory import RunDirectory
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.trust_files import Trust, rate_limits
 from tidegate.protocols.registry import GATEWAY_ROUTINGS
+
+_LEAST_MEMORY = 2**30
 
 
 def edge_settings(config: GatewayConfig, directory: RunDirectory, trust: Trust) -> EdgeSettings:
@@ -21,6 +23,7 @@ def edge_settings(config: GatewayConfig, directory: RunDirectory, trust: Trust) 
         drain_timeout=config.drain_timeout,
         idle_timeout=config.idle_timeout,
         threads=config.envoy_threads or max(1, int(usable_cores())),
+        heap_size=config.envoy_memory or max(_LEAST_MEMORY, usable_memory() // 8),
         envoy=config.envoy,
         origins=config.allowed_origins or (),
         gateway=True,

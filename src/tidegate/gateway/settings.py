@@ -26,7 +26,8 @@ _AGAIN = 5.0
 """Seconds after which a file is followed again whose news were taken up with a fault of ours."""
 _AT_START = (
     "host", "port", "admin_host", "admin_port", "registration", "drain_timeout", "run_dir",
-    "envoy", "envoy_threads", "access_log", "log_format", "log_level", "log_size", "log_files",
+    "envoy", "envoy_threads", "envoy_memory", "access_log", "log_format", "log_level", "log_size",
+    "log_files",
 )  # fmt: skip
 """Settings that a running gateway does not take up."""
 _TRUST = ("tls", "endpoint_tls", "api_keys")
