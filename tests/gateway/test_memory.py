@@ -40,7 +40,7 @@ async def test_a_file_that_cannot_be_written_is_told_and_tried_again(tmp_path: P
         "n:8000", Announcement("10.0.0.7:8000", (AnnouncedModel("m", (1,), ready=True),)), 0.0
     )
     memory.keep(sources(), registry)
-    assert "cannot be written: No such file" in str(memory.state()["problem"])
+    assert "cannot be written: No such file" in str(memory.problem)
     folder.mkdir()
     memory.keep(sources(), registry)
     assert memory.problem is None

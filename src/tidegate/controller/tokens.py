@@ -30,3 +30,26 @@ def read_token(path: Path) -> str:
             "characters of ASCII into it, as 'openssl rand -hex 32' prints them"
         )
     return token
+
+
+class TokenFile:
+    """The token in a file, followed as it changes.
+
+    Raises:
+        ConfigurationError: as :func:`read_token`, when this is made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problem: str | None = None
+        """Why the token that was known last is still the one that counts."""
+        self._known = read_token(path)
+
+    def read(self) -> str:
+        """Return the token as it is now, or was when the file was last of use."""
+        try:
+            self._known = read_token(self.path)
+            self.problem = None
+        except ConfigurationError as error:
+            self.problem = f"{error}; what was known last stays"
+        return self._known

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tidegate import __version__
 from tidegate.balancing.verdict import Verdict
+from tidegate.config.addresses import join_address
 from tidegate.config.gateway import GatewayConfig
 from tidegate.controller.admin import body_of, refuse_pages
 from tidegate.controller.machine import is_from_here
@@ -69,8 +70,8 @@ def status_of(controller: GatewayController, *, details: bool = False) -> dict[s
         "kind": "gateway",
         "version": __version__,
         "file": str(controller.file),
-        "address": f"{config.host}:{config.port}",
-        "admin": f"{config.admin_host}:{config.admin_port}",
+        "address": join_address(config.host, config.port),
+        "admin": join_address(config.admin_host, config.admin_port),
         "admin_port": config.admin_port,
         "run_dir": str(controller.directory.path),
         "ready": controller.ready,

@@ -24,7 +24,7 @@ from tidegate.controller.run_directory import (
     RunDirectory,
     log_settings,
 )
-from tidegate.controller.tokens import read_token
+from tidegate.controller.tokens import TokenFile
 from tidegate.edge.control import ControlServer
 from tidegate.edge.load_reports import LoadReport
 from tidegate.edge.plan import Plan
@@ -89,7 +89,7 @@ class GatewayController:
         registration = config.registration
         self.registry = Registry(registration.lease if registration is not None else 5.0)
         token_file = None if registration is None else registration.token_file
-        self._token = None if token_file is None else read_token(token_file)
+        self._token = None if token_file is None else TokenFile(token_file)
         self.sources = Sources(source_of, self._found, announce)
         self._memory = Memory(directory.path / "endpoints.json")
         self._settings = edge_settings(config, directory, self.settings.trust)
@@ -120,7 +120,7 @@ class GatewayController:
 
     def token(self) -> str | None:
         """Return what nodes must know to join."""
-        return self._token
+        return None if self._token is None else self._token.read()
 
     @property
     def ready(self) -> bool:
@@ -334,9 +334,16 @@ class GatewayController:
 
     def sources_state(self) -> list[Mapping[str, object]]:
         """Return what the sources of endpoints and of trust say, for people."""
-        memory = self._memory
-        unwritten = [] if memory.problem is None else [memory.state()]
-        return [*self.sources.states(), *self.settings.problems(), *unwritten]
+        files: tuple[tuple[str, Memory | TokenFile | None], ...] = (
+            ("memory", self._memory),
+            ("token", self._token),
+        )
+        unwell = [
+            {"source": f"{what} {file.path}", "problem": file.problem}
+            for what, file in files
+            if file is not None and file.problem is not None
+        ]
+        return [*self.sources.states(), *self.settings.problems(), *unwell]
 
     def _save(self) -> None:
         self.directory.save(

@@ -22,7 +22,7 @@ class Memory:
     """Keeps it in a file; one that cannot be read is as none."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self.path = file
         self._known: tuple[object, int, object] | None = None
         """What is written there."""
         self.problem: str | None = None
@@ -42,15 +42,11 @@ class Memory:
             }
             # What cannot be kept for a later controller is in effect all the same.
             try:
-                write_whole(self._file, orjson.dumps(document))
+                write_whole(self.path, orjson.dumps(document))
             except OSError as error:
                 self.problem = f"cannot be written: {error.strerror or error}"
                 return
             self._known, self.problem = known, None
-
-    def state(self) -> dict[str, object]:
-        """Return what is wrong with the file, for people."""
-        return {"source": f"memory {self._file}", "problem": self.problem}
 
     def recall(self, sources: Sources, registry: Registry, now: float) -> dict[str, Task]:
         """Make what was written down known again, until there is something newer.
@@ -59,7 +55,7 @@ class Memory:
             The tasks of the nodefile.
         """
         try:
-            document: Any = orjson.loads(self._file.read_bytes())
+            document: Any = orjson.loads(self.path.read_bytes())
             known = {
                 key: tuple(_read(endpoint) for endpoint in found)
                 for key, found in document["sources"].items()

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from tidegate.config.addresses import join_address
 from tidegate.config.gateway import GatewayConfig
 from tidegate.controller.admin import AdminServer
 from tidegate.controller.admin_grpc import AdminGrpc
@@ -71,8 +72,8 @@ async def _serve(controller: GatewayController) -> None:
                 admin = AdminServer(application(controller), controller.directory.admin_socket)
                 serving = asyncio.create_task(admin.serve([admin_socket]))
                 controller.announce(
-                    f"gateway of {controller.file} on {config.host}:{config.port}, admin on "
-                    f"{config.admin_host}:{config.admin_port}"
+                    f"gateway of {controller.file} on {join_address(config.host, config.port)}, "
+                    f"admin on {join_address(config.admin_host, config.admin_port)}"
                 )
                 await signals.stop.wait()
                 controller.announce("draining; a second Ctrl-C cuts what still runs")

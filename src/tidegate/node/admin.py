@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tidegate import __version__
+from tidegate.config.addresses import join_address
 from tidegate.controller.admin import body_of, refuse_pages
 from tidegate.errors import TidegateError
 from tidegate.node.controller import Controller
@@ -31,7 +32,7 @@ def status_of(controller: Controller) -> dict[str, Any]:
     return {
         "version": __version__,
         "repository": str(controller.repository),
-        "address": f"{config.host}:{config.port}",
+        "address": join_address(config.host, config.port),
         "admin_port": config.admin_port,
         "run_dir": str(controller.directory.path),
         "ready": controller.ready,

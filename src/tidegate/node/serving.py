@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from tidegate.config.addresses import join_address
 from tidegate.config.node import NodeConfig
 from tidegate.controller.admin import AdminServer
 from tidegate.controller.admin_grpc import AdminGrpc
@@ -61,8 +62,9 @@ async def _serve(controller: Controller) -> None:
             async with AdminGrpc(controller.calls, controller.directory.admin_socket):
                 admin = AdminServer(application(controller), controller.directory.admin_socket)
                 serving = asyncio.create_task(admin.serve([admin_socket]))
+                place = join_address(config.host, config.port)
                 controller.announce(
-                    f"serving {controller.repository} on {config.host}:{config.port}, "
+                    f"serving {controller.repository} on {place}, "
                     f"admin on {LOOPBACK}:{config.admin_port}"
                 )
                 await signals.stop.wait()
