@@ -311,6 +311,8 @@ async def serve(given: argparse.Namespace) -> None:
     assert task is not None
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
     gc.freeze()
+    # Connections come and go; looking through all that are open each time would stop the clock.
+    gc.set_threshold(10_000, 20, 1000)
     print(f"listening on {port}", flush=True)
     with contextlib.suppress(asyncio.CancelledError):
         while line := await reader.readline():
