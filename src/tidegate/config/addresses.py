@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 _LONGEST_HOST = 253
 # RFC 1123, section 2.1; the underscore is not of host names, but networks use it.
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NUMBERS = re.compile(r"[0-9.]+")
 _PORT = re.compile(r"[0-9]{1,5}")
+_KNOWN = 2**16
+"""Addresses that are remembered: lists of thousands are read again at each edit."""
 _HINT = "write one as 10.0.0.7:8000 or [fd00::1]:8000"
 
 
@@ -89,6 +92,7 @@ def host_name(text: str) -> str:
     return name.lower()
 
 
+@lru_cache(maxsize=_KNOWN)
 def place(text: str) -> str:
     """Return ``host:port``, with a numeric address or a name, in its canonical form.
 

@@ -131,14 +131,18 @@ def _merge(
 def _below(value: Any, root: Path) -> Any:
     """Return ``value`` with every relative path in it below ``root``."""
     if isinstance(value, Section):
-        changed = {n: _below(getattr(value, n), root) for n in value.model_fields_set}
-        return value.model_copy(update=changed)
+        given = [(name, getattr(value, name)) for name in value.model_fields_set]
+        below = {name: _below(each, root) for name, each in given}
+        changed = any(below[name] is not each for name, each in given)
+        return value.model_copy(update=below) if changed else value
     if isinstance(value, Path):
         return root / value.expanduser()
     if isinstance(value, tuple):
-        return tuple(_below(item, root) for item in value)
+        items = tuple(_below(item, root) for item in value)
+        return items if any(a is not b for a, b in zip(items, value)) else value
     if isinstance(value, dict):
-        return {key: _below(item, root) for key, item in value.items()}
+        found = {key: _below(item, root) for key, item in value.items()}
+        return found if any(found[key] is not value[key] for key in found) else value
     return value
 
 

@@ -24,6 +24,7 @@ class Balancers:
     def __init__(self, policy: BalancingPolicy = POLICY) -> None:
         self._policy = policy
         self._balanced: dict[str, _Balanced] = {}
+        self._routed: dict[str, RoutedModel] = {}
         self._busy: set[str] = set()
         """The pools in the last report."""
 
@@ -32,6 +33,7 @@ class Balancers:
         named = {pool.name: (pool, model.slow_start) for model in models for pool in model.pools}
         for name in self._balanced.keys() - named.keys():
             del self._balanced[name]
+            self._routed.pop(name, None)
         for name, (pool, slow_start) in named.items():
             balanced = self._balanced.get(name)
             if balanced is None or balanced.policy.slow_start != slow_start:
@@ -55,9 +57,9 @@ class Balancers:
         self._busy = set(by_pool)
 
     def routed(self, model: ModelMembers, now: float) -> RoutedModel:
-        """Return a model as the edge is told of it."""
+        """Return a model as the edge is told of it: the same object while nothing changes."""
         canary, mirror = model.canary, model.mirror
-        return RoutedModel(
+        routed = RoutedModel(
             name=model.name,
             pool=self._pool(model.pool, now),
             traffic=model.traffic,
@@ -68,6 +70,10 @@ class Balancers:
                 for name, value, pool in model.headers
             ),
         )
+        # What is planned for the same object is not planned anew.
+        if self._routed.get(model.name) != routed:
+            self._routed[model.name] = routed
+        return self._routed[model.name]
 
     def verdicts(self, pool: str, now: float) -> Mapping[str, Verdict]:
         """Return what is decided about each endpoint of a pool, by address."""
