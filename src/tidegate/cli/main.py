@@ -70,7 +70,7 @@ def serve(repository: Path, **options: object) -> int:
     return run(repository, options)
 
 
-@cli.command(short_help="One address in front of many machines, until Ctrl-C or SIGTERM.")
+@cli.command(short_help="Put one address in front of many machines.")
 @click.argument("file", type=click.Path(path_type=Path))
 @gateway_options()
 def gateway(file: Path, **options: object) -> int:
