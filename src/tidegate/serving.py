@@ -24,6 +24,7 @@ from typing import IO, Any, Self
 from tidegate.client import AsyncClient, Client, Model
 from tidegate.config.loading import load_node_config, nearest
 from tidegate.config.node import NodeConfig
+from tidegate.controller.local_address import LocalAddress, local_address
 from tidegate.errors import (
     AddressInUse,
     ConfigurationError,
@@ -68,25 +69,25 @@ class Server:
     @property
     def url(self) -> str:
         """Where it answers over HTTP, as ``http://127.0.0.1:40123``."""
-        return f"http://{self._running().target}"
+        return self._running().address.url("http")
 
     @property
     def grpc_url(self) -> str:
         """Where it answers over gRPC."""
-        return f"grpc://{self._running().target}"
+        return self._running().address.url("grpc")
 
     @property
     def client(self) -> Client:
         """A client of it, over HTTP; closed with the server."""
         if self._client is None:
-            self._client = Client(self.url)
+            self._client = Client(self.url, ca_file=self._authorities())
         return self._client
 
     @property
     def async_client(self) -> AsyncClient:
         """A client of it for asyncio, over HTTP; closed with ``async with``."""
         if self._async_client is None:
-            self._async_client = AsyncClient(self.url)
+            self._async_client = AsyncClient(self.url, ca_file=self._authorities())
         return self._async_client
 
     def model(self, name: str, version: str | int | None = None) -> Model:
@@ -156,8 +157,13 @@ class Server:
         await asyncio.to_thread(self.stop)
 
     def __repr__(self) -> str:
-        where = "not running" if self._node is None else f"http://{self._node.target}"
+        where = "not running" if self._node is None else self._node.address.url("http")
         return f"<Server of {self.repository}: {where}>"
+
+    def _authorities(self) -> Path | None:
+        address = self._running().address
+        address.check()
+        return address.ca_file
 
     def _running(self) -> _Node:
         if self._node is None:
@@ -245,11 +251,8 @@ class _Node:
         )
 
     @property
-    def target(self) -> str:
-        host = self._config.host
-        if host in ("0.0.0.0", "::"):  # noqa: S104 - where it listens, not where it is asked
-            host = _LOOPBACK
-        return f"[{host}]:{self._config.port}" if ":" in host else f"{host}:{self._config.port}"
+    def address(self) -> LocalAddress:
+        return local_address(self._config, self._config.port)
 
     def wait_ready(self, timeout: float) -> None:
         """Wait until every model that can be loaded is ready.
@@ -258,8 +261,8 @@ class _Node:
             TidegateError: the node has ended, with its own words; or the time is over.
         """
         end = time.monotonic() + timeout
-        with Client(f"http://{self.target}", timeout=5.0) as client:
-            while not (self.status().get("ready") and client.ready()):
+        with Client(self.address.url("http"), timeout=5.0) as client:
+            while not self._answers(client):
                 status = self._guard.poll()
                 if status is not None:
                     raise error_of_exit(status, self._last_words())
@@ -269,6 +272,15 @@ class _Node:
                         f"{'; '.join(self._not_ready()) or self._last_words()}"
                     )
                 time.sleep(_LOOK_EVERY)
+
+    def _answers(self, client: Client) -> bool:
+        status = self.status()
+        if not status.get("ready"):
+            return False
+        if self.address.ca_file is None:
+            return client.ready()
+        # Over TLS it may want to see a certificate: the controller knows, too.
+        return bool(status["edge"]["ready"])
 
     def check_models(self) -> None:
         """Make sure that every model is served.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
+from tidegate.cli.running import refuse_tls
 from tidegate.errors import ConfigurationError, RuntimeMissing
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def bench(as_json: bool, output: Path | None, plot: Path | None, **options: Any)
     """
     _check_parts()
     wanted = _wanted(**options)
+    refuse_tls(wanted.target)
     if plot is not None:
         from tidegate.load.plot import check
 

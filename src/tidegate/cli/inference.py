@@ -24,9 +24,10 @@ from tidegate.cli.options import size_text
 from tidegate.cli.ordered import in_order
 from tidegate.cli.requests import Reader
 from tidegate.cli.running import chosen_nodes, only
-from tidegate.cli.targets import LocalModel, ServedModel, Target, is_path, local_model, node_url
+from tidegate.cli.targets import LocalModel, ServedModel, Target, is_path, local_model
 from tidegate.cli.terminal import new_console, waiting
 from tidegate.config.units import parse_duration
+from tidegate.controller.local_address import local_address
 from tidegate.errors import MessageTooLarge, NodeNotFound, TidegateError
 from tidegate.types import InferRequest
 
@@ -114,16 +115,17 @@ def _target(asked: Asked) -> Target:
             "--model and --device are for a model that is loaded in this process: give its path "
             "as MODEL, without --url, --port, --run-dir and --timeout"
         )
-    url = _url(asked)
+    url, ca_file = _server(asked)
     with waiting(f"asking {url}"):
-        return ServedModel(url, asked.model, asked.version, _seconds(asked.timeout))
+        return ServedModel(url, asked.model, asked.version, _seconds(asked.timeout), ca_file)
 
 
-def _url(asked: Asked) -> str:
+def _server(asked: Asked) -> tuple[str, Path | None]:
+    """Return the URL of the server to ask, and who vouches for it."""
     if asked.url is not None:
         if asked.port is not None or asked.run_dir is not None:
             raise click.UsageError("--url says where the server is: leave out --port, --run-dir")
-        return asked.url
+        return asked.url, None
     try:
         node = only(chosen_nodes(asked.port, asked.run_dir))
     except NodeNotFound as error:
@@ -131,7 +133,11 @@ def _url(asked: Asked) -> str:
             f"{asked.model!r} is no file or folder here, and {error}; --url names another server"
         ) from error
     record = node.load()
-    return node_url("127.0.0.1" if record is None else record.config.host, node.port)
+    if record is None:
+        return f"grpc://127.0.0.1:{node.port}", None
+    address = local_address(record.config, node.port)
+    address.check()
+    return address.url("grpc"), address.ca_file
 
 
 def _seconds(timeout: str | None) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tidegate.config.loading import load_node_config
 from tidegate.config.origins import DEFAULT
+from tidegate.controller.local_address import tls_of
 from tidegate.controller.run_directory import (
     GatewayRecord,
     NodeRecord,
@@ -62,6 +63,25 @@ def chosen_nodes(port: str | None, run_dir: str | None) -> list[RunDirectory]:
         hint = f"there are nodes on the ports {others}" if nodes else "none of yours runs"
         raise NodeNotFound(f"no node of yours runs on port {config.port} ({base}); {hint}")
     return chosen
+
+
+def refuse_tls(target: str) -> None:
+    """Make sure that no server of this user speaks TLS at ``target``, which is ``HOST:PORT``.
+
+    Raises:
+        ConfigurationError: one does.
+    """
+    host, _, port = target.rpartition(":")
+    if host not in ("127.0.0.1", "[::1]", "localhost"):
+        return
+    config, _ = load_node_config(Path(), _relevant(), {})
+    for node in find_nodes(base_directory(config.run_dir)):
+        record = node.load() if str(node.port) == port else None
+        if record is not None and tls_of(record.config) is not None:
+            raise ConfigurationError(
+                f"the server at {target} speaks TLS, and the load generator does not: measure one "
+                "that is started without"
+            )
 
 
 def _relevant() -> dict[str, str]:

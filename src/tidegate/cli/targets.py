@@ -102,9 +102,18 @@ class LocalModel:
 class ServedModel:
     """A model of a server of the Open Inference Protocol, by HTTP or gRPC."""
 
-    def __init__(self, url: str, model: str, version: int | None, timeout: float | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        version: int | None,
+        timeout: float | None,
+        ca_file: Path | None = None,
+    ) -> None:
         self.model = model
-        self._client = Client(url, timeout=DEFAULT_TIMEOUT if timeout is None else timeout)
+        self._client = Client(
+            url, timeout=DEFAULT_TIMEOUT if timeout is None else timeout, ca_file=ca_file
+        )
         self._handle = self._client.model(model, version)
         self.signature = self._handle.metadata().signature
 
@@ -124,12 +133,6 @@ class ServedModel:
     def close(self) -> None:
         """Close the connections; calls that run are cut."""
         self._client.close()
-
-
-def node_url(host: str, port: int) -> str:
-    """Return the URL of a node of this machine that listens on ``host``."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what is meant
-    return f"grpc://[{host}]:{port}" if ":" in host else f"grpc://{host}:{port}"
 
 
 def is_path(model: str) -> bool:

@@ -16,6 +16,7 @@ from tidegate.config.gateway import GatewayConfig
 from tidegate.config.hostile_yaml import check_depth, check_number
 from tidegate.config.model import ModelConfig
 from tidegate.config.node import NodeConfig
+from tidegate.config.node_tls import server_tls
 from tidegate.config.origins import DEFAULT, Origin, fields, is_given, section_of
 from tidegate.config.section import Section
 from tidegate.errors import ConfigurationError
@@ -77,10 +78,13 @@ def load_node_config(
         The settings, and where the value of each key came from.
 
     Raises:
-        ConfigurationError: a source holds an unknown name or a wrong value.
+        ConfigurationError: a source holds an unknown name or a wrong value, or some settings of
+            TLS are given without the others.
     """
     file = root / NODE_FILE
-    return _merge(NodeConfig, file if file.is_file() else None, environ, options)
+    config, origins = _merge(NodeConfig, file if file.is_file() else None, environ, options)
+    server_tls(config)  # settings that go together may come from several sources
+    return config, origins
 
 
 def load_gateway_config(

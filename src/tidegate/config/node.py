@@ -92,6 +92,16 @@ class NodeConfig(Section):
     join_weight: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         100, description="this node's share of the calls, against other nodes'"
     )
+    tls_certificate: Path | None = Field(
+        None,
+        description="what clients are shown over TLS: the chain of certificates, in PEM "
+        "(default: no TLS)",
+    )
+    tls_key: Path | None = Field(None, description="the private key of that certificate, in PEM")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="who vouches for clients, in PEM: they must then show a certificate (mTLS)",
+    )
     public_control: bool = Field(
         False,
         description="let every client load and unload models, not the admin port alone",

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from tidegate import __version__
 from tidegate.config.addresses import join_address
+from tidegate.config.node import NodeConfig
 from tidegate.controller.admin import body_of, refuse_pages
 from tidegate.errors import TidegateError
 from tidegate.node.controller import Controller
@@ -32,15 +33,24 @@ def status_of(controller: Controller) -> dict[str, Any]:
     return {
         "version": __version__,
         "repository": str(controller.repository),
-        "address": join_address(config.host, config.port),
+        "address": shown_address(config),
         "admin_port": config.admin_port,
         "run_dir": str(controller.directory.path),
         "ready": controller.ready,
-        "edge": {"pid": controller.edge.pid},
+        "edge": {"pid": controller.edge.pid, "ready": controller.edge_ready},
         "gateways": controller.joining.describe(),
         "models": [_model(controller, name) for name in sorted(controller.fleet.models)],
-        "problems": [str(problem) for problem in controller.found.problems],
+        "problems": [
+            *([controller.trust.problem] if controller.trust.problem else ()),
+            *(str(problem) for problem in controller.found.problems),
+        ],
     }
+
+
+def shown_address(config: NodeConfig) -> str:
+    """Return where a node listens, as people are told."""
+    scheme = "" if config.tls_certificate is None else "https://"
+    return scheme + join_address(config.host, config.port)
 
 
 def _model(controller: Controller, name: str) -> dict[str, Any]:

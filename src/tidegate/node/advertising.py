@@ -79,7 +79,13 @@ def _read(text: str, port: int) -> tuple[str, int]:
 
 
 def announcement(
-    fleet: Fleet, address: str, *, weight: int, cores: float, instance: str
+    fleet: Fleet,
+    address: str,
+    *,
+    weight: int,
+    cores: float,
+    instance: str,
+    secure: bool = False,
 ) -> Announcement:
     """Return what a node says of itself: what its edge answers for at this moment."""
     by_model: dict[str, dict[str, list[Replica]]] = {name: {} for name in fleet.models}
@@ -94,6 +100,7 @@ def announcement(
         replicas={name: _count(by_model[name]) for name in sorted(by_model)},
         version=__version__,
         instance=instance,
+        secure=secure,
     )
 
 

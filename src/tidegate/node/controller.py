@@ -14,6 +14,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tidegate.clock import Clock, MonotonicClock
@@ -49,6 +50,7 @@ from tidegate.node.shared_memory_calls import SharedMemoryCalls
 from tidegate.node.statistics import Statistics
 from tidegate.node.statistics_calls import StatisticsCalls
 from tidegate.node.tensorflow_serving_calls import TensorFlowServingCalls
+from tidegate.node.trust import NodeTrust
 from tidegate.node.unserved import Unserved
 from tidegate.protocols.grpc_frames import PREFIX_SIZE
 from tidegate.protocols.open_inference.documents import LARGEST
@@ -101,6 +103,9 @@ class Controller:
         self._hurry = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
+        self.trust = NodeTrust(config, self._retrusted, announce)
+        self.edge_ready = False
+        """Whether the edge knows what the node serves, and that it is ready."""
         self._settings = EdgeSettings(
             host=config.host,
             port=config.port,
@@ -112,6 +117,7 @@ class Controller:
             threads=config.envoy_threads or max(1, int(usable_cores())),
             envoy=config.envoy,
             origins=config.allowed_origins or (),
+            tls=self.trust.tls,
         )
         self.edge = EdgeKeeper(self._settings, directory, announce)
         self._edge_logs = EdgeLogs(
@@ -232,6 +238,7 @@ class Controller:
             asyncio.create_task(self._apply_changes(), name="apply changes"),
             asyncio.create_task(self._watch(), name="watch the repository"),
             asyncio.create_task(self._edge_logs.keep(), name="keep the edge's logs"),
+            asyncio.create_task(self.trust.follow(), name="follow the certificates"),
             asyncio.create_task(self.edge.keep(self._edge_is_back), name="keep the edge"),
         ]
         self._changed.set()
@@ -281,6 +288,10 @@ class Controller:
                 unloaded=tuple(sorted(self.fleet.unloaded)),
             )
         )
+
+    def _retrusted(self) -> None:
+        self._settings = replace(self._settings, tls=self.trust.tls)
+        self._changed.set()
 
     def _log_from(self, level: int) -> None:
         self._noticeboard.log_from(level)
@@ -421,7 +432,9 @@ class Controller:
         retired = self.fleet.retired()
         if retired:
             await self.joining.withdraw()
-        await self.control.publish(self._topology(), self._settings)
+        topology = self._topology()
+        await self.control.publish(topology, self._settings)
+        self.edge_ready = topology.ready
         self.joining.changed()
         self.health.changed()
         if not self.edge.serving:

@@ -170,6 +170,7 @@ class Joining:
             weight=self._config.join_weight,
             cores=usable_cores(),
             instance=self._instance,
+            secure=self._config.tls_certificate is not None,
         )
 
 

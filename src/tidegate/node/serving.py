@@ -8,14 +8,14 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from tidegate.config.addresses import join_address
 from tidegate.config.node import NodeConfig
+from tidegate.config.node_tls import with_whole_paths
 from tidegate.controller.admin import AdminServer
 from tidegate.controller.admin_grpc import AdminGrpc
 from tidegate.controller.life import LOOPBACK, Signals, address, free_port, listen, write_log
 from tidegate.controller.run_directory import RunDirectory, base_directory, log_settings
 from tidegate.errors import AddressInUse
-from tidegate.node.admin import application
+from tidegate.node.admin import application, shown_address
 from tidegate.node.controller import Controller
 
 
@@ -35,6 +35,7 @@ def serve(repository: Path, config: NodeConfig, announce: Callable[[str], None])
         config = config.model_copy(update={"port": free_port(config.host)})
     if config.admin_port == 0:
         config = config.model_copy(update={"admin_port": free_port(LOOPBACK)})
+    config = with_whole_paths(config)
     directory = RunDirectory(base_directory(config.run_dir), config.port)
     written = logging.getLogger("tidegate.controller")
 
@@ -62,9 +63,8 @@ async def _serve(controller: Controller) -> None:
             async with AdminGrpc(controller.calls, controller.directory.admin_socket):
                 admin = AdminServer(application(controller), controller.directory.admin_socket)
                 serving = asyncio.create_task(admin.serve([admin_socket]))
-                place = join_address(config.host, config.port)
                 controller.announce(
-                    f"serving {controller.repository} on {place}, "
+                    f"serving {controller.repository} on {shown_address(config)}, "
                     f"admin on {LOOPBACK}:{config.admin_port}"
                 )
                 await signals.stop.wait()

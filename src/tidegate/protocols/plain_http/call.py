@@ -23,6 +23,7 @@ from tidegate.protocols.plain_http.headers import (
     authority,
     prefers,
     refuse_foreign_pages,
+    scheme,
 )
 from tidegate.protocols.plain_http.inputs import WHITE, fit
 from tidegate.protocols.plain_http.paths import read_path
@@ -53,7 +54,7 @@ def read(call: RestCall, model: ModelView) -> Inference | Reply:
     if call.method != "POST":
         about = describe(model, path, name, signature)
         if prefers(accept, HTML, JSON):
-            reply = page.model_page(about, authority(call.headers))
+            reply = page.model_page(about, authority(call.headers), scheme(call.headers))
         else:
             reply = Reply([orjson.dumps(about.document())], headers=((b"vary", b"accept"),))
         reply.model, reply.version = path

@@ -107,6 +107,11 @@ def _same(origin: bytes | None, host: bytes) -> bool:
     return bool(found) and authority.removesuffix(default) == ours.removesuffix(default)
 
 
+def scheme(headers: Mapping[bytes, bytes]) -> str:
+    """Return how the caller came to the edge: ``http`` or ``https``."""
+    return "https" if headers.get(b"x-forwarded-proto") == b"https" else "http"
+
+
 def authority(headers: Mapping[bytes, bytes]) -> bytes:
     """Return the host and port that the caller used (RFC 9110, section 7.2)."""
     return headers.get(b":authority") or headers.get(b"host", b"")

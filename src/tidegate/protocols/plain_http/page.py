@@ -25,8 +25,8 @@ _HERE = Path(__file__).parent
 _KIND = b"text/html; charset=utf-8"
 
 
-def model_page(about: Description, host: bytes) -> Reply:
-    """Return the page of a model; ``host`` is how the caller reached the server."""
+def model_page(about: Description, host: bytes, scheme: str) -> Reply:
+    """Return the page of a model; ``host`` and ``scheme`` are how the caller came here."""
     model = about.path.model
     title = escape(model)
     parts = [
@@ -39,7 +39,7 @@ def model_page(about: Description, host: bytes) -> Reply:
         '<p id="took"></p><div id="shown"></div></section>',
         '<h2>The same with curl <button type="button" class="plain" id="copy" hidden>Copy'
         "</button></h2>",
-        f'<pre id="command">{escape(_command(about, host))}</pre>',
+        f'<pre id="command">{escape(_command(about, host, scheme))}</pre>',
         _signature("Inputs", about.signature.inputs),
         _signature("Outputs", about.signature.outputs),
     ]
@@ -141,7 +141,7 @@ def _box(index: int, way: Way) -> str:
     )
 
 
-def _command(about: Description, host: bytes) -> str:
+def _command(about: Description, host: bytes, scheme: str) -> str:
     """Return what curl does the same with, for whom no script fills it in."""
     fields = []
     for way in about.ways:
@@ -149,7 +149,7 @@ def _command(about: Description, host: bytes) -> str:
             fields.append("-F " + shlex.quote(f"{way.name}=@FILE"))
         else:
             fields.append("--form-string " + shlex.quote(f"{way.name}={way.example or 'TEXT'}"))
-    address = f"http://{host.decode('latin-1')}{write_path(*about.path)}"
+    address = f"{scheme}://{host.decode('latin-1')}{write_path(*about.path)}"
     return " ".join(("curl", *fields, shlex.quote(address)))
 
 
