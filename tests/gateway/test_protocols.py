@@ -123,6 +123,33 @@ async def test_versions_and_labels_go_to_those_who_have_them(gateway: ServedGate
     assert caught.value.said == "no endpoint of model 'scale' has version 7: there is 1, 2"
 
 
+async def test_callers_who_ask_for_what_is_not_offered_demote_nobody(
+    gateway: ServedGateway,
+) -> None:
+    request = v2.ModelInferRequest(model_name="scale")
+    tensor = request.inputs.add(name="x", datatype="FP32", shape=ROWS.shape)
+    tensor.contents.fp32_contents.extend(ROWS.ravel().tolist())
+    request.outputs.add(name="y").parameters["classification"].int64_param = 1
+    body = json.dumps(
+        {
+            "inputs": [
+                {"name": "x", "datatype": "FP32", "shape": [2, 4], "data": ROWS.ravel().tolist()}
+            ],
+            "outputs": [{"name": "y", "parameters": {"classification": 1}}],
+        }
+    ).encode()
+    (before,) = (after,) = (await gateway.endpoints("scale")).values()
+    # The first reports leave out the first calls.
+    while after["succeeded"] + after["failed"] < before["succeeded"] + before["failed"] + 10:
+        with pytest.raises(Refused) as caught:
+            await ask(gateway, open_inference.MODEL_INFER, request, v2.ModelInferResponse)
+        assert caught.value.code == "UNIMPLEMENTED"
+        assert (await gateway.post("/v2/models/scale/infer", body))[0] == 501
+        (after,) = (await gateway.endpoints("scale")).values()
+    assert after["failed"] == before["failed"]
+    assert after["state"] != "probing"
+
+
 async def test_what_is_asked_about_a_model_is_answered_by_its_servers(
     gateway: ServedGateway,
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.protocols.load_reports import LARGEST, encode_report
+from tidegate.protocols.load_reports import LARGEST, callers_own, encode_report
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,16 @@ def test_whatever_number_becomes_one_that_envoy_takes(utilization: float) -> Non
     )
     assert match is not None
     assert 0 <= float(match[1]) <= LARGEST
+
+
+@pytest.mark.parametrize(
+    ("status", "grpc_status", "told"),
+    [(200, b"0", False), (200, b"3", False), (200, b"12", True), (500, b"13", False)],
+)
+def test_what_is_not_offered_is_told_to_be_the_callers(
+    status: int, grpc_status: bytes, told: bool
+) -> None:
+    report = encode_report(0.5)
+    found = callers_own(report, status, [(b"grpc-status", grpc_status)])
+    assert found == (report + b",named_metrics.callers=1" if told else report)
+    assert callers_own(report, 501, []) == report + b",named_metrics.callers=1"

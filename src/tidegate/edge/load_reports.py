@@ -13,11 +13,12 @@ from envoy.config.endpoint.v3 import load_report_pb2
 from envoy.service.load_stats.v3 import lrs_pb2
 
 from tidegate.edge.messages import seconds
+from tidegate.protocols.load_reports import CALLERS
 
 INTERVAL = 0.25
 """Seconds between reports."""
 
-_UTILIZATIONS = ("application_utilization", "cpu_utilization")
+UTILIZATIONS = ("application_utilization", "cpu_utilization")
 """The first of them that a server tells of counts."""
 
 
@@ -88,13 +89,19 @@ def place_of(address: address_pb2.Address) -> str:
 
 
 def _load(stats: load_report_pb2.UpstreamEndpointStats) -> EndpointLoad:
+    callers = min(_sum(stats.load_metric_stats, CALLERS), stats.total_error_requests)
     return EndpointLoad(
-        succeeded=stats.total_successful_requests,
-        failed=stats.total_error_requests,
+        succeeded=stats.total_successful_requests + callers,
+        failed=stats.total_error_requests - callers,
         issued=stats.total_issued_requests,
         in_flight=stats.total_requests_in_progress,
         utilization=_utilization(stats.load_metric_stats),
     )
+
+
+def _sum(metrics: Iterable[load_report_pb2.EndpointLoadMetricStats], name: str) -> int:
+    found = [float(m.total_metric_value) for m in metrics if m.metric_name == name]
+    return round(sum(found))
 
 
 def _utilization(metrics: Iterable[load_report_pb2.EndpointLoadMetricStats]) -> float | None:
@@ -103,4 +110,4 @@ def _utilization(metrics: Iterable[load_report_pb2.EndpointLoadMetricStats]) -> 
         for metric in metrics
         if metric.num_requests_finished_with_metric
     }
-    return next((means[name] for name in _UTILIZATIONS if name in means), None)
+    return next((means[name] for name in UTILIZATIONS if name in means), None)

@@ -14,6 +14,7 @@ from google.protobuf import wrappers_pb2
 
 from tidegate.edge.clusters import balancing, first_aid
 from tidegate.edge.health_checks import Crowd, asks_rest, health_check
+from tidegate.edge.load_reports import UTILIZATIONS
 from tidegate.edge.messages import from_controller, packed, seconds
 from tidegate.edge.plan import PlannedCluster
 from tidegate.edge.pools import Server
@@ -21,6 +22,7 @@ from tidegate.edge.retry_floors import LEAST
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.tls import NOBODY, is_dns_name, upstream_transport_socket
 from tidegate.edge.trust import ClientTls
+from tidegate.protocols.load_reports import CALLERS
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CONNECT_TIMEOUT = 1.0
@@ -63,7 +65,7 @@ def server_cluster(
         health_checks=[health_check(planned, crowd)],
         # A server that discovery or its lease has given up goes at once, however well it feels.
         ignore_health_on_host_removal=True,
-        lrs_report_endpoint_metrics=["application_utilization", "cpu_utilization"],
+        lrs_report_endpoint_metrics=[*UTILIZATIONS, CALLERS],
     )
     cluster.eds_cluster_config.eds_config.CopyFrom(from_controller(initial_fetch_timeout=0))
     cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(

@@ -8,6 +8,7 @@ asks for it by :data:`ASK_HEADER`, which the edge of a gateway does.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 ASK_HEADER = "x-tidegate-load"
 """On a request: with the value :data:`ASK_VALUE`, the answer is to say how busy the server is."""
@@ -16,8 +17,13 @@ REPORT_HEADER = "endpoint-load-metrics"
 """On a response: the report."""
 UTILIZATION = "application_utilization"
 """The metric: 0 is idle, 1 fully busy, and more says that work waits."""
+CALLERS = "named_metrics.callers"
+"""The metric: 1 where the caller asked for what is not offered, so the server has not failed."""
 LARGEST = 1000.0
 """No report says more."""
+
+_NOT_IMPLEMENTED = 501
+_UNIMPLEMENTED = (b"grpc-status", b"12")
 
 
 def encode_report(utilization: float) -> bytes:
@@ -25,3 +31,14 @@ def encode_report(utilization: float) -> bytes:
     if math.isnan(utilization):
         utilization = 0.0
     return b"TEXT %s=%.3f" % (UTILIZATION.encode(), min(max(utilization, 0.0), LARGEST))
+
+
+def callers_own(report: bytes, status: int, fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return ``report`` for an answer, with word of it if an error is the caller's own.
+
+    HTTP counts 501, and gRPC's UNIMPLEMENTED becomes that, among the errors of servers: an edge
+    would take them for failures.
+    """
+    if status == _NOT_IMPLEMENTED or _UNIMPLEMENTED in fields:
+        return b"%s,%s=1" % (report, CALLERS.encode())
+    return report

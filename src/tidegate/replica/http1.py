@@ -19,7 +19,7 @@ import httptools
 
 from tidegate.errors import MessageTooLarge
 from tidegate.protocols.grpc_frames import frame_prefix
-from tidegate.protocols.load_reports import REPORT_HEADER
+from tidegate.protocols.load_reports import REPORT_HEADER, callers_own
 from tidegate.replica.exchange import Bytes, Exchange, Handler, Head, Headers, OpenConnections
 from tidegate.replica.header_blocks import literal_of
 from tidegate.replica.streams import GrpcStream, Opener, Outgoing
@@ -174,7 +174,7 @@ class Http1Connection(asyncio.Protocol):
     def write_message(self, stream: int, parts: Sequence[Bytes]) -> None:
         """Answer a gRPC call with a message and OK."""
         length = sum(map(len, parts))
-        report = self._report()
+        report = self._report(200, ())
         head = _GRPC_HEAD if not report else _GRPC_HEAD[:-2] + b"%s: %s\r\n\r\n" % report[0]
         head += b"%x\r\n" % (length + _FRAME) + frame_prefix(length)
         self._write(head, *parts, _GRPC_TAIL)
@@ -184,14 +184,14 @@ class Http1Connection(asyncio.Protocol):
     ) -> None:
         """Answer with a head and a body."""
         lines = [b"HTTP/1.1 %d %s" % (status, _REASONS.get(status, b"Status"))]
-        lines += [name + b": " + value for name, value in (*fields, *self._report())]
+        lines += [name + b": " + value for name, value in (*fields, *self._report(status, fields))]
         self._write(b"\r\n".join((*lines, b"\r\n")), *parts)
 
-    def _report(self) -> Headers:
+    def _report(self, status: int, fields: Headers) -> Headers:
         load, exchange = self._connections.load, self._exchange
         if load is None or exchange is None or not exchange.head.asks_load:
             return ()
-        return ((REPORT, load()),)
+        return ((REPORT, callers_own(load(), status, fields)),)
 
     def _write(self, *parts: Bytes) -> None:
         self._exchange = None

@@ -20,6 +20,7 @@ from typing import cast
 
 from tidegate.errors import DeadlineExceeded, RequestError
 from tidegate.protocols.grpc_frames import frame_prefix
+from tidegate.protocols.load_reports import callers_own
 from tidegate.replica.exchange import Bytes, Exchange, Handler, Head, Headers, OpenConnections
 from tidegate.replica.header_blocks import BlockReader, MalformedBlock, encode_block
 from tidegate.replica.http1 import PATIENCE, REPORT, too_large
@@ -437,7 +438,7 @@ class Http2Connection(asyncio.Protocol):
         window = self._initial_window + self._windows.pop(stream, 0)
         load = self._connections.load
         if load is not None and exchange.head.asks_load:
-            fields = (*fields, (REPORT, load()))
+            fields = (*fields, (REPORT, callers_own(load(), status, fields)))
         block = encode_block([(b":status", b"%d" % status), *fields])
         self._send(self._head(stream, 0 if parts else _END_STREAM, block))
         if parts:
