@@ -98,7 +98,7 @@ def inspect(path: Path, as_json: bool, no_load: bool) -> int:
     return run(path, as_json=as_json, load=not no_load)
 
 
-@cli.command()
+@cli.command(short_help="Show the nodes and gateways of this user.")
 @which_node
 @click.option("--endpoints", is_flag=True, help="of a gateway, each endpoint: its state and why")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
@@ -252,7 +252,7 @@ def doctor(as_json: bool, **options: object) -> int:
     return run(options, as_json=as_json)
 
 
-@cli.command(short_help="Show every setting of a node, a model or a gateway, and its origin.")
+@cli.command(short_help="Show every setting of a server or a model, and its origin.")
 @click.argument("place", metavar="[REPOSITORY|FILE]", type=click.Path(path_type=Path), default=".")
 @click.option("--model", metavar="NAME", help="the settings of this model of REPOSITORY")
 @click.option("--show-origin", is_flag=True, help="tell where each value came from")
