@@ -41,6 +41,7 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+@lru_cache(maxsize=_KNOWN)
 def numeric_address(text: str) -> str:
     """Return ``text``, an IP address and a port, in its one canonical form.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,10 @@ from tidegate.controller.run_directory import RunDirectory, base_directory, log_
 from tidegate.errors import AddressInUse, ConfigurationError
 from tidegate.gateway.admin import application, check_reach
 from tidegate.gateway.controller import GatewayController
+
+_COLLECTIONS = (100_000, 20, 50)
+"""Thousands of endpoints are hundreds of thousands of objects that stay: to look through them for
+garbage as often as Python does by default would take as long as to read them."""
 
 
 def serve_gateway(
@@ -32,6 +37,7 @@ def serve_gateway(
     Raises:
         TidegateError: the gateway cannot start; nothing of it is left running.
     """
+    gc.set_threshold(*_COLLECTIONS)
     ports: dict[str, object] = {}
 
     def settings() -> GatewayConfig:
