@@ -333,7 +333,9 @@ class Balancer:
         full = max(1, min(MAX_WEIGHT, round(record.base * self._scale)))
         if ejection.issued - ejection.counted >= 2 * policy.probe_calls:
             return 1  # enough are on their way
-        wanted = max(policy.probe_rate, policy.probe_share * self._rate)
+        slow = ejection.cause == "slow"
+        part = policy.slow_probe_share if slow else policy.probe_share
+        wanted = max(policy.probe_rate, part * self._rate)
         if self._rate <= wanted:
             return full
         if self._capacity is None:

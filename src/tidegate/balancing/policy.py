@@ -49,6 +49,9 @@ class BalancingPolicy:
     that are left would break down under the load of all."""
     probe_share: float = 0.006
     """The share of the cluster's calls that an endpoint gets while it is probed."""
+    slow_probe_share: float = 0.003
+    """The same for one that is slow: each of its probes is a caller who waits for long, and
+    at 1 % of the calls they would be the cluster's 99th percentile."""
     probe_rate: float = 3.0
     """The least number of calls per second that it gets then, so that healing is noticed in a
     cluster with little to do."""
