@@ -89,8 +89,15 @@ async def test_a_fresh_scrape_has_every_metric_that_needs_no_call(node: ServedNo
     assert found("process_memory_bytes", process="edge") > 2**20
     known = {metric.name.removesuffix("_total") for metric in names.METRICS}
     assert found.kinds.keys() <= known
-    # What is missing is a gateway's, needs a GPU, or a call that went wrong in a certain way.
-    others = ("gpu", "tidegate_endpoint", "tidegate_nodes", "tidegate_config_problem")
+    # What is missing is a gateway's, needs a GPU or TLS, or a call that went wrong in a certain way.
+    others = (
+        "gpu",
+        "tidegate_endpoint",
+        "tidegate_nodes",
+        "tidegate_config_problem",
+        "tidegate_edge_refused",
+        "tidegate_edge_certificate",
+    )
     assert {n for n in known - found.kinds.keys() if not any(each in n for each in others)} <= {
         "tidegate_unserved_requests"
     }
