@@ -89,7 +89,7 @@ async def test_a_fresh_scrape_has_every_metric_that_needs_no_call(node: ServedNo
     assert found("process_memory_bytes", process="edge") > 2**20
     known = {metric.name.removesuffix("_total") for metric in names.METRICS}
     assert found.kinds.keys() <= known
-    # What is missing is a gateway's, needs a GPU or TLS, or a call that went wrong in a certain way.
+    # What is missing is a gateway's, needs a GPU or TLS, or a call that went wrong somehow.
     others = (
         "gpu",
         "tidegate_endpoint",
