@@ -115,6 +115,14 @@ def test_a_seldon_server_is_connected_to() -> None:
     assert {c.WhichOneof("health_checker") for c in found.values()} == {"tcp_health_check"}
 
 
+def test_a_task_of_a_nodefile_is_no_model_that_servers_could_be_asked_for() -> None:
+    (ours,) = checks(Server("10.0.0.1:80"), known=False).values()
+    assert ours.http_health_check.path == "/v2/health/ready"
+    for protocol in ("tensorflow-serving", "open-inference"):
+        found = checks(Server("10.0.0.1:80", protocol, "10.0.0.1:81"), known=False)
+        assert {c.WhichOneof("health_checker") for c in found.values()} == {"tcp_health_check"}
+
+
 def test_a_path_of_ones_own_is_asked_over_rest() -> None:
     found = checks(
         Server("10.0.0.1:80", "seldon", "10.0.0.1:81"), health_path="/ping", health_interval=3.0

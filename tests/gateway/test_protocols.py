@@ -198,6 +198,19 @@ async def test_other_makes_answer_dl_inferences_service(gateway: ServedGateway) 
     assert inferred.model_name == "triton"
 
 
+async def test_a_nodefile_alone_leads_tasks_to_nodes(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    _models(tmp_path / "models")
+    async with ServedNode(tmp_path / "models") as node:
+        nodefile = tmp_path / "nodefile.txt"
+        nodefile.write_text(f"{TASK}=2000,{node.target}\n")
+        async with ServedGateway({"nodefile": str(nodefile)}) as gateway:
+            await gateway.healthy(f"task-{TASK}")
+            asked = case("scale", 20.0)
+            for protocol in ("dl-predict", "dl-pytorch", "dl-caffe", "dl-tis"):
+                check(asked, await asyncio.to_thread(CALLERS[protocol], gateway.target, asked))
+
+
 async def test_what_is_a_nodes_own_is_not_asked_of_a_gateway(gateway: ServedGateway) -> None:
     for path in (
         "/v2/repository/models/scale/load",

@@ -37,6 +37,7 @@ _CONFIRMATION = 0.1
 _MISSED = 2
 _SOON = 4.0
 
+_SERVER_READY = "/v2/health/ready"
 _HOST = "health"
 """Names no server: each endpoint may have a name of its own, which goes before this."""
 _AVAILABLE = b"\x10\x1e"
@@ -100,7 +101,9 @@ def health_check(cluster: PlannedCluster, crowd: Crowd) -> health_check_pb2.Heal
     if path is not None and asks_rest(cluster):
         _get(check, path)
     elif cluster.ours:
-        _get(check, _open_inference_path(cluster))
+        _get(check, _open_inference_path(cluster) if cluster.traffic.known else _SERVER_READY)
+    elif not cluster.traffic.known:
+        check.tcp_health_check.SetInParent()
     elif cluster.rest:
         _ask_rest(check, cluster)
     else:

@@ -151,7 +151,7 @@ def shape_of(cluster: PlannedCluster) -> object:
         cluster.asked,
         cluster.copies and (traffic.timeout,),
         (traffic.retry_budget, traffic.max_in_flight),
-        (traffic.health_interval, traffic.health_path),
+        (traffic.health_interval, traffic.health_path, traffic.known),
         {(s.secure, s.protocol == "tidegate" or s.rest is not None) for s in cluster.servers},
     )
 

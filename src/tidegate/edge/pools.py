@@ -76,6 +76,8 @@ class TrafficPolicy:
     max_in_flight: int | None = None
     health_interval: float | None = None
     health_path: str | None = None
+    known: bool = True
+    """Whether servers know the model by its name; a task of a nodefile has one here alone."""
 
 
 @dataclass(frozen=True, slots=True)

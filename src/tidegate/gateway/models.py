@@ -103,6 +103,8 @@ def members_of(
     for name in [*config.models, *(n for n in extra if n not in config.models)]:
         model = config.models.get(name, GatewayModel())
         traffic, slow_start = _traffic(model, config.defaults, timeouts.get(name))
+        if name not in config.models and name not in joined:
+            traffic = replace(traffic, known=False)
         members[name] = ModelMembers(
             name=name,
             traffic=traffic,
