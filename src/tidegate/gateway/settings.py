@@ -22,8 +22,8 @@ from tidegate.gateway.models import Task
 log = logging.getLogger(__name__)
 
 _LARGEST_FILE = 2**26
-_TICK = 0.2
-"""Seconds between looks at gateway.yaml."""
+_TICK = 0.1
+"""Seconds between looks at gateway.yaml, and for which nobody may have written to it."""
 _AGAIN = 5.0
 """Seconds after which a file is followed again whose news were taken up with a fault of ours."""
 _AT_START = (
@@ -81,7 +81,7 @@ class GatewaySettings:
 
     def follow(self) -> None:
         """Begin to follow all files; :meth:`close` ends it."""
-        file = WatchedFile(self.file, lambda _, __: self._read(), _LARGEST_FILE, tick=_TICK)
+        file = WatchedFile(self.file, lambda _, __: self._read(), _LARGEST_FILE, _TICK, _TICK)
         self._keep("gateway.yaml", self.file, lambda: file.follow(self._take, self._refuse))
         self._follow_others()
 

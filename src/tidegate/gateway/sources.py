@@ -29,6 +29,11 @@ class _Followed:
     task: asyncio.Task[None] | None = None
 
 
+_TOLD = asyncio.Event()
+_TOLD.set()
+"""What never changes is known at once."""
+
+
 class Sources:
     """Keeps the sources of a gateway running; ``changed`` is called when one tells of a change.
 
@@ -105,9 +110,7 @@ class Sources:
     def _follow(self, entry: Endpoints) -> _Followed:
         made = self._make(entry)
         if isinstance(made, tuple):
-            followed = _Followed(made)
-            followed.told.set()
-            return followed
+            return _Followed(made, _TOLD)
         followed = _Followed(self._remembered.get(key_of(entry), ()))
         followed.task = asyncio.create_task(
             self._keep(entry, made, followed), name=f"follow {named(entry)}"

@@ -45,6 +45,7 @@ class WatchedFile(Generic[T]):
     largest: int
     """Bytes; nothing is read of a larger file."""
     tick: float = _TICK
+    quiet: float = _QUIET
     sleep: Sleep = asyncio.sleep
     wall: Callable[[], float] = time.time
 
@@ -82,8 +83,8 @@ class WatchedFile(Generic[T]):
 
     async def _settle(self, state: _State) -> None:
         """Wait until nobody writes to the file any more."""
-        while state is not None and self.wall() - state[2] / 1e9 < _QUIET:
-            await self.sleep(_QUIET)
+        while state is not None and self.wall() - state[2] / 1e9 < self.quiet:
+            await self.sleep(self.quiet)
             again = await asyncio.to_thread(self._look)
             if again == state:
                 return
