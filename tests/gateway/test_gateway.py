@@ -78,6 +78,8 @@ async def test_an_edit_counts_as_a_whole_and_a_bad_one_not_at_all() -> None:
             await gateway.edit(models(m=[b.address], n=[a.address]))
             await traffic.more(50, of="b")
             assert (await gateway.ask(message("n")))["replica"] == "a"
+            # The old one stays until the new one is known to be well.
+            await gateway.eventually(lambda s: endpoints_of(s, "m").keys() == {b.address})
             for text, words in (
                 ("models: {m: {endpoints: [nowhere]}}", "'nowhere' has no port"),
                 (
