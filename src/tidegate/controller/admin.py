@@ -9,10 +9,15 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.responses import Response
 
 from tidegate.controller.admin_grpc import http_or_grpc
-from tidegate.errors import MessageTooLarge, PermissionDenied
+from tidegate.controller.server_calls import ServerCalls
+from tidegate.errors import MessageTooLarge, PermissionDenied, TidegateError
 from tidegate.protocols.open_inference.documents import LARGEST
+from tidegate.protocols.open_inference.rest import encode_error
+from tidegate.protocols.statuses import status_of
+from tidegate.replica.exchange import headers_of
 
 
 def refuse_pages(request: Request) -> None:
@@ -55,6 +60,24 @@ async def body_of(request: Request) -> bytes:
         if len(body) > LARGEST:
             raise MessageTooLarge(f"the body is larger than {LARGEST} bytes; send less")
     return body
+
+
+async def answer_call(calls: ServerCalls, request: Request) -> Response:
+    """Answer one of the calls that the public port has, too, without its restrictions."""
+    try:
+        refuse_pages(request)
+        path = request.scope["raw_path"].decode("latin-1").partition("?")[0]
+        reply = await calls.answer_path(request.method, path, await body_of(request), trusted=True)
+    except TidegateError as error:
+        return refusal(error)
+    return Response(b"".join(reply.parts), media_type="application/json")
+
+
+def refusal(error: TidegateError) -> Response:
+    """Return the answer that tells of an error, with the headers that belong to it."""
+    headers = {name.decode(): value.decode() for name, value in headers_of(error)}
+    body, status = encode_error(str(error)), status_of(error).http
+    return Response(body, status, headers, media_type="application/json")
 
 
 class AdminServer(uvicorn.Server):

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 from tidegate import __version__
 from tidegate.controller.server_calls import Call, Extension, ServerCalls
 from tidegate.edge.names import CLUSTER_HEADER, MODEL_PREFIX, SOLE, TASK_PREFIX
-from tidegate.errors import InferenceFailed, MessageTooLarge, MethodNotFound, TidegateError
+from tidegate.errors import (
+    InferenceFailed,
+    InvalidInput,
+    MessageTooLarge,
+    MethodNotFound,
+    ModelNotFound,
+    TidegateError,
+)
 from tidegate.protocols import open_inference
 from tidegate.protocols.grpc_frames import unframe
 from tidegate.protocols.open_inference import metadata as metadata_codec
@@ -61,6 +68,24 @@ def server_extension(ready: Callable[[], bool], names: Callable[[], Sequence[str
             open_inference.SERVER_METADATA: metadata,
         }
     )
+
+
+def why_nobody(cluster: str, models: Collection[str], advice: str) -> Exception:
+    """Return why a call that names no model, or a task, leads nowhere.
+
+    ``cluster`` is as the edge names it; ``advice`` says how to give the task ``{task}`` a model.
+    """
+    if cluster == SOLE:
+        named = sorted(models)
+        listed = ", ".join(named[:8]) + (", …" if len(named) > 8 else "")
+        return InvalidInput(
+            f"the call names no model, and there are {len(named)} here: name one of {listed}"
+            if named
+            else "there is no model here"
+        )
+    task, _, name = cluster.removeprefix(TASK_PREFIX).partition("/")
+    model = f" and no model {name!r}" if name else ""
+    return ModelNotFound(f"no model has the task {task}{model} here: {advice.format(task=task)}")
 
 
 class ControllerApi:

@@ -18,7 +18,7 @@ from tidegate import __version__
 from tidegate.balancing.verdict import Verdict
 from tidegate.config.addresses import join_address
 from tidegate.config.gateway import GatewayConfig
-from tidegate.controller.admin import body_of, refuse_pages
+from tidegate.controller.admin import answer_call, refusal
 from tidegate.controller.machine import is_from_here
 from tidegate.errors import ConfigurationError, PermissionDenied, TidegateError
 from tidegate.gateway.controller import GatewayController
@@ -26,10 +26,7 @@ from tidegate.gateway.health import Feeling
 from tidegate.gateway.metrics import Metrics
 from tidegate.gateway.models import ModelMembers, PoolMembers
 from tidegate.gateway.registration_calls import admit, registration_routes
-from tidegate.protocols.open_inference.rest import encode_error
 from tidegate.protocols.registration import PATH
-from tidegate.protocols.statuses import status_of as status_of_error
-from tidegate.replica.exchange import headers_of
 
 _OPEN = ("/live", "/metrics")
 """What other machines are told without a token."""
@@ -154,7 +151,7 @@ class Guard:
             try:
                 self._admit(Request(scope))
             except TidegateError as error:
-                answer = _refusal(error)
+                answer = refusal(error)
         await answer(scope, receive, send)
 
     @staticmethod
@@ -199,7 +196,7 @@ def application(controller: GatewayController) -> Starlette:
         return JSONResponse({"live": True})
 
     async def call(request: Request) -> Response:
-        return await _call(controller, request)
+        return await answer_call(controller.calls.server, request)
 
     registration = (
         []
@@ -223,22 +220,3 @@ def application(controller: GatewayController) -> Starlette:
         ],
         middleware=[Middleware(Guard, controller.token)],
     )
-
-
-async def _call(controller: GatewayController, request: Request) -> Response:
-    """Answer one of the calls that the public port has, too."""
-    try:
-        refuse_pages(request)
-        path = request.scope["raw_path"].decode("latin-1").partition("?")[0]
-        reply = await controller.calls.server.answer_path(
-            request.method, path, await body_of(request), trusted=True
-        )
-    except TidegateError as error:
-        return _refusal(error)
-    return Response(b"".join(reply.parts), media_type="application/json")
-
-
-def _refusal(error: TidegateError) -> Response:
-    body = encode_error(str(error))
-    headers = {name.decode(): value.decode() for name, value in headers_of(error)}
-    return Response(body, status_of_error(error).http, headers, media_type="application/json")

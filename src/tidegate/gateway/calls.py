@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from tidegate.controller.api import server_extension
+from tidegate.controller.api import server_extension, why_nobody
 from tidegate.controller.grpc_services import HealthCalls, ReflectionCalls
 from tidegate.controller.model_list import list_extension
 from tidegate.controller.server_calls import Call, Endpoint, Extension, ServerCalls
-from tidegate.edge.names import MODEL_PREFIX, SOLE, TASK_PREFIX
+from tidegate.edge.names import MODEL_PREFIX
 from tidegate.errors import InvalidInput, ModelNotFound, ModelNotReady
 from tidegate.gateway.figures import Figures
 from tidegate.gateway.health import NOT_ASKED, EndpointHealth
@@ -56,7 +56,8 @@ class GatewayCalls:
     def why(self, cluster: str, grpc: bool) -> Exception:
         """Return why nobody answers a call for ``cluster``, as the edge names it."""
         if not cluster.startswith(MODEL_PREFIX):
-            return self._why_nobody(cluster)
+            advice = "put tasks: [{task}] into gateway.yaml"
+            return why_nobody(cluster, self._controller.members, advice)
         name, mark, asked = _split(cluster.removeprefix(MODEL_PREFIX))
         model = self._controller.members.get(name)
         if model is None:
@@ -77,21 +78,6 @@ class GatewayCalls:
                 f"{', '.join(map(repr, labels)) or 'none'}"
             )
         return ModelNotReady(f"no endpoint of model {name!r} can answer now; try again")
-
-    def _why_nobody(self, cluster: str) -> Exception:
-        models = sorted(self._controller.members)
-        if cluster == SOLE:
-            listed = ", ".join(models[:8]) + (", …" if len(models) > 8 else "")
-            return InvalidInput(
-                f"the call names no model, and there are {len(models)} here: name one of {listed}"
-                if models
-                else "there is no model here"
-            )
-        task, _, name = cluster.removeprefix(TASK_PREFIX).partition("/")
-        named = f" and no model {name!r}" if name else ""
-        return ModelNotFound(
-            f"no model has the task {task}{named} here: put tasks: [{task}] into gateway.yaml"
-        )
 
     def _models(self) -> dict[str, bool]:
         return {name: self._servable(name) for name in self._controller.members}

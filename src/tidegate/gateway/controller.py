@@ -258,8 +258,9 @@ class GatewayController:
         await waiter
 
     def _observe(self, report: LoadReport) -> None:
-        self.balancers.observe(report, self.plan.pools(), self.clock.now())
-        self.calls.figures.note(report, self.plan.pools())
+        pool_of = self.plan.pools()
+        self.balancers.observe(report, pool_of, self.clock.now())
+        self.calls.figures.note(report, pool_of)
         self._changed.set()
 
     async def _apply_changes(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 from collections.abc import Callable
@@ -11,11 +10,9 @@ from pathlib import Path
 
 from tidegate.config.addresses import join_address
 from tidegate.config.gateway import GatewayConfig
-from tidegate.controller.admin import AdminServer
-from tidegate.controller.admin_grpc import AdminGrpc
-from tidegate.controller.life import Signals, address, free_port, listen, write_log
+from tidegate.controller.foreground import run
+from tidegate.controller.life import address, free_port
 from tidegate.controller.run_directory import RunDirectory, base_directory, log_settings
-from tidegate.errors import AddressInUse, ConfigurationError
 from tidegate.gateway.admin import application, check_reach
 from tidegate.gateway.controller import GatewayController
 
@@ -58,31 +55,17 @@ def serve_gateway(
         written.info("%s", line)
 
     controller = GatewayController(file.resolve(), settings, config, directory, tell)
-    asyncio.run(_serve(controller))
-
-
-async def _serve(controller: GatewayController) -> None:
-    signals = Signals(controller.hurry)
-    config = controller.config
-    controller.directory.create()
-    controller.directory.lock()
-    write_log(controller.directory.controller_log, log_settings(config))
-    try:
-        admin_socket = listen(config.admin_port, config.admin_host)
-    except (AddressInUse, ConfigurationError):
-        controller.directory.unlock()
-        raise
-    with contextlib.closing(admin_socket):
-        async with controller:
-            async with AdminGrpc(controller.calls.server, controller.directory.admin_socket):
-                admin = AdminServer(application(controller), controller.directory.admin_socket)
-                serving = asyncio.create_task(admin.serve([admin_socket]))
-                controller.announce(
-                    f"gateway of {controller.file} on {join_address(config.host, config.port)}, "
-                    f"admin on {join_address(config.admin_host, config.admin_port)}"
-                )
-                await signals.stop.wait()
-                controller.announce("draining; a second Ctrl-C cuts what still runs")
-                admin.should_exit = True
-            await serving
-    controller.announce("stopped")
+    admin = (config.admin_host, config.admin_port)
+    asyncio.run(
+        run(
+            controller,
+            controller.calls.server,
+            application,
+            admin,
+            log_settings(config),
+            lambda: (
+                f"gateway of {controller.file} on {join_address(config.host, config.port)}, "
+                f"admin on {join_address(*admin)}"
+            ),
+        )
+    )

@@ -17,14 +17,10 @@ from starlette.routing import Route
 from tidegate import __version__
 from tidegate.config.addresses import join_address
 from tidegate.config.node import NodeConfig
-from tidegate.controller.admin import body_of, refuse_pages
-from tidegate.errors import TidegateError
+from tidegate.controller.admin import answer_call
 from tidegate.node.controller import Controller
 from tidegate.node.fleet import Generation, Replica
 from tidegate.node.metrics import Metrics
-from tidegate.protocols.open_inference.rest import encode_error
-from tidegate.protocols.statuses import status_of as status_of_error
-from tidegate.replica.exchange import headers_of
 
 
 def status_of(controller: Controller) -> dict[str, Any]:
@@ -121,7 +117,7 @@ def application(controller: Controller) -> Starlette:
         return JSONResponse({"live": True})
 
     async def call(request: Request) -> Response:
-        return await _call(controller, request)
+        return await answer_call(controller.calls, request)
 
     return Starlette(
         routes=[
@@ -132,18 +128,3 @@ def application(controller: Controller) -> Starlette:
             Route("/v2/{path:path}", call, methods=["GET", "POST"]),
         ]
     )
-
-
-async def _call(controller: Controller, request: Request) -> Response:
-    """Answer one of the calls that the public port has, too, without its restrictions."""
-    try:
-        refuse_pages(request)
-        path = request.scope["raw_path"].decode("latin-1").partition("?")[0]
-        reply = await controller.calls.answer_path(
-            request.method, path, await body_of(request), trusted=True
-        )
-    except TidegateError as error:
-        body = encode_error(str(error))
-        headers = {name.decode(): value.decode() for name, value in headers_of(error)}
-        return Response(body, status_of_error(error).http, headers, media_type="application/json")
-    return Response(b"".join(reply.parts), media_type="application/json")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from tidegate.edge.names import MODEL_PREFIX, SOLE, TASK_PREFIX
+from tidegate.controller.api import why_nobody
+from tidegate.edge.names import MODEL_PREFIX
 from tidegate.errors import InvalidInput, ModelNotFound, ModelNotReady
 from tidegate.node.fleet import Fleet
 from tidegate.telemetry.statistics import GRPC, REST
@@ -21,7 +22,8 @@ class Unserved:
     def why(self, cluster: str, grpc: bool) -> Exception:
         """Return why nobody answers a call for ``cluster``, as the edge names it."""
         if not cluster.startswith(MODEL_PREFIX):
-            return self._why_nobody(cluster)
+            advice = "put task_ids: [{task}] into its model.yaml"
+            return why_nobody(cluster, self._fleet.models, advice)
         key = cluster.removeprefix(MODEL_PREFIX)
         model = re.split("[:@]", key)[0]
         if model in self._fleet.models:
@@ -54,18 +56,3 @@ class Unserved:
                 f"{', '.join(map(repr, known)) or 'none'}; see versions.labels in its model.yaml"
             )
         return self._why_model(f"{model}:{version}")
-
-    def _why_nobody(self, cluster: str) -> Exception:
-        models = sorted(self._fleet.models)
-        if cluster == SOLE:
-            listed = ", ".join(models[:8]) + (", …" if len(models) > 8 else "")
-            return InvalidInput(
-                f"the call names no model, and there are {len(models)} here: name one of {listed}"
-                if models
-                else "there is no model here"
-            )
-        task, _, name = cluster.removeprefix(TASK_PREFIX).partition("/")
-        named = f" and no model {name!r}" if name else ""
-        return ModelNotFound(
-            f"no model has the task {task}{named} here: put task_ids: [{task}] into its model.yaml"
-        )
