@@ -16,6 +16,7 @@ from tests.replica.test_http2 import GRPC as FIELDS
 from tests.replica.test_http2 import LIMIT, REST, Desk, Edge, call, framed
 from tidegate.errors import InvalidInput, QueueFull
 from tidegate.protocols.load_reports import ASK_HEADER, ASK_VALUE, REPORT_HEADER
+from tidegate.protocols.routing import ONLY_HEADER
 from tidegate.replica.batch import Run
 from tidegate.replica.counting import Counters
 from tidegate.replica.exchange import OpenConnections
@@ -158,8 +159,12 @@ async def test_over_http2_who_asks_is_told(folder: Path) -> None:
         edge.send(call(11, b"{}", [*REST, ASKING]))
         (await desk.next()).reply([b"{}"])
         assert (await edge.answer(11)).blocks[0][REPORT_HEADER] == "TEXT a=2"
+        # A gateway that has not read the message asks by naming the only model.
+        edge.send(call(19, b"", [*FIELDS, (ONLY_HEADER, "m")]))
+        (await desk.next()).reply_grpc((b"",))
+        assert (await edge.answer(19)).blocks[0][REPORT_HEADER] == "TEXT a=2"
         # Nobody else.
-        for stream, fields in ((13, FIELDS), (15, [*FIELDS, (ASK_HEADER, "yes")]), (17, REST)):
+        for stream, fields in ((21, FIELDS), (23, [*FIELDS, (ASK_HEADER, "yes")]), (25, REST)):
             edge.send(call(stream, b"{}", fields))
             (await desk.next()).fail(InvalidInput("no"))
             assert REPORT_HEADER not in (await edge.answer(stream)).blocks[0]

@@ -70,6 +70,17 @@ def body_limit(settings: EdgeSettings) -> buffer_pb2.Buffer:
     )
 
 
+def leave_out(route: route_components_pb2.Route, *filters: str) -> None:
+    """Let a route's calls pass some filters by, which are not even made for them.
+
+    It counts only for a route that is found before any filter has run: by path and headers as
+    they came. A filter that is switched off in its own way costs 2 % of Envoy's time for a call.
+    """
+    off = packed(route_components_pb2.FilterConfig(disabled=True))
+    for name in filters:
+        route.typed_per_filter_config[name].CopyFrom(off)
+
+
 def unbound(route: route_components_pb2.Route) -> None:
     """Let bodies of a route pass as they come: a stream has no end to wait for."""
     passed = buffer_pb2.BufferPerRoute(disabled=True)

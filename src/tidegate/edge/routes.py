@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
-from envoy.extensions.filters.http.lua.v3 import lua_pb2
 
 from tidegate.edge.forwarding import (
     ask_controller,
     forward_inference,
     forward_to_controller,
+    leave_out,
     match_cluster,
 )
 from tidegate.edge.limits import mark_model
-from tidegate.edge.messages import packed
 from tidegate.edge.names import (
     CLUSTER_HEADER,
     MODEL_PREFIX,
@@ -68,9 +67,7 @@ def _forward_unread(host: route_components_pb2.VirtualHost, path: str, key: str)
     route.match.grpc.SetInParent()
     forward_inference(route)
     _lead_to(route, key)
-    route.typed_per_filter_config[ROUTING_FILTER].CopyFrom(
-        packed(lua_pb2.LuaPerRoute(disabled=True))
-    )
+    leave_out(route, ROUTING_FILTER)
 
 
 def _forward_labelled(host: route_components_pb2.VirtualHost, topology: Topology) -> None:

@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterable
 
 ASK_HEADER = "x-tidegate-load"
-"""On a request: with the value :data:`ASK_VALUE`, the answer is to say how busy the server is."""
+"""On a request: with the value :data:`ASK_VALUE`, the answer is to say how busy the server is.
+
+:data:`~tidegate.protocols.routing.ONLY_HEADER` asks for that, too."""
 ASK_VALUE = "1"
 REPORT_HEADER = "endpoint-load-metrics"
 """On a response: the report."""

@@ -15,7 +15,9 @@ MODEL_HEADER = "tidegate-model"
 VERSION_HEADER = "tidegate-version"
 """The version that goes with :data:`MODEL_HEADER`; optional."""
 ONLY_HEADER = "tidegate-only"
-"""The one model that a call may be for: a gateway says so of a message that it has not read."""
+"""The one model that a call may be for: a gateway says so of a message that it has not read.
+
+It stands for :data:`~tidegate.protocols.load_reports.ASK_HEADER`, too."""
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """A model's name: of letters, digits, '.', '_' and '-', at most 128 of them."""

@@ -10,9 +10,10 @@ from tidegate.errors import MethodNotAllowed, QueueFull
 from tidegate.protocols.grpc_frames import percent_encode
 from tidegate.protocols.load_reports import ASK_HEADER, ASK_VALUE
 from tidegate.protocols.registry import encode_error
+from tidegate.protocols.routing import ONLY_HEADER
 from tidegate.protocols.statuses import status_of
 
-_ASK, _ASKED = ASK_HEADER.encode(), ASK_VALUE.encode()
+_ASK, _ASKED, _ONLY = ASK_HEADER.encode(), ASK_VALUE.encode(), ONLY_HEADER.encode()
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
@@ -39,7 +40,7 @@ class Head:
         """How long the caller of a gRPC method waits, as it was sent."""
         self.retried = headers.get(b"x-envoy-attempt-count", b"1") != b"1"
         """Whether another replica has failed to answer this request."""
-        self.asks_load = headers.get(_ASK) == _ASKED
+        self.asks_load = headers.get(_ASK) == _ASKED or _ONLY in headers
         """Whether the answer is to say how busy this replica is."""
 
 
