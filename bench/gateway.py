@@ -1,11 +1,14 @@
-"""What the gateway costs: it, a bare Envoy, nginx, HAProxy and a Python proxy, one thread each.
+"""What the gateway costs: it, a bare Envoy, nginx, HAProxy and a Python proxy, one core each.
 
     python -m bench gateway [--rounds 5] [--seconds 2] [--json FILE]
 
 600-byte unary calls to backends that answer at once; the same load for all, in turns within one
-run, every figure the median of the rounds. The bare Envoy has a static round robin cluster and
-nothing else: no routing on the model, no retries, no health checks. nginx has ``grpc_pass``. Then
-messages of 64 MiB, and the memory of the gateway's Envoy under a hundred of them at once.
+run, every figure the median of the rounds. A proxy has one worker thread, and one core for all
+its processes and threads (the gateway's controller, gRPC's pollers); the load and the backends
+have the others. So it does not matter where the system puts whom. The bare Envoy has a static
+round robin cluster and nothing else: no routing on the model, no retries, no health checks. nginx
+has ``grpc_pass``. Then messages of 64 MiB, and the memory of the gateway's Envoy under a hundred
+of them at once.
 """
 
 from __future__ import annotations
@@ -118,7 +121,7 @@ def show(console: Console, found: dict[str, list[Round]], given: argparse.Namesp
     """Print the table."""
     subject = next(iter(found))
     table = Table(
-        title=f"600-byte unary gRPC, one thread each, {given.connections} connections x "
+        title=f"600-byte unary gRPC, one core each, {given.connections} connections x "
         f"{given.in_flight} in flight"
     )
     for heading in ("proxy", "calls/s", "lowest", "highest", "p50 ms", "p99 ms", "CPU us/call",
@@ -140,12 +143,18 @@ async def run(given: argparse.Namespace) -> int:
     """Start the proxies, compare them, print and write the figures."""
     machine = hardware.describe()
     kinds = {f"backend-{index}": Kind() for index in range(given.backends)}
-    with tempfile.TemporaryDirectory(prefix="tg-") as name:
-        async with nodes(kinds) as found:
-            addresses = [node.address for node in found.values()]
-            async with contestants(addresses, Path(name), given.against) as running:
-                figures = await compare(running, given)
-                sizes = [await large(running[0], count) for count in given.large]
+    first, *others = hardware.cores() or [0]
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tg-")))
+        stack.enter_context(hardware.confined(others))
+        found = await stack.enter_async_context(nodes(kinds))
+        addresses = [node.address for node in found.values()]
+        with hardware.confined([first] if others else []):
+            running = await stack.enter_async_context(
+                contestants(addresses, folder, given.against)
+            )
+        figures = await compare(running, given)
+        sizes = [await large(running[0], count) for count in given.large]
     console = Console()
     show(console, figures, given)
     for size in sizes:

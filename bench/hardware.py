@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def describe(packages: Sequence[str] = ()) -> dict[str, str]:
     """Return the machine, the interpreter and the versions that matter, of ``packages`` too."""
     return {
         "cpu": _cpu(),
-        "cores": str(len(os.sched_getaffinity(0)) if _is_linux() else os.cpu_count()),
+        "cores": str(len(cores()) or os.cpu_count()),
         "load before": f"{os.getloadavg()[0]:.2f}",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
@@ -47,6 +48,24 @@ class Others:
         # A guest's time is in its host's user time as well.
         total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         return total, total - idle, self._own()
+
+
+def cores() -> list[int]:
+    """Return the cores that this process may use; none where a process cannot be confined."""
+    return sorted(os.sched_getaffinity(0)) if _is_linux() else []
+
+
+@contextlib.contextmanager
+def confined(to: Sequence[int]) -> Iterator[None]:
+    """Keep this thread, and processes that it starts meanwhile, on some cores; none: on all."""
+    before = cores()
+    if to:
+        os.sched_setaffinity(0, to)
+    try:
+        yield
+    finally:
+        if to:
+            os.sched_setaffinity(0, before)
 
 
 def _is_linux() -> bool:
