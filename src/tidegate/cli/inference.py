@@ -26,6 +26,8 @@ from tidegate.cli.requests import Reader
 from tidegate.cli.running import chosen_nodes, only
 from tidegate.cli.targets import LocalModel, ServedModel, Target, is_path, local_model
 from tidegate.cli.terminal import new_console, waiting
+from tidegate.client.blocking import Client
+from tidegate.client.face import DEFAULT_TIMEOUT
 from tidegate.config.units import parse_duration
 from tidegate.controller.local_address import local_address
 from tidegate.errors import MessageTooLarge, NodeNotFound, TidegateError
@@ -63,6 +65,9 @@ class Asked:
     name: str | None
     device: str | None
     url: str | None
+    ca_file: Path | None
+    certificate_file: Path | None
+    key_file: Path | None
     port: str | None
     run_dir: str | None
     timeout: str | None
@@ -106,18 +111,27 @@ def _form(asked: Asked) -> Format:
 def _target(asked: Asked) -> Target:
     if asked.device is not None and not _DEVICE.fullmatch(asked.device):
         raise click.BadParameter("must be auto, cpu, cuda or cuda:N", param_hint="'--device'")
-    served = (asked.url, asked.port, asked.run_dir, asked.timeout)
-    if served == (None, None, None, None) and is_path(asked.model):
+    files = (asked.ca_file, asked.certificate_file, asked.key_file)
+    served = (asked.url, asked.port, asked.run_dir, asked.timeout, *files)
+    if all(option is None for option in served) and is_path(asked.model):
         with waiting("loading the model"):
             return local_model(Path(asked.model), asked.name, asked.version, asked.device)
     if asked.name is not None or asked.device is not None:
         raise click.UsageError(
             "--model and --device are for a model that is loaded in this process: give its path "
-            "as MODEL, without --url, --port, --run-dir and --timeout"
+            "as MODEL, without --url, --port, --run-dir, --timeout and the files of TLS"
         )
     url, ca_file = _server(asked)
     with waiting(f"asking {url}"):
-        return ServedModel(url, asked.model, asked.version, _seconds(asked.timeout), ca_file)
+        timeout = _seconds(asked.timeout)
+        client = Client(
+            url,
+            timeout=DEFAULT_TIMEOUT if timeout is None else timeout,
+            ca_file=asked.ca_file or ca_file,
+            certificate_file=asked.certificate_file,
+            key_file=asked.key_file,
+        )
+        return ServedModel(client, asked.model, asked.version)
 
 
 def _server(asked: Asked) -> tuple[str, Path | None]:
@@ -136,7 +150,7 @@ def _server(asked: Asked) -> tuple[str, Path | None]:
     if record is None:
         return f"grpc://127.0.0.1:{node.port}", None
     address = local_address(record.config, node.port)
-    address.check()
+    address.check(certified=asked.certificate_file is not None)
     return address.url("grpc"), address.ca_file
 
 

@@ -167,7 +167,14 @@ def logs(
 @click.option("--version", type=click.IntRange(1), metavar="V", help="this version")
 @click.option("--model", "name", metavar="NAME", help="of a repository, this model")
 @click.option("--device", metavar="DEVICE", help="in this process: auto, cpu, cuda or cuda:N")
-@click.option("--url", metavar="URL", help="a server: http://HOST:PORT or grpc://HOST:PORT")
+@click.option("--url", metavar="URL", help="a server: http://HOST:PORT or grpc://HOST:PORT; with "
+              "TLS https:// or grpcs://")  # fmt: skip
+@click.option("--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="certificates "
+              "(PEM) of who vouches for the server  [default: the usual authorities]")  # fmt: skip
+@click.option("--certificate-file", type=click.Path(path_type=Path), metavar="FILE",
+              help="a certificate (PEM) for a server that wants one of its clients")  # fmt: skip
+@click.option("--key-file", type=click.Path(path_type=Path), metavar="FILE",
+              help="its private key")  # fmt: skip
 @which_node
 @click.option("--timeout", metavar="TIME", help="the longest that an answer of a server may take "
               "[default: 60s]")  # fmt: skip

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from tidegate.cli.serving import check_serving_parts
 from tidegate.client.blocking import Client
-from tidegate.client.face import DEFAULT_TIMEOUT
 from tidegate.config.loading import nearest
 from tidegate.errors import ConfigurationError, InvalidModel, ModelNotFound, RuntimeMissing
 from tidegate.repository.entries import ModelEntry, Repository
@@ -102,18 +101,9 @@ class LocalModel:
 class ServedModel:
     """A model of a server of the Open Inference Protocol, by HTTP or gRPC."""
 
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        version: int | None,
-        timeout: float | None,
-        ca_file: Path | None = None,
-    ) -> None:
+    def __init__(self, client: Client, model: str, version: int | None) -> None:
         self.model = model
-        self._client = Client(
-            url, timeout=DEFAULT_TIMEOUT if timeout is None else timeout, ca_file=ca_file
-        )
+        self._client = client
         self._handle = self._client.model(model, version)
         self.signature = self._handle.metadata().signature
 

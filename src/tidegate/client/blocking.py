@@ -55,13 +55,17 @@ class Client(Face):
         headers: sent with every call, as ``{"authorization": "Bearer …"}``.
         ca_file: certificates (PEM) of who vouches for the server, instead of the usual
             authorities.
+        certificate_file: a certificate (PEM) for servers that want one of their clients, followed
+            by those that lead to an authority.
+        key_file: its private key, without a password.
         max_answer_size: the most bytes that an answer may have.
         direct: ask the gateway at ``url`` where each model is, and call it there, balancing
             over its endpoints; what is not about one model goes to the gateway.
         endpoint_headers: sent to endpoints, with ``direct``; ``headers`` go to the gateway alone.
 
     Raises:
-        ConfigurationError: the URL is none of a server, or a header cannot be sent.
+        ConfigurationError: the URL is none of a server, or a header cannot be sent, or of
+            ``certificate_file`` and ``key_file`` there is only one.
     """
 
     def __init__(
@@ -72,6 +76,8 @@ class Client(Face):
         binary: bool = True,
         headers: Mapping[str, str] | None = None,
         ca_file: str | os.PathLike[str] | None = None,
+        certificate_file: str | os.PathLike[str] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
         max_answer_size: int = 2**30,
         direct: bool = False,
         endpoint_headers: Mapping[str, str] | None = None,
@@ -82,6 +88,8 @@ class Client(Face):
             binary=binary,
             headers=headers,
             ca_file=ca_file,
+            certificate_file=certificate_file,
+            key_file=key_file,
             max_answer_size=max_answer_size,
             direct=direct,
             endpoint_headers=endpoint_headers,

@@ -10,7 +10,6 @@ from typing import Protocol
 from tidegate.client.address import Address
 from tidegate.client.calls import Incoming, Outgoing
 from tidegate.errors import (
-    ConfigurationError,
     ConnectionLost,
     DeadlineExceeded,
     InvalidAnswer,
@@ -24,22 +23,18 @@ class Connection:
     """How to reach a server; each is itself alone, and may be a key.
 
     ``headers`` go with every call. ``ca_file`` holds the certificates (PEM) of who vouches
-    for the server, instead of the usual authorities. ``max_answer_size`` is in bytes.
+    for the server, instead of the usual authorities; ``certificate_file`` and ``key_file`` (both
+    or none) what the server is shown. ``max_answer_size`` is in bytes.
     ``connect_timeout`` bounds connecting, in seconds; ``None`` leaves it all the time of a call.
     """
 
     address: Address
     headers: Mapping[str, str] = field(default_factory=dict)
     ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
     max_answer_size: int = 2**30
     connect_timeout: float | None = None
-
-    def bad_authorities(self, reason: object) -> ConfigurationError:
-        """``ca_file`` is of no use."""
-        return ConfigurationError(
-            f"ca_file: {self.ca_file} holds no certificates that can be read ({reason}); "
-            "give a file in PEM"
-        )
 
     def unreachable(self, reason: object) -> ServerUnreachable:
         """Nobody answers."""
@@ -50,11 +45,29 @@ class Connection:
             f"{hint}give the URL where it is"
         )
 
+    def not_let_in(self, reason: object) -> ServerUnreachable:
+        """The server refused what it was shown in the TLS handshake; nothing was asked."""
+        hint = (
+            "it may want a certificate of its clients: give certificate_file and key_file"
+            if self.certificate_file is None
+            else f"show one that it trusts: {self.certificate_file} is not"
+        )
+        return ServerUnreachable(
+            f"{self.address.url} does not let this client in ({reason}); {hint}"
+        )
+
     def lost(self, reason: object) -> ConnectionLost:
         """The server, or what is on the way to it, broke off."""
+        # By TLS 1.3 a server refuses a client's certificate when the client thinks itself let in;
+        # what it says of it is lost where more was sent meanwhile.
+        hint = (
+            " (a server that wants another certificate of its clients breaks off as well)"
+            if self.address.secure
+            else ""
+        )
         return ConnectionLost(
             f"{self.address.url} broke off before its answer was whole ({reason}); "
-            "it may have done what was asked: send it again if doing it twice is no harm"
+            f"it may have done what was asked: send it again if doing it twice is no harm{hint}"
         )
 
     def closed(self) -> ConnectionLost:

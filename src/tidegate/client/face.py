@@ -35,15 +35,23 @@ class Face:
         binary: bool = True,
         headers: Mapping[str, str] | None = None,
         ca_file: str | os.PathLike[str] | None = None,
+        certificate_file: str | os.PathLike[str] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
         max_answer_size: int = 2**30,
         direct: bool = False,
         endpoint_headers: Mapping[str, str] | None = None,
     ) -> None:
         address = Address.parse(url)
+        if (certificate_file is None) != (key_file is None):
+            raise ConfigurationError(
+                "certificate_file and key_file go together: give both, or none"
+            )
         self._connection = Connection(
             address,
             _checked_headers(headers or {}),
-            None if ca_file is None else Path(ca_file),
+            _path(ca_file),
+            _path(certificate_file),
+            _path(key_file),
             max_answer_size,
         )
         self._timeout = checked_timeout(timeout, timeout)
@@ -76,6 +84,10 @@ class Face:
 
     def _seconds(self, timeout: float | None) -> float:
         return checked_timeout(timeout, self._timeout)
+
+
+def _path(file: str | os.PathLike[str] | None) -> Path | None:
+    return None if file is None else Path(file)
 
 
 def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:

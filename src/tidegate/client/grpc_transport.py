@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import ssl
 from typing import Any
 
 import grpc
@@ -12,6 +11,7 @@ import grpc.aio
 
 from tidegate.client.calls import Incoming, Outgoing
 from tidegate.client.connection import Connection
+from tidegate.client.trust import read_files
 from tidegate.errors import TidegateError
 from tidegate.protocols.statuses import GrpcCode
 
@@ -29,6 +29,7 @@ _BROKEN_OFF = (
     "recvmsg",
     "sendmsg",
 )
+_NOT_LET_IN = "Unwrap failed"  # by TLS 1.3 a server says so after the handshake
 """What grpcio says where it makes a status itself; nothing else tells it from a server's."""
 
 
@@ -132,14 +133,8 @@ def _options(connection: Connection) -> list[tuple[str, Any]]:
 
 
 def _credentials(connection: Connection) -> Any:
-    if connection.ca_file is None:
-        return grpc.ssl_channel_credentials()
-    try:
-        # grpcio itself would say nothing, and never connect.
-        ssl.create_default_context(cafile=connection.ca_file)
-        return grpc.ssl_channel_credentials(connection.ca_file.read_bytes())
-    except OSError as error:
-        raise connection.bad_authorities(error) from error
+    files = read_files(connection)
+    return grpc.ssl_channel_credentials(files.authorities, files.key, files.certificate)
 
 
 def _failed(connection: Connection, error: Any, timeout: float) -> Incoming:
@@ -163,6 +158,8 @@ def _of_this_side(
     if code is GrpcCode.RESOURCE_EXHAUSTED and "Received message larger than max" in words:
         return connection.too_large()
     if code is GrpcCode.UNAVAILABLE and words.startswith(_NOT_CONNECTED):
+        if _NOT_LET_IN in words:
+            return connection.not_let_in(words)
         return connection.unreachable(words)
     if code is GrpcCode.CANCELLED and words in (
         "Channel closed!",

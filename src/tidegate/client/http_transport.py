@@ -15,6 +15,7 @@ from tidegate.client.calls import Incoming, Outgoing
 from tidegate.client.connection import Connection
 from tidegate.client.deadlines import DeadlineBackend
 from tidegate.client.proxies import proxy_to
+from tidegate.client.trust import tls_context
 from tidegate.errors import (
     InvalidAnswer,
     InvalidInput,
@@ -33,7 +34,10 @@ _FAILURES = (
     httpcore.ProtocolError,
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
+    ssl.SSLError,  # the one for asyncio lets it through
 )
+_NOT_LET_IN = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR", "HANDSHAKE_FAILURE")
+"""Of the alerts of TLS (RFC 8446, section 6), what a server says of a client's certificate."""
 
 
 class HttpTransport:
@@ -105,26 +109,12 @@ class AsyncHttpTransport:
 def _settings(connection: Connection) -> dict[str, Any]:
     return {
         # Made only where it is needed: reading the usual authorities takes a while.
-        "ssl_context": _authorities(connection) if connection.address.secure else None,
+        "ssl_context": tls_context(connection) if connection.address.secure else None,
         "proxy": proxy_to(connection.address),
         "max_connections": None,
         "max_keepalive_connections": _KEPT,
         "keepalive_expiry": _KEPT_SECONDS,
     }
-
-
-def _authorities(connection: Connection) -> ssl.SSLContext:
-    if connection.ca_file is None:
-        import httpx  # for this alone: it knows where authorities are on every system
-
-        return httpx.create_ssl_context()
-    try:
-        context = ssl.create_default_context(cafile=connection.ca_file)
-        # As gRPC takes them, and Python from 3.13 on: a server's own certificate will do.
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        return context
-    except OSError as error:  # what the ssl module raises is one, too
-        raise connection.bad_authorities(error) from error
 
 
 def _request(connection: Connection, outgoing: Outgoing, timeout: float) -> dict[str, Any]:
@@ -192,6 +182,8 @@ class _Body:
 
 def _failure(connection: Connection, error: Exception, timeout: float) -> TidegateError:
     reason = str(error) or type(error).__name__
+    if _not_let_in(error):
+        return connection.not_let_in(reason)
     if isinstance(error, httpcore.ConnectTimeout) and _sooner(connection, timeout):
         return connection.unreachable(f"no connection in {connection.connect_timeout:.3g} s")
     if isinstance(error, httpcore.TimeoutException):
@@ -202,6 +194,14 @@ def _failure(connection: Connection, error: Exception, timeout: float) -> Tidega
     if isinstance(error, httpcore.RemoteProtocolError) and not broken_off:
         return connection.not_http(reason)
     return connection.lost(reason)
+
+
+def _not_let_in(error: Exception) -> bool:
+    """Whether the server refused the certificate of this client, or that it has none."""
+    for each in (error, *error.args):
+        if isinstance(each, ssl.SSLError) and "_ALERT_" in (each.reason or ""):
+            return any(words in each.reason for words in _NOT_LET_IN)
+    return False
 
 
 def _sooner(connection: Connection, timeout: float) -> bool:

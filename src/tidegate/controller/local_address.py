@@ -21,24 +21,32 @@ class LocalAddress:
     Attributes:
         place: ``HOST:PORT``; of the names in the certificate one that leads here.
         ca_file: who vouches for it: its own certificate. ``None``: it speaks in the clear.
-        problem: why a client of this machine cannot call it by ``place`` and ``ca_file`` alone.
+        client_ca: who vouches for the certificates that it wants of its clients, if it does.
+        problem: why no client of this machine can call it by ``place`` and ``ca_file``.
     """
 
     place: str
     ca_file: Path | None = None
+    client_ca: Path | None = None
     problem: str | None = None
 
     def url(self, scheme: str) -> str:
         """Return its URL; ``scheme`` is ``http`` or ``grpc``."""
         return f"{scheme}{'' if self.ca_file is None else 's'}://{self.place}"
 
-    def check(self) -> None:
-        """Make sure that it can be called.
+    def check(self, *, certified: bool = False) -> None:
+        """Make sure that it can be called, by a client that has a certificate if ``certified``.
 
         Raises:
             ConfigurationError: clients must show a certificate, or the server's own cannot be read
                 or is not for any name by which this machine calls itself.
         """
+        if self.client_ca is not None and not certified:
+            raise ConfigurationError(
+                f"the server at {self.place} wants a certificate of its clients "
+                f"({self.client_ca} vouches for them), and there is none to show here: call it "
+                "with a client that has one (certificate_file and key_file)"
+            )
         if self.problem is not None:
             raise ConfigurationError(self.problem)
 
@@ -60,12 +68,7 @@ def local_address(config: NodeConfig | GatewayConfig, port: int) -> LocalAddress
         host = _name(tls.certificate, host, port)
     except ConfigurationError as error:
         problem = str(error)
-    if tls.client_ca is not None:
-        problem = (
-            f"the server on port {port} wants a certificate of its clients ({tls.client_ca} "
-            "vouches for them), and there is none to show here: call it with a client that has one"
-        )
-    return LocalAddress(join_address(host, port), tls.certificate, problem)
+    return LocalAddress(join_address(host, port), tls.certificate, tls.client_ca, problem)
 
 
 def _name(certificate: Path, host: str, port: int) -> str:
