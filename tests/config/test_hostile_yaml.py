@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.config.loading import read_mapping
+from tidegate.config.yaml_file import read_mapping
 from tidegate.errors import ConfigurationError
 
 

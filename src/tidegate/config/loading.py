@@ -5,20 +5,19 @@ from __future__ import annotations
 import difflib
 import re
 import typing
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
-import yaml
 
 from tidegate.config.gateway import GatewayConfig
-from tidegate.config.hostile_yaml import check_depth, check_number
 from tidegate.config.model import ModelConfig
 from tidegate.config.node import NodeConfig
 from tidegate.config.node_tls import server_tls
 from tidegate.config.origins import DEFAULT, Origin, fields, is_given, section_of
 from tidegate.config.section import Section
+from tidegate.config.yaml_file import LARGEST_FILE, Lines, read_mapping
 from tidegate.errors import ConfigurationError
 
 MODEL_FILE = "model.yaml"
@@ -32,13 +31,11 @@ _OTHER_VARIABLES = frozenset({"TIDEGATE_DEBUG"})
 # Kubernetes gives every pod such variables for a service that is named "tidegate".
 _SERVICE_VARIABLES = re.compile(r"TIDEGATE_(SERVICE_(HOST|PORT.*)|PORT_[0-9]+_(TCP|UDP|SCTP).*)")
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
-_LARGEST_FILE = 2**20
 _LARGEST_GATEWAY_FILE = 2**26
 """Thousands of endpoints, a line each, are a file that people do have."""
 _LARGEST: Mapping[type[Section], int] = {GatewayConfig: _LARGEST_GATEWAY_FILE}
+_NO_PATHS = (str, int, float, bool, type(None))
 _SERVERS: tuple[type[Section], ...] = (NodeConfig, GatewayConfig)
-_LONG = 2**16
-_Lines = Mapping[tuple[str | int, ...], int]
 _S = TypeVar("_S", bound=Section)
 
 
@@ -116,7 +113,7 @@ def _merge(
     values: dict[str, object] = {}
     origins = dict.fromkeys(keys_of(schema), DEFAULT)
     if file is not None:
-        data, lines = read_mapping(file, _LARGEST.get(schema, _LARGEST_FILE))
+        data, lines = read_mapping(file, _LARGEST.get(schema, LARGEST_FILE))
         config = _validate(schema, data, str(file), lines)
         found = _below(config, file.parent)
         values = {name: getattr(found, name) for name in data}
@@ -135,10 +132,13 @@ def _merge(
 def _below(value: Any, root: Path) -> Any:
     """Return ``value`` with every relative path in it below ``root``."""
     if isinstance(value, Section):
-        given = [(name, getattr(value, name)) for name in value.model_fields_set]
-        below = {name: _below(each, root) for name, each in given}
-        changed = any(below[name] is not each for name, each in given)
-        return value.model_copy(update=below) if changed else value
+        below = {}
+        for name in value.model_fields_set:
+            each = getattr(value, name)
+            # Most of what a long file holds are words and numbers.
+            if type(each) not in _NO_PATHS and (moved := _below(each, root)) is not each:
+                below[name] = moved
+        return value.model_copy(update=below) if below else value
     if isinstance(value, Path):
         return root / value.expanduser()
     if isinstance(value, tuple):
@@ -155,7 +155,7 @@ def keys_of(schema: type[Section]) -> list[str]:
     return [key for key, _ in fields(schema)]
 
 
-def _in_file(path: Path, config: Section, lines: _Lines) -> dict[str, Origin]:
+def _in_file(path: Path, config: Section, lines: Lines) -> dict[str, Origin]:
     """Return the origins of the keys that ``config``, read from ``path``, was given."""
     found = {}
     for key in keys_of(type(config)):
@@ -168,111 +168,11 @@ def _in_file(path: Path, config: Section, lines: _Lines) -> dict[str, Origin]:
     return found
 
 
-def read_mapping(path: Path, largest: int = _LARGEST_FILE) -> tuple[dict[str, Any], _Lines]:
-    """Read a YAML file whose top is a mapping (or nothing).
-
-    Returns:
-        The mapping, and the line (from 1) of every key by its path.
-
-    Raises:
-        ConfigurationError: it cannot be read, is too large, is not YAML, repeats a key, or
-            is something else than a mapping.
-    """
-    text = _read(path, largest)
-    try:
-        loader = _loader(text)
-        top = loader.get_single_node()
-        if top is None:
-            return {}, {}
-        lines = dict(_lines(path, top))
-        data = loader.construct_document(top)
-    except yaml.YAMLError as error:
-        place = f"{path}{_place(error)}"
-        raise ConfigurationError(f"{place}: not valid YAML: {_plain(error)}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
-    if data is None:
-        return {}, {}
-    if not isinstance(data, dict):
-        found = type(data).__name__
-        raise ConfigurationError(f"{path}: must be a mapping of keys to values, not a {found}")
-    for key in data:
-        if not isinstance(key, str):
-            raise ConfigurationError(f"{path}: the key {key!r} is not text; put it in quotes")
-    return data, lines
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"did you mean X?"``, or the list of what is known when nothing is near."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
-
-
-def _loader(text: str) -> Any:
-    """Return what reads ``text``: libyaml is ten times as fast, and says less of mistakes."""
-    quick = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    if len(text) <= _LONG:
-        return yaml.SafeLoader(text)
-    check_depth(text, quick)
-    return quick(text)
-
-
-def _read(path: Path, largest: int) -> str:
-    try:
-        if path.exists() and not path.is_file():
-            # Opening a pipe waits for who writes into it.
-            raise ConfigurationError(f"{path} is not a file; put the settings into one")
-        if path.stat().st_size > largest:
-            raise ConfigurationError(
-                f"{path}: larger than {largest // 2**20} MiB, which no settings file is"
-            )
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-
-
-def _lines(path: Path, top: yaml.Node) -> Iterator[tuple[tuple[str | int, ...], int]]:
-    check_number(top)
-    pending: list[tuple[tuple[str | int, ...], yaml.Node]] = [((), top)]
-    seen: set[int] = set()
-    while pending:
-        at, node = pending.pop()
-        # An alias leads to a node that was seen; a node may even contain itself.
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            for index, child in enumerate(node.value):
-                check_number(child)
-                yield (*at, index), child.start_mark.line + 1
-                pending.append(((*at, index), child))
-        elif isinstance(node, yaml.MappingNode):
-            first: dict[Hashable, int] = {}
-            for key, child in node.value:
-                line = key.start_mark.line + 1
-                check_number(key)
-                check_number(child)
-                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                    if key.value in first:
-                        raise ConfigurationError(
-                            f"{path}, line {line}: the key {key.value!r} was already given "
-                            f"in line {first[key.value]}; keep one of them"
-                        )
-                    first[key.value] = line
-                    yield (*at, key.value), line
-                    pending.append(((*at, key.value), child))
-
-
-def _place(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return "" if mark is None else f", line {mark.line + 1}"
-
-
-def _plain(error: yaml.YAMLError) -> str:
-    return getattr(error, "problem", None) or str(error).splitlines()[0]
 
 
 def plain_fields(schema: type[Section]) -> list[str]:
@@ -313,7 +213,7 @@ def _single(schema: type[Section], name: str, value: object, source: str) -> obj
     return getattr(_validate(schema, {name: value}, source, {}), name)
 
 
-def _validate(schema: type[_S], data: Mapping[str, object], source: str, lines: _Lines) -> _S:
+def _validate(schema: type[_S], data: Mapping[str, object], source: str, lines: Lines) -> _S:
     try:
         return schema.model_validate(data)
     except pydantic.ValidationError as error:
@@ -324,7 +224,7 @@ def _explain(
     schema: type[Section],
     data: Mapping[str, object],
     source: str,
-    lines: _Lines,
+    lines: Lines,
     error: pydantic.ValidationError,
 ) -> str:
     by_key: dict[tuple[str | int, ...], list[str]] = {}
