@@ -18,7 +18,8 @@ from tidegate.gateway.discovery.kubernetes import EndpointSlices
 from tidegate.gateway.discovery.kubernetes_api import Cluster
 from tidegate.gateway.discovery.names import HostAddresses, ServiceEndpoints
 from tidegate.gateway.endpoints import Endpoint, Traits
-from tidegate.gateway.entries import cluster_of, source_of
+from tidegate.gateway.entries import cluster_of, entries_of, fixed_endpoint, source_of
+from tidegate.gateway.models import Task
 
 
 def entry(**said: Any) -> Endpoints:
@@ -32,9 +33,47 @@ def test_each_kind_of_entry_has_its_source() -> None:
     assert (made.traits.rest_port, made.traits.priority) == (9000, 1)
     assert isinstance(source_of(entry(srv="_grpc._tcp.test")), ServiceEndpoints)
     assert isinstance(source_of(entry(file="endpoints.yaml")), EndpointFile)
-    assert source_of(entry(address="[fd00::1]:8000")) == (
-        Endpoint("[fd00::1]:8000", "tidegate", name="fd00::1"),
+
+
+def test_an_address_is_an_endpoint() -> None:
+    one = fixed_endpoint(entry(address="[fd00::1]:8000"))
+    assert one == Endpoint("[fd00::1]:8000", "tidegate", name="fd00::1")
+    assert fixed_endpoint(entry(address="[fd00::1]:8000", weight=100)) is one
+    other = fixed_endpoint(
+        entry(
+            address="10.0.0.7:8500",
+            protocol="tensorflow-serving",
+            rest=8501,
+            weight=3,
+            priority=1,
+            versions=[2],
+            tls=True,
+        )
     )
+    assert other == Endpoint(
+        "10.0.0.7:8500",
+        "tensorflow-serving",
+        "10.0.0.7:8501",
+        3,
+        1,
+        frozenset({2}),
+        name="10.0.0.7",
+        secure=True,
+    )
+    assert fixed_endpoint(entry(address="gpu.test:8000")) is None
+    assert fixed_endpoint(entry(file="endpoints.yaml")) is None
+
+
+def test_only_what_may_change_is_followed() -> None:
+    told = [{"address": "10.0.0.7:8000"}, {"address": "gpu.test:8000"}]
+    others = {"percent": 5, "endpoints": [{"file": "e.yaml"}, {"address": "10.0.0.8:8000"}]}
+    config = GatewayConfig.model_validate({"models": {"m": {"endpoints": told, "canary": others}}})
+    task = Task(1.5, (entry(srv="_grpc._tcp.test"), entry(address="10.0.0.9:8000")))
+    assert entries_of(config, {"69": task}) == {
+        entry(address="gpu.test:8000"),
+        entry(file="e.yaml"),
+        entry(srv="_grpc._tcp.test"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,8 @@ from tidegate.gateway.endpoints import Endpoint
 from tidegate.gateway.memory import Memory
 from tidegate.gateway.models import Task
 from tidegate.gateway.registry import Registry
-from tidegate.gateway.sources import Made, Sources, key_of
+from tidegate.gateway.sources import Sources, key_of
 from tidegate.protocols.registration import AnnouncedModel, Announcement
-
-
-def no_source(entry: Endpoints) -> Made:
-    return ()
 
 
 class Away:
@@ -25,12 +21,12 @@ class Away:
         await asyncio.Event().wait()
 
 
-def away(entry: Endpoints) -> Made:
+def away(entry: Endpoints) -> Away:
     return Away()
 
 
 def sources() -> Sources:
-    return Sources(no_source, lambda: None, lambda _: None)
+    return Sources(away, lambda: None, lambda _: None)
 
 
 async def test_a_file_that_cannot_be_written_is_told_and_tried_again(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from tidegate.config.gateway import Endpoints, GatewayConfig
 from tidegate.gateway.endpoints import Endpoint
-from tidegate.gateway.entries import source_of
+from tidegate.gateway.entries import fixed_endpoint
 from tidegate.gateway.models import Task, members_of, task_model, tasks_of
 
 
@@ -11,9 +11,9 @@ def config(**document: object) -> GatewayConfig:
 
 
 def found(entry: Endpoints) -> tuple[Endpoint, ...]:
-    made = source_of(entry)
-    assert isinstance(made, tuple)
-    return made
+    endpoint = fixed_endpoint(entry)
+    assert endpoint is not None
+    return (endpoint,)
 
 
 def addresses(said: GatewayConfig, model: str, joined: object = None) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tidegate.clock import Clock, MonotonicClock
-from tidegate.config.gateway import GatewayConfig
+from tidegate.config.gateway import Endpoints, GatewayConfig
 from tidegate.controller.api import ControllerApi, server_metadata
 from tidegate.controller.edge_keeper import EdgeKeeper
 from tidegate.controller.edge_logs import EdgeLogs
@@ -34,7 +34,8 @@ from tidegate.errors import AddressInUse, EdgeFailed
 from tidegate.gateway.balancers import Balancers
 from tidegate.gateway.calls import GatewayCalls
 from tidegate.gateway.edge_settings import edge_settings
-from tidegate.gateway.entries import entries_of, source_of
+from tidegate.gateway.endpoints import Endpoint
+from tidegate.gateway.entries import entries_of, fixed_endpoint, source_of
 from tidegate.gateway.handover import Handover
 from tidegate.gateway.memory import Memory
 from tidegate.gateway.models import ModelMembers, members_of, tasks_of
@@ -315,7 +316,7 @@ class GatewayController:
 
     def _gather(self, now: float) -> None:
         joined = self.registry.models(now)
-        wanted = members_of(self.config, self.sources.found, joined, self.settings.tasks)
+        wanted = members_of(self.config, self._found_by, joined, self.settings.tasks)
         health = self.calls.endpoint_health
         self.members = {
             name: model.with_pools(
@@ -332,6 +333,10 @@ class GatewayController:
         addresses = {p.name: frozenset(e.address for e in p.endpoints) for p in pools}
         self.calls.figures.keep(addresses)
         health.keep(addresses)
+
+    def _found_by(self, entry: Endpoints) -> tuple[Endpoint, ...]:
+        fixed = fixed_endpoint(entry)
+        return self.sources.found(entry) if fixed is None else (fixed,)
 
     def sources_state(self) -> list[Mapping[str, object]]:
         """Return what the sources of endpoints and of trust say, for people."""

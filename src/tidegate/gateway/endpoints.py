@@ -45,7 +45,8 @@ class Endpoint:
     def __post_init__(self) -> None:
         try:
             # One place must have one spelling: sets of endpoints are merged by address.
-            object.__setattr__(self, "address", numeric_address(self.address))
+            if (address := numeric_address(self.address)) != self.address:
+                object.__setattr__(self, "address", address)
             if self.rest is not None:
                 object.__setattr__(self, "rest", numeric_address(self.rest))
         except ValueError as error:
@@ -98,7 +99,7 @@ class Traits:
 
 def _within(address: str, what: str, value: int, least: int, most: int) -> None:
     # A bool is an int to Python, and a mistake here.
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+    if type(value) is not int or not least <= value <= most:
         raise ConfigurationError(
             f"{address}: the {what} must be a whole number from {least} to {most}, "
             f"not {value!r:.60}"

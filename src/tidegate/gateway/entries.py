@@ -1,14 +1,23 @@
-"""From entries of ``gateway.yaml`` to the sources that find their endpoints."""
+"""From entries of ``gateway.yaml`` to their endpoints, or to the sources that find them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
-from tidegate.config.addresses import is_numeric, split_address
-from tidegate.config.gateway import Endpoints, GatewayConfig, Kubernetes, Protocol
+from tidegate.config.addresses import is_numeric, join_address, split_address
+from tidegate.config.gateway import (
+    Canary,
+    Endpoints,
+    GatewayConfig,
+    GatewayModel,
+    HeaderRoute,
+    Kubernetes,
+    Mirror,
+    Protocol,
+)
 from tidegate.config.nodefile import NodefileTask
 from tidegate.gateway.discovery.files import EndpointFile
 from tidegate.gateway.discovery.kubernetes import EndpointSlices, of_service
@@ -19,9 +28,60 @@ from tidegate.gateway.discovery.source import Source
 from tidegate.gateway.endpoints import Endpoint, Traits
 from tidegate.gateway.models import Task
 
+_KNOWN = 2**16
+"""Endpoints that are remembered."""
 
-def source_of(entry: Endpoints) -> Source | tuple[Endpoint, ...]:
-    """Return what finds the endpoints of an entry, or the one endpoint that never changes."""
+
+def fixed_endpoint(entry: Endpoints) -> Endpoint | None:
+    """Return the endpoint of an entry that gives an IP address; ``None``: a source finds them.
+
+    For the same entry it is the same object: there are thousands, and few change at a time.
+    """
+    if entry.address is None or (host := _fixed_host(entry.address)) is None:
+        return None
+    return _endpoint(
+        host,
+        entry.address,
+        entry.protocol,
+        entry.rest,
+        entry.weight,
+        entry.priority,
+        entry.versions,
+        entry.tls is True,
+    )
+
+
+@lru_cache(maxsize=_KNOWN)
+def _fixed_host(address: str) -> str | None:
+    host, _ = split_address(address)
+    return host if is_numeric(host) else None
+
+
+@lru_cache(maxsize=_KNOWN)
+def _endpoint(
+    host: str,
+    address: str,
+    protocol: Protocol,
+    rest: int | None,
+    weight: int,
+    priority: int,
+    versions: tuple[int, ...] | None,
+    secure: bool,
+) -> Endpoint:
+    return Endpoint(
+        address=address,
+        protocol=protocol,
+        rest=None if rest is None else join_address(host, rest),
+        weight=weight,
+        priority=priority,
+        versions=None if versions is None else frozenset(versions),
+        name=host,
+        secure=secure,
+    )
+
+
+def source_of(entry: Endpoints) -> Source:
+    """Return what finds the endpoints of an entry, if that is no :func:`fixed_endpoint`."""
     traits = Traits(
         protocol=entry.protocol,
         rest_port=entry.rest,
@@ -40,10 +100,7 @@ def source_of(entry: Endpoints) -> Source | tuple[Endpoint, ...]:
         assert selector is not None
         return EndpointSlices(partial(cluster_of, said, os.environ), selector, said.port, traits)
     assert entry.address is not None
-    host, port = split_address(entry.address)
-    if not is_numeric(host):
-        return HostAddresses(entry.address, traits, Resolver(entry.nameservers))
-    return (traits.at(host, port, name=host),)
+    return HostAddresses(entry.address, traits, Resolver(entry.nameservers))
 
 
 def cluster_of(entry: Kubernetes, environ: Mapping[str, str]) -> Cluster:
@@ -77,13 +134,14 @@ def nodefile_tasks(tasks: Iterable[NodefileTask], protocol: Protocol) -> dict[st
 
 
 def entries_of(config: GatewayConfig, tasks: Mapping[str, Task]) -> set[Endpoints]:
-    """Return everything that tells of endpoints."""
-    found: set[Endpoints] = set()
+    """Return everything that tells of endpoints and may tell of others later."""
+    parts: list[GatewayModel | Canary | Mirror | HeaderRoute | Task | None] = [*tasks.values()]
     for model in config.models.values():
-        found.update(model.endpoints)
-        for part in (model.canary, model.mirror, *model.headers):
-            if part is not None:
-                found.update(part.endpoints)
-    for task in tasks.values():
-        found.update(task.endpoints)
-    return found
+        parts += (model, model.canary, model.mirror, *model.headers)
+    return {
+        entry
+        for part in parts
+        if part is not None
+        for entry in part.endpoints
+        if fixed_endpoint(entry) is None
+    }

@@ -17,9 +17,6 @@ log = logging.getLogger(__name__)
 _AGAIN = 5.0
 """Seconds after which a source that broke by a fault of its own is followed again."""
 
-Made = Source | tuple[Endpoint, ...]
-"""A source to follow, or what never changes."""
-
 
 @dataclass(eq=False, slots=True)
 class _Followed:
@@ -27,11 +24,6 @@ class _Followed:
     told: asyncio.Event = field(default_factory=asyncio.Event)
     problem: str | None = None
     task: asyncio.Task[None] | None = None
-
-
-_TOLD = asyncio.Event()
-_TOLD.set()
-"""What never changes is known at once."""
 
 
 class Sources:
@@ -45,7 +37,7 @@ class Sources:
 
     def __init__(
         self,
-        make: Callable[[Endpoints], Made],
+        make: Callable[[Endpoints], Source],
         changed: Callable[[], None],
         announce: Callable[[str], None],
     ) -> None:
@@ -82,22 +74,21 @@ class Sources:
         self._remembered = known
 
     def known(self) -> dict[str, tuple[Endpoint, ...]]:
-        """Return what is known by sources that can change, for :meth:`remember`.
+        """Return what is known, for :meth:`remember`.
 
         What was remembered itself counts, too, while its source is away.
         """
         return {
             key_of(entry): followed.found
             for entry, followed in self._followed.items()
-            if followed.task is not None and (followed.told.is_set() or followed.found)
+            if followed.told.is_set() or followed.found
         }
 
     def states(self) -> list[dict[str, object]]:
-        """Return what each source that can change says, for people."""
+        """Return what each source says, for people."""
         return [
             {"source": named(entry), "endpoints": len(each.found), "problem": each.problem}
             for entry, each in self._followed.items()
-            if each.task is not None
         ]
 
     async def close(self) -> None:
@@ -108,12 +99,9 @@ class Sources:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _follow(self, entry: Endpoints) -> _Followed:
-        made = self._make(entry)
-        if isinstance(made, tuple):
-            return _Followed(made, _TOLD)
         followed = _Followed(self._remembered.get(key_of(entry), ()))
         followed.task = asyncio.create_task(
-            self._keep(entry, made, followed), name=f"follow {named(entry)}"
+            self._keep(entry, self._make(entry), followed), name=f"follow {named(entry)}"
         )
         return followed
 
