@@ -8,13 +8,13 @@ picks. Only endpoints with outcomes, and those on their way out or in, cost time
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from tidegate.balancing.latency import Reference
 from tidegate.balancing.outcome import Outcome
 from tidegate.balancing.policy import BalancingPolicy
-from tidegate.balancing.reasons import explain
+from tidegate.balancing.reasons import HEALTHY, explain
 from tidegate.balancing.record import Record, Tally
 from tidegate.balancing.verdict import MAX_WEIGHT, Verdict
 
@@ -191,11 +191,12 @@ class Balancer:
         """The latencies of those that serve; nobody's while nothing can be told from them."""
         if not any(r.latency.seen >= 1.0 or r.silent or r.ejection.out for _, r, _ in known):
             return _NOBODY
-        return Reference(
-            mean
-            for record in self._records.values()
-            if (mean := record.latency.cautious_mean) is not None and not record.ejection.out
-        )
+        records = self._records
+        serving: Iterable[Record] = records.values()
+        if self._out:
+            serving = [record for name, record in records.items() if name not in self._out]
+        means = [record.latency.cautious_mean for record in serving]
+        return Reference(mean for mean in means if mean is not None)
 
     def _follow_loads(self, known: list[tuple[str, Record, Outcome]], elapsed: float) -> None:
         loaded = [r for _, r, outcome in known if outcome.utilization is not None]
@@ -293,6 +294,8 @@ class Balancer:
         if record.ejection.state == "probing" == old.state:
             larger, smaller = max(weight, old.weight), min(weight, old.weight)
             return larger > _NOTICEABLE_PROBING * smaller
+        if record.base != old.base:
+            return weight != old.weight  # somebody wants it to be another
         noticeable = _NOTICEABLE
         if self._out:
             noticeable = _NOTICEABLE_BESIDE
@@ -306,12 +309,18 @@ class Balancer:
             return 0
         if ejection.out and not self._panic:
             return 0 if ejection.state == "ejected" else self._probe_weight(record)
-        factor = math.exp(record.latency.log_factor + record.load_log_factor)
-        full = record.effective * factor * ejection.warmth(now) * self._scale
+        full = record.effective * self._scale
+        if not record.ordinary:
+            factor = math.exp(record.latency.log_factor + record.load_log_factor)
+            full *= factor * ejection.warmth(now)
         return min(MAX_WEIGHT, max(1, round(full)))
 
     def _verdict(self, record: Record, weight: int, now: float) -> Verdict:
         ejection = record.ejection
+        if record.ordinary and record.base:
+            # As are thousands of which one changes.
+            mean = record.latency.mean
+            return Verdict(weight, "serving", record.base, mean_latency=mean, reason=HEALTHY)
         sick = (len(self._out), len(self._records)) if self._panic else None
         return Verdict(
             weight=weight,

@@ -45,10 +45,12 @@ class Latency:
 
     __slots__ = (
         "_busy", "_calls", "_flow", "_habit", "_interval", "_known", "_pace",
-        "_peak", "_usual_factor", "held", "log_factor", "score",
+        "_peak", "_usual_factor", "cautious_mean", "held", "log_factor", "score",
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.cautious_mean: float | None = None
+        """The mean latency as if one call more had been seen in flight for half a report."""
         self._busy = 0.0  # seconds of calls in flight
         self._calls = 0.0
         self._interval = 0.25
@@ -66,11 +68,6 @@ class Latency:
     def mean(self) -> float | None:
         """The mean latency in seconds; ``None`` before the first call has ended."""
         return self._busy / self._calls if self._calls else None
-
-    @property
-    def cautious_mean(self) -> float | None:
-        """The mean latency as if one call more had been seen in flight for half a report."""
-        return (self._busy + 0.5 * self._interval) / self._calls if self._calls else None
 
     @property
     def seen(self) -> float:
@@ -99,12 +96,14 @@ class Latency:
         self._interval = elapsed
         self._busy = self._busy * kept + in_flight * elapsed
         self._calls = self._calls * kept + ended
+        self.cautious_mean = (self._busy + 0.5 * elapsed) / self._calls if self._calls else None
         self._pace += (ended / elapsed - self._pace) * (1.0 - math.exp(-elapsed))
         self._peak = max(self._pace, self._peak * math.exp(-elapsed / _PEAK))
 
     def forget(self) -> None:
         """Forget the latency, though not what is usual: it was a fault's."""
         self._busy = self._calls = self.score = 0.0
+        self.cautious_mean = None
         self.log_factor = self._usual_factor
 
     def _ratio(self, reference: float) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tidegate.balancing.record import Record
 
+HEALTHY = "healthy"
+"""What is said of one of which nothing else is to be said."""
 _WORTH_SAYING = 0.03
 
 
@@ -24,7 +26,7 @@ def explain(record: Record, sick: tuple[int, int] | None, now: float) -> str:
         waiting = ejection.issued - ejection.counted
         answers = f", {waiting} not answered yet" if waiting > 0 else ""
         return f"gets a few calls to see whether it has healed{answers}: {ejection.why}"
-    return "; ".join(_parts(record, now)) or "healthy"
+    return "; ".join(_parts(record, now)) or HEALTHY
 
 
 def _parts(record: Record, now: float) -> list[str]:

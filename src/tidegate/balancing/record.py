@@ -74,6 +74,15 @@ class Record:
         return self.effective / self.base if self.base else 1.0
 
     @property
+    def ordinary(self) -> bool:
+        """Whether it serves, and nothing is known that makes its weight another."""
+        return (
+            self.ejection.state == "serving"
+            and self.latency.log_factor == self.load_log_factor == 0.0
+            and self.effective == self.base
+        )
+
+    @property
     def load_factor(self) -> float:
         """What the weight is multiplied by for how busy it says it is."""
         return math.exp(self.load_log_factor)

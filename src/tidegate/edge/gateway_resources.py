@@ -16,6 +16,7 @@ from google.protobuf import any_pb2
 
 from tidegate.edge.access import guard
 from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, RUNTIME, SECRETS, Snapshot
+from tidegate.edge.assignments import assignment, socket_address
 from tidegate.edge.clusters import controller_cluster
 from tidegate.edge.gateway_routes import gateway_route_configuration
 from tidegate.edge.health_checks import CHECKS_PER_SECOND, Crowd
@@ -28,7 +29,7 @@ from tidegate.edge.names import RUNTIME as RUNTIME_NAME
 from tidegate.edge.plan import Plan, PlannedCluster, shape_of
 from tidegate.edge.pools import GatewayTopology, Server
 from tidegate.edge.retry_floors import RetryFloors
-from tidegate.edge.server_clusters import server_assignment, server_cluster, socket_address
+from tidegate.edge.server_clusters import server_cluster
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.tls import endpoint_secrets, server_secrets
 
@@ -152,14 +153,16 @@ class GatewayResources:
         else:
             cluster = packed(server_cluster(planned, settings, crowd))
             interval = crowd.interval(planned)
-        asked = replace(planned, servers=(*planned.servers, *leaving)) if leaving else planned
+        asked = planned
+        if leaving:
+            asked = replace(planned, servers=(*planned.servers, *leaving), kinds={})
         return _Built(
             planned,
             for_settings,
             shape,
             cluster,
             interval,
-            packed(server_assignment(asked, settings)),
+            assignment(asked, settings),
             _largest_share(planned),
             _addresses(asked),
             leaving,

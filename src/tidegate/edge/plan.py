@@ -6,13 +6,19 @@ speak its protocol, and serve the version that it asks for. Clusters are as few 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
 
 from tidegate.edge.names import POOL_PREFIX
-from tidegate.edge.pools import GatewayTopology, Pool, Protocol, RoutedModel, Server, TrafficPolicy
+from tidegate.edge.pools import (
+    GatewayTopology,
+    Pool,
+    Protocol,
+    RoutedModel,
+    Server,
+    TrafficPolicy,
+    kinds_of,
+)
 
 PROTOCOLS: tuple[Protocol, ...] = (
     "tidegate",
@@ -21,9 +27,6 @@ PROTOCOLS: tuple[Protocol, ...] = (
     "seldon",
 )
 """What servers may speak."""
-
-_Kind: TypeAlias = tuple[Protocol, bool, frozenset[int] | None, frozenset[str] | None, bool]
-"""What tells servers apart that get different calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class PlannedCluster:
         protocol: that of its calls.
         asked: what these servers, and not all of the pool, can be asked; else nothing.
         copies: whether its calls are copies, whose answers nobody waits for.
+        kinds: the kinds of the servers; they are counted where it is not given.
     """
 
     name: str
@@ -80,16 +84,21 @@ class PlannedCluster:
     protocol: Protocol = "tidegate"
     asked: Asked = Asked()
     copies: bool = False
+    kinds: Mapping[Server, int] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.kinds:
+            object.__setattr__(self, "kinds", kinds_of(self.servers))
 
     @property
     def ours(self) -> bool:
         """Whether all servers are Tidegate's."""
-        return all(server.protocol == "tidegate" for server in self.servers)
+        return all(server.protocol == "tidegate" for server in self.kinds)
 
     @property
     def secure(self) -> bool:
         """Whether any of them is spoken to over TLS."""
-        return any(server.secure for server in self.servers)
+        return any(server.secure for server in self.kinds)
 
     def place(self, server: Server) -> str:
         """Return where calls of this cluster reach ``server``: ``HOST:PORT``."""
@@ -103,7 +112,9 @@ class Plan:
         before: an earlier plan; what it holds of models that are the same is used again.
 
     Attributes:
+        clusters: the clusters, by name.
         outlines: by the name of each model, all of it that routes depend on.
+        pools: the name of the pool of each cluster.
     """
 
     def __init__(self, topology: GatewayTopology, before: Plan | None = None) -> None:
@@ -120,17 +131,14 @@ class Plan:
             self._models[name] = known
             for cluster in known[1]:
                 self.clusters.setdefault(cluster.name, cluster)
-
-    def pools(self) -> Mapping[str, str]:
-        """Return the pool of each cluster."""
-        return {name: cluster.pool for name, cluster in self.clusters.items()}
+        self.pools = {name: cluster.pool for name, cluster in self.clusters.items()}
 
 
 def clusters_of(model: RoutedModel) -> Iterable[PlannedCluster]:
     """Return the clusters of a model; some may come twice."""
     for asked in asked_of(model):
         for pool in model.pools:
-            if all(server.protocol == "tidegate" for server in pool.servers):
+            if all(server.protocol == "tidegate" for server in pool.kinds):
                 ways: Iterable[tuple[Protocol, bool]] = [("tidegate", False)]
             else:
                 ways = [(protocol, rest) for protocol in PROTOCOLS for rest in (False, True)]
@@ -152,7 +160,7 @@ def shape_of(cluster: PlannedCluster) -> object:
         cluster.copies and (traffic.timeout,),
         (traffic.retry_budget, traffic.max_in_flight),
         (traffic.health_interval, traffic.health_path, traffic.known),
-        {(s.secure, s.protocol == "tidegate" or s.rest is not None) for s in cluster.servers},
+        {(s.secure, s.protocol == "tidegate" or s.rest is not None) for s in cluster.kinds},
     )
 
 
@@ -164,20 +172,7 @@ def outline_of(model: RoutedModel) -> RoutedModel:
     """
 
     def of(pool: Pool) -> Pool:
-        kinds = Counter((*_kind_of(server), server.priority > 0) for server in pool.servers)
-        servers = [
-            Server(
-                "",
-                protocol,
-                rest="" if rest else None,
-                priority=int(overflow),
-                versions=versions,
-                labels=labels,
-                secure=secure,
-            )
-            for (protocol, rest, versions, labels, secure, overflow), count in kinds.items()
-            for _ in range(min(count, 2))
-        ]
+        servers = [s for s, count in pool.kinds.items() for _ in range(min(count, 2))]
         return Pool(pool.name, tuple(sorted(servers, key=_order_of)))
 
     canary, mirror = model.canary, model.mirror
@@ -204,19 +199,9 @@ def _order_of(server: Server) -> tuple[object, ...]:
     )
 
 
-def _kind_of(server: Server) -> _Kind:
-    return (
-        server.protocol,
-        server.rest is not None,
-        server.versions,
-        server.labels,
-        server.secure,
-    )
-
-
 def asked_of(model: RoutedModel) -> Iterable[Asked]:
     """Return everything that calls can ask a model for."""
-    servers = [server for pool in model.pools for server in pool.servers]
+    servers = [server for pool in model.pools for server in pool.kinds]
     yield Asked()
     for version in sorted({v for s in servers for v in s.versions or ()}):
         yield Asked(version=version)
@@ -236,27 +221,35 @@ def cluster_for(
     ``protocol`` ``tidegate`` stands for those that only servers of ours speak. ``None``: no
     server of the pool can answer such a call.
     """
-    able = tuple(s for s in pool.servers if s.speaks(protocol, rest=rest) and asked.served_by(s))
+
+    def can(server: Server) -> bool:
+        return server.speaks(protocol, rest=rest) and asked.served_by(server)
+
+    able = {kind: count for kind, count in pool.kinds.items() if can(kind)}
     if not able:
         return None
+    servers = pool.servers
+    if len(able) < len(pool.kinds):
+        servers = tuple(filter(can, servers))
     ours = all(server.protocol == "tidegate" for server in able)
     name = POOL_PREFIX + pool.name
-    if all(asked.served_by(server) for server in pool.servers):
+    if all(asked.served_by(server) for server in pool.kinds):
         asked = Asked()
     else:
         name += asked.suffix
     if not ours:
         name += f"|{protocol}|{'rest' if rest else 'grpc'}"
-    elif not all(server.protocol == "tidegate" for server in pool.servers):
+    elif not all(server.protocol == "tidegate" for server in pool.kinds):
         name += "|ours"
     return PlannedCluster(
         name,
         pool.name,
         model.name,
-        able,
+        servers,
         rest and not ours,
         model.traffic,
         "tidegate" if ours else protocol,
         asked,
         model.mirror is not None and pool is model.mirror[1],
+        able,
     )

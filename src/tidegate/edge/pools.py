@@ -6,7 +6,8 @@ of Envoy's clusters of each; :func:`tidegate.edge.plan.plan` says which.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -59,10 +60,45 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Servers that share calls; ``name`` is unique, as ``digits`` or ``digits/canary``."""
+    """Servers that share calls.
+
+    Attributes:
+        name: unique, as ``digits`` or ``digits/canary``.
+        servers: the servers.
+        kinds: what :func:`kinds_of` says of them; they are counted where it is not given.
+    """
 
     name: str
     servers: tuple[Server, ...]
+    kinds: Mapping[Server, int] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.kinds:
+            object.__setattr__(self, "kinds", kinds_of(self.servers))
+
+
+def kinds_of(servers: Iterable[Server]) -> Mapping[Server, int]:
+    """Return how many servers there are of each kind that gets different calls.
+
+    Of hundreds of servers, most are of one kind. It stands as a server without an address, a
+    weight and a verdict; its priority is 0, or 1 for all overflow pools.
+    """
+    counts = Counter(
+        (s.protocol, s.rest is None, s.versions, s.labels, s.secure, s.priority > 0)
+        for s in servers
+    )
+    return {
+        Server(
+            "",
+            protocol,
+            rest=None if without_rest else "",
+            priority=int(overflow),
+            versions=versions,
+            labels=labels,
+            secure=secure,
+        ): count
+        for (protocol, without_rest, versions, labels, secure, overflow), count in counts.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import ipaddress
-
 from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.core.v3 import address_pb2, health_check_pb2
-from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.type.v3 import http_pb2, percent_pb2
 from google.protobuf import wrappers_pb2
 
+from tidegate.edge.assignments import SECURE
 from tidegate.edge.clusters import balancing, first_aid
-from tidegate.edge.health_checks import Crowd, asks_rest, health_check
+from tidegate.edge.health_checks import Crowd, health_check
 from tidegate.edge.load_reports import UTILIZATIONS
 from tidegate.edge.messages import from_controller, packed, seconds
 from tidegate.edge.plan import PlannedCluster
-from tidegate.edge.pools import Server
 from tidegate.edge.retry_floors import LEAST
 from tidegate.edge.settings import EdgeSettings
-from tidegate.edge.tls import NOBODY, is_dns_name, upstream_transport_socket
-from tidegate.edge.trust import ClientTls
+from tidegate.edge.tls import upstream_transport_socket
 from tidegate.protocols.load_reports import CALLERS
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -42,8 +36,6 @@ _IDLE = 10.0
 
 _LEFT_ALONE = (2.0, 4.0)
 """Seconds. It ends with the next check of health that passes."""
-_SECURE = "tls"
-"""Marks the endpoints that speak TLS, where others do not."""
 _LONGEST_COPY = 60.0
 """Seconds: nobody waits for the answer of a copy, so nobody gives it up."""
 
@@ -51,7 +43,7 @@ _LONGEST_COPY = 60.0
 def server_cluster(
     planned: PlannedCluster, settings: EdgeSettings, crowd: Crowd
 ) -> cluster_pb2.Cluster:
-    """Return Envoy's cluster; its endpoints come over EDS (see :func:`server_assignment`).
+    """Return Envoy's cluster; its endpoints come over EDS (:mod:`tidegate.edge.assignments`).
 
     It does not depend on which servers there are: what depends on their number is told as
     Envoy's runtime, because a cluster that changes is built and checked anew. ``crowd`` is for
@@ -89,73 +81,6 @@ def server_cluster(
     # What changes counts at once.
     common.update_merge_window.CopyFrom(seconds(0))
     return cluster
-
-
-def server_assignment(
-    planned: PlannedCluster, settings: EdgeSettings
-) -> endpoint_pb2.ClusterLoadAssignment:
-    """Return the servers of a cluster by priority, with their weights and the verdicts on them.
-
-    Calls that are under way on a server that is ejected go on.
-    """
-    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=planned.name)
-    checks_rest = asks_rest(planned)
-    # Envoy wants priorities without a gap.
-    for number, priority in enumerate(sorted({s.priority for s in planned.servers})):
-        locality = assignment.endpoints.add(priority=number)
-        for server in planned.servers:
-            if server.priority == priority:
-                place = planned.place(server)
-                check_at = server.rest if checks_rest and server.rest != place else None
-                locality.lb_endpoints.append(
-                    _endpoint(place, check_at, server, settings.upstream_tls)
-                )
-    return assignment
-
-
-def socket_address(place: str) -> address_pb2.Address:
-    """Return Envoy's form of a numeric ``HOST:PORT``.
-
-    Raises:
-        ValueError: it is none; a name has to be looked up before.
-    """
-    host, _, port = place.rpartition(":")
-    address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-    return address_pb2.Address(
-        socket_address=address_pb2.SocketAddress(address=str(address), port_value=int(port))
-    )
-
-
-def _endpoint(
-    place: str, check_at: str | None, server: Server, tls: ClientTls
-) -> endpoint_components_pb2.LbEndpoint:
-    found = endpoint_components_pb2.LbEndpoint(
-        endpoint=_target(place, check_at, server.name, server.secure and tls.anybody_passes),
-        health_status=health_check_pb2.UNHEALTHY if server.ejected else health_check_pb2.UNKNOWN,
-        load_balancing_weight=wrappers_pb2.UInt32Value(value=server.weight),
-    )
-    if server.secure:
-        found.metadata.filter_metadata["envoy.transport_socket_match"].update({_SECURE: True})
-    return found
-
-
-@functools.lru_cache(maxsize=2**15)
-def _target(
-    place: str, check_at: str | None, name: str, anybody_passes: bool
-) -> endpoint_components_pb2.Endpoint:
-    """Return where an endpoint is; nobody may change it.
-
-    Whenever one weight of a cluster changes, all its endpoints are told again.
-    """
-    endpoint = endpoint_components_pb2.Endpoint(address=socket_address(place))
-    name = name.rpartition(":")[0] or name
-    if is_dns_name(name):
-        endpoint.hostname = endpoint.health_check_config.hostname = name
-    elif anybody_passes:
-        endpoint.hostname = NOBODY
-    if check_at is not None:
-        endpoint.health_check_config.address.CopyFrom(socket_address(check_at))
-    return endpoint
 
 
 def _http_options(
@@ -199,7 +124,7 @@ def _secure(cluster: cluster_pb2.Cluster, planned: PlannedCluster, settings: Edg
         cluster.transport_socket.CopyFrom(socket)
         return
     match = cluster.transport_socket_matches.add(name="tls", transport_socket=socket)
-    match.match.update({_SECURE: True})
+    match.match.update({SECURE: True})
 
 
 def streams_per_connection(most: int, threads: int) -> int:

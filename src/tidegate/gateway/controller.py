@@ -259,7 +259,7 @@ class GatewayController:
         await waiter
 
     def _observe(self, report: LoadReport) -> None:
-        pool_of = self.plan.pools()
+        pool_of = self.plan.pools
         self.balancers.observe(report, pool_of, self.clock.now())
         self.calls.figures.note(report, pool_of)
         self._changed.set()
