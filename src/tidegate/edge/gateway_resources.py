@@ -74,6 +74,9 @@ class GatewayResources:
         self._routes = any_pb2.Any()
         self._fixed: dict[str, Mapping[str, any_pb2.Any]] = {}
         self._floors = RetryFloors()
+        self._values: Mapping[str, float] | None = None
+        """What the runtime says."""
+        self._runtime_of_values = any_pb2.Any()
 
     @property
     def plan(self) -> Plan | None:
@@ -180,7 +183,6 @@ class GatewayResources:
 
     def _runtime(self, plan: Plan) -> any_pb2.Any:
         """Return what depends on how many servers there are and on what they do."""
-        runtime = rtds_pb2.Runtime(name=RUNTIME_NAME)
         servers = sum(len(planned.servers) for planned in plan.clusters.values())
         checks = sum(len(b.planned.servers) / b.interval for b in self._built.values())
         # Clusters that were made when there were fewer servers ask too often. It holds back the
@@ -199,8 +201,11 @@ class GatewayResources:
                 # As many as are served may wait.
                 waiting = traffic.max_in_flight * len(built.planned.servers)
                 values[prefix + "max_pending_requests"] = waiting
-        runtime.layer.update(values)
-        return packed(runtime)
+        if values != self._values:
+            runtime = rtds_pb2.Runtime(name=RUNTIME_NAME)
+            runtime.layer.update(values)
+            self._values, self._runtime_of_values = values, packed(runtime)
+        return self._runtime_of_values
 
 
 def _leaving(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import repeat
+from operator import is_
 
 from tidegate.balancing.balancer import Balancer
 from tidegate.balancing.outcome import Outcome
@@ -24,7 +26,7 @@ class Balancers:
     def __init__(self, policy: BalancingPolicy = POLICY) -> None:
         self._policy = policy
         self._balanced: dict[str, _Balanced] = {}
-        self._routed: dict[str, RoutedModel] = {}
+        self._routed: dict[str, _Routed] = {}
         self._busy: set[str] = set()
         """The pools in the last report."""
 
@@ -58,22 +60,27 @@ class Balancers:
 
     def routed(self, model: ModelMembers, now: float) -> RoutedModel:
         """Return a model as the edge is told of it: the same object while nothing changes."""
+        pools = [self._balanced[pool.name].pool(now) for pool in model.pools]
+        known = self._routed.get(model.name)
+        if known is not None and known.model is model and all(map(is_, known.pools, pools)):
+            return known.routed
+        by_name = {pool.name: pool for pool in pools}
         canary, mirror = model.canary, model.mirror
         routed = RoutedModel(
             name=model.name,
-            pool=self._pool(model.pool, now),
+            pool=by_name[model.pool.name],
             traffic=model.traffic,
-            canary=None if canary is None else (canary[0], self._pool(canary[1], now)),
-            mirror=None if mirror is None else (mirror[0], self._pool(mirror[1], now)),
+            canary=None if canary is None else (canary[0], by_name[canary[1].name]),
+            mirror=None if mirror is None else (mirror[0], by_name[mirror[1].name]),
             headers=tuple(
-                HeaderPool(name, value, self._pool(pool, now))
-                for name, value, pool in model.headers
+                HeaderPool(name, value, by_name[pool.name]) for name, value, pool in model.headers
             ),
         )
         # What is planned for the same object is not planned anew.
-        if self._routed.get(model.name) != routed:
-            self._routed[model.name] = routed
-        return self._routed[model.name]
+        if known is not None and known.routed == routed:
+            routed = known.routed
+        self._routed[model.name] = _Routed(model, pools, routed)
+        return routed
 
     def verdicts(self, pool: str, now: float) -> Mapping[str, Verdict]:
         """Return what is decided about each endpoint of a pool, by address."""
@@ -103,8 +110,14 @@ class Balancers:
         balanced = self._balanced.get(pool)
         return 0 if balanced is None else balanced.ejections
 
-    def _pool(self, members: PoolMembers, now: float) -> Pool:
-        return self._balanced[members.name].pool(now)
+
+@dataclass(frozen=True, slots=True)
+class _Routed:
+    """What a model and its pools became, as they were then."""
+
+    model: ModelMembers
+    pools: list[Pool]
+    routed: RoutedModel
 
 
 class _Balanced:
@@ -117,6 +130,7 @@ class _Balanced:
         self._pool: Pool | None = None
         self._version = -1
         self._out: set[str] = set()
+        self._moved: Mapping[str, int] = {}
         self.ejections = 0
 
     def update(self, members: PoolMembers, now: float) -> None:
@@ -135,14 +149,22 @@ class _Balanced:
             out = {a for a, verdict in verdicts.items() if verdict.state == "ejected"}
             self.ejections += len(out - self._out)
             self._out = out
-            endpoints = self._members.endpoints
-            moved = _moved(endpoints, verdicts)
-            servers = tuple(
-                _server(e, verdicts[e.address], moved.get(e.address, e.priority))
-                for e in endpoints
-            )
-            self._pool = Pool(self._members.name, servers)
+            self._pool = self._renewed(self._members, verdicts)
         return self._pool
+
+    def _renewed(self, members: PoolMembers, verdicts: Mapping[str, Verdict]) -> Pool:
+        """Return the pool anew; servers of which nothing has changed are the same objects."""
+        endpoints = members.endpoints
+        moved, before = _moved(endpoints, verdicts), self._pool
+        # Which calls they get does not depend on their weights.
+        kinds = before.kinds if before is not None and moved == self._moved else {}
+        self._moved = moved
+        known: Iterable[Server | None] = repeat(None) if before is None else before.servers
+        servers = tuple(
+            _server(server, e, verdicts[e.address].weight, moved.get(e.address, e.priority))
+            for e, server in zip(endpoints, known)
+        )
+        return Pool(members.name, servers, kinds)
 
 
 def _moved(endpoints: Iterable[Endpoint], verdicts: Mapping[str, Verdict]) -> dict[str, int]:
@@ -167,14 +189,20 @@ def _moved(endpoints: Iterable[Endpoint], verdicts: Mapping[str, Verdict]) -> di
     }
 
 
-def _server(endpoint: Endpoint, verdict: Verdict, priority: int) -> Server:
+def _server(known: Server | None, endpoint: Endpoint, weight: int, priority: int) -> Server:
+    """Return what the edge is told of an endpoint; ``known`` if that is what it was told."""
+    told, ejected = max(1, weight), weight == 0
+    if known is not None:
+        same = known.weight == told and known.ejected == ejected
+        if same and known.priority == priority:
+            return known
     return Server(
         address=endpoint.address,
         protocol=endpoint.protocol,
         rest=endpoint.rest,
-        weight=max(1, verdict.weight),
+        weight=told,
         priority=priority,
-        ejected=verdict.weight == 0,
+        ejected=ejected,
         versions=endpoint.versions,
         labels=endpoint.labels,
         secure=endpoint.secure,

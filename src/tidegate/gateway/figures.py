@@ -23,13 +23,15 @@ class Figures:
 
     def __init__(self) -> None:
         self._sums: dict[str, dict[str, Sum]] = {}
+        self._busy: list[Sum] = []
+        """Those with something in flight by the last report."""
 
     def note(self, report: LoadReport, pool_of: Mapping[str, str]) -> None:
         """Take a report; ``pool_of`` names the pool of each cluster in it."""
         # Those that a report leaves out have nothing in flight.
-        for sums in self._sums.values():
-            for each in sums.values():
-                each.in_flight = 0
+        for each in self._busy:
+            each.in_flight = 0
+        self._busy.clear()
         for cluster, loads in report.clusters.items():
             pool = pool_of.get(cluster)
             if pool is None:
@@ -40,7 +42,9 @@ class Figures:
                 each.succeeded += load.succeeded
                 each.failed += load.failed
                 each.issued += load.issued
-                each.in_flight += load.in_flight
+                if load.in_flight:
+                    each.in_flight += load.in_flight
+                    self._busy.append(each)
 
     def keep(self, members: Mapping[str, frozenset[str]]) -> None:
         """Forget all but these addresses of these pools."""
