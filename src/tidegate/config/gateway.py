@@ -351,6 +351,11 @@ class GatewayConfig(Section):
     max_message_size: Annotated[Size, Field(ge=2**16, le=2**31 - 2**20)] = Field(
         64 * 2**20, description="the largest request message"
     )
+    retry_size: Annotated[Size, Field(ge=2**16, le=2**31 - 2**20)] = Field(
+        4 * 2**20,
+        description="the largest request message that is kept until it is answered, so that "
+        "another endpoint can be asked",
+    )
     drain_timeout: Annotated[Duration, Field(ge=0)] = Field(
         30.0, description="how long running requests may take to end when the gateway stops"
     )
@@ -376,8 +381,8 @@ class GatewayConfig(Section):
     )
     envoy_memory: Annotated[Size, Field(ge=2**28)] | None = Field(
         None,
-        description="memory that Envoy may use before it refuses calls (default: an eighth of the "
-        "machine's, 1GiB at least)",
+        description="memory that Envoy may use before it refuses calls, half of it for large "
+        "messages that it has to read (default: an eighth of the machine's, 1GiB at least)",
     )
     run_dir: Path | None = Field(
         None,

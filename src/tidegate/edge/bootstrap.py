@@ -98,9 +98,9 @@ def _control_cluster(socket: str) -> cluster_pb2.Cluster:
 
 
 def _overload_manager(heap_limit: int) -> overload_pb2.OverloadManager:
-    """Near the limit the largest streams are reset, then new requests are refused."""
+    """Near the limit new requests are refused, then the largest streams are reset."""
     manager = overload_pb2.OverloadManager(
-        refresh_interval=seconds(0.25),
+        refresh_interval=seconds(0.1),
         buffer_factory_config=overload_pb2.BufferFactoryConfig(
             minimum_account_to_track_power_of_two=_TRACKED_FROM
         ),
@@ -126,7 +126,8 @@ def _overload_manager(heap_limit: int) -> overload_pb2.OverloadManager:
         for action in ("shrink_heap", "reset_high_memory_stream", "stop_accepting_requests")
     }
     actions["shrink_heap"].threshold.value = 0.8
-    actions["reset_high_memory_stream"].scaled.scaling_threshold = 0.9
-    actions["reset_high_memory_stream"].scaled.saturation_threshold = 0.98
-    actions["stop_accepting_requests"].threshold.value = 0.95
+    actions["stop_accepting_requests"].threshold.value = 0.9
+    # Those are nobody's fault and get no word of it, so they come last.
+    actions["reset_high_memory_stream"].scaled.scaling_threshold = 0.95
+    actions["reset_high_memory_stream"].scaled.saturation_threshold = 1.0
     return manager

@@ -24,6 +24,9 @@ _STREAM_WINDOW = 2**22
 _CONNECTION_WINDOW = 2**28
 """Bytes of answers that replicas may send before they are taken: a slow client holds up its
 own stream, and 64 of those have to come together to hold up the others."""
+MOST_FRAMES = 2**20
+"""In the queue of one connection. Beyond the usual 10,000, which are three large messages that
+were awaited as a whole, Envoy takes the peer for an attacker and closes the connection."""
 _MANY = 1_000_000
 """Envoy's own limits (1024 calls in flight) are not how a node refuses work: queues are."""
 
@@ -108,6 +111,7 @@ def _http_options(*, http2: bool) -> http_protocol_options_pb2.HttpProtocolOptio
     explicit = options.explicit_http_config.http2_protocol_options
     explicit.hpack_table_size.value = 0
     explicit.max_concurrent_streams.value = _STREAMS
+    explicit.max_outbound_frames.value = MOST_FRAMES
     explicit.initial_stream_window_size.value = _STREAM_WINDOW
     explicit.initial_connection_window_size.value = _CONNECTION_WINDOW
     return options

@@ -9,6 +9,7 @@ Source: https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/route/v3/route
 
 from __future__ import annotations
 
+import functools
 from typing import Literal, TypeAlias
 
 from envoy.config.core.v3 import base_pb2
@@ -27,6 +28,7 @@ from tidegate.edge.forwarding import (
 from tidegate.edge.messages import packed
 from tidegate.edge.model_routes import model_routes
 from tidegate.edge.names import (
+    AWAITED,
     BUFFER_FILTER,
     CLUSTER_HEADER,
     MODEL_PREFIX,
@@ -35,6 +37,7 @@ from tidegate.edge.names import (
     TASK_PREFIX,
 )
 from tidegate.edge.own_answers import (
+    MESSAGE_ROOM,
     answer_for_server,
     answer_nothing,
     configuration,
@@ -43,7 +46,7 @@ from tidegate.edge.own_answers import (
 from tidegate.edge.plan import Asked, asked_of
 from tidegate.edge.pools import GatewayTopology, RoutedModel
 from tidegate.edge.routes import TASK_IN_NAME
-from tidegate.edge.settings import USUAL_MESSAGE_SIZE, EdgeSettings
+from tidegate.edge.settings import SMALL_MESSAGE_SIZE, USUAL_MESSAGE_SIZE, EdgeSettings
 from tidegate.protocols.routing import ONLY_HEADER
 
 LOAD_HEADERS = ("endpoint-load-metrics", "endpoint-load-metrics-bin")
@@ -60,8 +63,10 @@ def gateway_route_configuration(
     """Return all routes; their clusters are those of :class:`tidegate.edge.plan.Plan`."""
     host = virtual_host(settings)
     host.response_headers_to_remove.extend((*LOAD_HEADERS, *_INTERNAL_HEADERS))
-    found = _on_match(_others(topology))
-    exact, prefixes = _leaves(topology)
+    others = _others(topology)
+    found = _looked_up("exact_match_map", _read(settings, others), _on_match(others), ":path")
+    exact, prefixes = _leaves(topology, settings)
+    _lead(exact, AWAITED, _awaited(settings.max_message_size + MESSAGE_ROOM))
     found = _looked_up("prefix_match_map", prefixes, found)
     found = _looked_up("exact_match_map", exact, found)
     sole = _sole(topology)
@@ -74,14 +79,15 @@ def gateway_route_configuration(
     return configuration(host, topology.server_metadata)
 
 
-def _leaves(topology: GatewayTopology) -> tuple[_Leaves, _Leaves]:
+def _leaves(topology: GatewayTopology, settings: EdgeSettings) -> tuple[_Leaves, _Leaves]:
     """Return the routes by whole values of the header, and by prefixes of it."""
     exact, prefixes = _Leaves(), _Leaves()
+    routes = functools.partial(model_routes, bound=_bound(settings))
     for model in topology.models.values():
         for asked in asked_of(model):
             leaves = prefixes if asked.any_version or asked.any_label else exact
             key = MODEL_PREFIX + model.name + asked.suffix
-            _lead(leaves, key, model_routes(model, asked))
+            _lead(leaves, key, routes(model, asked))
         for mark in ":@":
             key = MODEL_PREFIX + model.name + mark
             if key not in prefixes.map:
@@ -90,14 +96,14 @@ def _leaves(topology: GatewayTopology) -> tuple[_Leaves, _Leaves]:
         task = TASK_IN_NAME.search(model.name)
         if task is not None:
             key = f"{TASK_PREFIX}{task[1]}/{model.name}"
-            _lead(exact, key, model_routes(model, Asked()))
+            _lead(exact, key, routes(model, Asked()))
     for task_id, name in topology.tasks.items():
         if name in topology.models:
             key = f"{TASK_PREFIX}{task_id}/"
-            _lead(prefixes, key, model_routes(topology.models[name], Asked(), named=False))
+            _lead(prefixes, key, routes(topology.models[name], Asked(), named=False))
     sole = _sole(topology)
     if sole is not None:
-        _lead(exact, SOLE, model_routes(sole, Asked(), named=False))
+        _lead(exact, SOLE, routes(sole, Asked(), named=False))
     return exact, prefixes
 
 
@@ -136,6 +142,36 @@ def _reads_for_us(model: RoutedModel) -> bool:
     )
 
 
+def _bound(settings: EdgeSettings) -> bool:
+    """Whether servers of ours may take more than the gateway: they take what is usual."""
+    return settings.max_message_size < USUAL_MESSAGE_SIZE
+
+
+def _read(settings: EdgeSettings, others: route_components_pb2.RouteList) -> _Leaves:
+    """Return the routes of calls whose message names the model, until it has been read.
+
+    When it has, and what it names is not ours, they are among the ``others``.
+    """
+    leaves = _Leaves()
+    unread = _awaited(SMALL_MESSAGE_SIZE + MESSAGE_ROOM)
+    unread.match.headers.add(name=CLUSTER_HEADER, present_match=True, invert_match=True)
+    routes = route_components_pb2.RouteList(routes=[unread, *others.routes])
+    for routing in settings.routings:
+        for method in routing.methods:
+            if method.model or method.tags:
+                _lead(leaves, method.path, routes)
+    return leaves
+
+
+def _awaited(most: int) -> route_components_pb2.Route:
+    """Return a route on which nothing goes anywhere: it says how much of a message is held."""
+    route = route_components_pb2.Route(name="awaited")
+    route.match.prefix = "/"
+    ask_controller(route)
+    route.request_body_buffer_limit.value = most
+    return route
+
+
 def _unread(model: RoutedModel, settings: EdgeSettings) -> _Leaves:
     """Return the routes of gRPC calls to the only model that there is, as their messages come.
 
@@ -146,8 +182,7 @@ def _unread(model: RoutedModel, settings: EdgeSettings) -> _Leaves:
     for route in routes.routes:
         route.match.grpc.SetInParent()
         leave_out(route, ROUTING_FILTER)
-        if settings.max_message_size < USUAL_MESSAGE_SIZE:
-            # A node takes what is usual.
+        if _bound(settings):
             route.typed_per_filter_config.pop(BUFFER_FILTER, None)
         else:
             leave_out(route, BUFFER_FILTER)

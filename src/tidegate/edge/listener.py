@@ -40,6 +40,10 @@ from tidegate.edge.tls import listener_transport_socket
 
 _HANDSHAKE_TIMEOUT = 10.0
 _MAX_WINDOW = 2**31 - 1
+_GATEWAY_BUFFER = 2**20
+"""Bytes of one call that may be under way on a gateway, unless its route allows more."""
+_GATEWAY_CONNECTION_WINDOW = 2**28
+"""Bytes on one connection: so many calls wait for their servers before the others wait, too."""
 _Manager = hcm_pb2.HttpConnectionManager
 
 _LOG_FIELDS = {
@@ -73,10 +77,7 @@ def client_listener(settings: EdgeSettings) -> listener_pb2.Listener:
                 address=settings.host, port_value=settings.port
             )
         ),
-        # A REST body is awaited as a whole (see routing.lua), so one must fit.
-        per_connection_buffer_limit_bytes=wrappers_pb2.UInt32Value(
-            value=settings.max_message_size + MESSAGE_ROOM
-        ),
+        per_connection_buffer_limit_bytes=wrappers_pb2.UInt32Value(value=_buffer(settings)),
         tcp_backlog_size=wrappers_pb2.UInt32Value(value=4096),
         # A port that somebody else holds is an error that names it, and never shared.
         enable_reuse_port=wrappers_pb2.BoolValue(value=False),
@@ -120,7 +121,7 @@ def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager
             idle_timeout=seconds(3600),
             max_headers_count=wrappers_pb2.UInt32Value(value=200),
         ),
-        http2_protocol_options=_http2_options(settings.max_message_size),
+        http2_protocol_options=_http2_options(settings),
         local_reply_config=local_reply_config(settings, OWN_PATHS),
     )
     # Nobody is trusted. An empty list would mean the default, which trusts the machine itself.
@@ -143,7 +144,9 @@ def _filters(settings: EdgeSettings) -> Iterator[tuple[str, Message]]:
         yield KEY_FILTER, key_filter(settings.api_keys)
         for limiter in key_limiters(settings.limits):
             yield KEY_LIMIT_FILTER, limiter
-    yield ROUTING_FILTER, _lua(routing_script(settings.routings, settings.max_message_size))
+    awaited = settings.awaited_at_once if settings.gateway else None
+    script = routing_script(settings.routings, settings.max_message_size, awaited)
+    yield ROUTING_FILTER, _lua(script)
     for limiter in model_limiters(settings.limits):
         yield MODEL_LIMIT_FILTER, limiter
     if settings.gateway:
@@ -165,14 +168,26 @@ def _lua(text: str) -> lua_pb2.Lua:
     return script
 
 
-def _http2_options(max_message_size: int) -> protocol_pb2.Http2ProtocolOptions:
-    """Return windows that hold one whole message: they are what bounds a buffered upload."""
-    stream = max_message_size + MESSAGE_ROOM
+def _buffer(settings: EdgeSettings) -> int:
+    """Return how many bytes of a call are taken before its sender has to wait.
+
+    They are what bounds a body that is awaited as a whole (see routing.lua), unless its route has
+    a bound of its own. On a node one message must fit; the routes of a gateway have bounds, so
+    that messages which it need not read flow through.
+    """
+    if settings.gateway:
+        return _GATEWAY_BUFFER
+    return settings.max_message_size + MESSAGE_ROOM
+
+
+def _http2_options(settings: EdgeSettings) -> protocol_pb2.Http2ProtocolOptions:
+    stream = _buffer(settings)
+    connection = _GATEWAY_CONNECTION_WINDOW if settings.gateway else 2 * stream
     options = protocol_pb2.Http2ProtocolOptions(
         max_concurrent_streams=wrappers_pb2.UInt32Value(value=16384),
         initial_stream_window_size=wrappers_pb2.UInt32Value(value=stream),
         initial_connection_window_size=wrappers_pb2.UInt32Value(
-            value=min(2 * stream, _MAX_WINDOW)
+            value=min(connection, _MAX_WINDOW)
         ),
     )
     # A client that vanished without a word must not keep a model busy.

@@ -38,6 +38,7 @@ class _Way:
     model: RoutedModel
     asked: Asked
     named: bool
+    bound: bool
     pool: Pool
     canary: tuple[float, Pool] | None = None
     header: HeaderPool | None = None
@@ -58,22 +59,23 @@ class _Way:
 
 
 def model_routes(
-    model: RoutedModel, asked: Asked, *, named: bool = True
+    model: RoutedModel, asked: Asked, *, named: bool = True, bound: bool = True
 ) -> route_components_pb2.RouteList:
     """Return the routes for calls of a model; the first that fits counts.
 
-    ``named`` is whether they call it by its name, and not by a task or not at all.
+    ``named`` is whether they call it by its name, and not by a task or not at all; ``bound``
+    whether what servers of ours bound themselves is bounded here, too, by waiting for all of it.
     """
     routes = route_components_pb2.RouteList()
     for header in model.headers:
-        _add(routes, _Way(model, asked, named, header.pool, header=header))
+        _add(routes, _Way(model, asked, named, bound, header.pool, header=header))
     pool, canary = model.pool, model.canary
     if canary is not None and asked != Asked():
         # Who asks for a version gets it from those who have it.
         if not any(map(asked.served_by, pool.servers)):
             pool = canary[1]
         canary = None
-    _add(routes, _Way(model, asked, named, pool, canary))
+    _add(routes, _Way(model, asked, named, bound, pool, canary))
     return routes
 
 
@@ -100,8 +102,9 @@ def _add(routes: route_components_pb2.RouteList, way: _Way) -> None:
         _mirror(route.route, way, calls)
         _limit(route.route, way.model.traffic, rest=calls.rest)
         _retry(route, way.model.traffic, calls, sharing)
-        if not calls.rest and calls.protocol != "seldon":
-            unbound(route)  # the routing script has read and bounded it
+        read = not calls.rest and calls.protocol != "seldon"
+        if read or not (way.bound or any(not cluster.ours for cluster in sharing)):
+            unbound(route)  # the routing script has read and bounded it, or its servers bound it
         route.request_headers_to_remove.extend(_OWN_HEADERS)
         if main.ours:  # what is removed is removed before this is added
             route.request_headers_to_add.add(

@@ -25,12 +25,13 @@ _GET = string_pb2.StringMatcher(safe_regex={"regex": "GET|HEAD"})
 
 def virtual_host(settings: EdgeSettings) -> route_components_pb2.VirtualHost:
     """Return the one host there is, without routes."""
-    largest = settings.max_message_size + MESSAGE_ROOM
+    # A message can be sent again only while it is held. A node holds all of it; through a gateway
+    # a large one flows as fast as its server takes it.
+    largest = settings.retry_size if settings.gateway else settings.max_message_size
     host = route_components_pb2.VirtualHost(
         name="all",
         domains=["*"],
-        # A message can be sent again only while it is held, so all of it is.
-        request_body_buffer_limit=wrappers_pb2.UInt64Value(value=largest),
+        request_body_buffer_limit=wrappers_pb2.UInt64Value(value=largest + MESSAGE_ROOM),
     )
     if settings.origins:
         _tell_pages(host)

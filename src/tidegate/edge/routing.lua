@@ -5,7 +5,7 @@
 -- REST: the name lies in the path. A body of some size is awaited, not read: an error that is
 -- answered while an HTTP/1.1 client still writes closes its connection, and most clients then
 -- report the closing and not the answer. One beyond the limit flows through to the replica, which
--- counts and drops it and answers when it has ended.
+-- counts and drops it and answers when it has ended; so does one that finds no place on a gateway.
 -- The tables between the marks are generated from tidegate.protocols; see routing_script.py.
 
 --@tables
@@ -14,7 +14,8 @@ local MAX_FIELDS = 16384 -- of one message: two-byte fields could keep a thread 
 local WINDOW = 512       -- bytes read at a time
 local FIELD_HEAD = 20    -- bytes; a tag and a length have 10 each at most
 local MOST_KNOWN = 1024  -- clusters
-local AWAITED = 65536    -- a smaller body is on its way to Envoy as a whole
+local SMALL = 65536      -- a smaller body is on its way to Envoy as a whole
+local SWEPT = 100        -- milliseconds between two looks for places that calls have left behind
 
 local byte, char, find, format = string.byte, string.char, string.find, string.format
 local floor = math.floor
@@ -61,6 +62,32 @@ local function route(handle, cluster)
   -- After body() has yielded, an older headers object is dead.
   handle:headers():replace(CLUSTER_HEADER, cluster)
   handle:clearRouteCache()
+end
+
+-- Places for bodies that may grow to LIMIT, by what stands for each on the stack of its call. A call
+-- that is given up does not come back from body(): its place goes with its stack.
+local taken, count_taken, swept = setmetatable({}, {__mode = "k"}), 0, 0
+
+-- Takes a place, if one is free: on a gateway, which has none for every call that may come.
+local function take_place(handle)
+  if count_taken >= PLACES then
+    local now = handle:timestamp()
+    if now - swept < SWEPT then return nil end
+    swept = now
+    collectgarbage()
+    count_taken = 0
+    for _ in pairs(taken) do count_taken = count_taken + 1 end
+    if count_taken >= PLACES then return nil end
+  end
+  local place = {}
+  taken[place], count_taken = true, count_taken + 1
+  route(handle, AWAITED)
+  handle:metadata() -- the route is looked up, and with it how much may be held
+  return place
+end
+
+local function leave_place(place)
+  taken[place], count_taken = nil, count_taken - 1
 end
 
 -- The clusters of names that were found valid; the same few come all the time.
@@ -217,7 +244,13 @@ local function when_compressed(handle, method)
 end
 
 local function by_message(handle, method)
+  local place = PLACES and take_place(handle)
+  if place == nil then
+    -- What is not small is refused: see local_replies.py.
+    handle:headers():replace(CLUSTER_HEADER, CROWDED)
+  end
   local body = handle:body(true)
+  if place then leave_place(place) end
   local size = body:length()
   if size < 5 then
     return fail(handle, INVALID, format("the gRPC frame is truncated: it has %d bytes, and its "
@@ -333,7 +366,11 @@ function envoy_on_request(handle)
     if SERVER_METHODS[path] then return route(handle, CONTROLLER_CLUSTER) end
   else
     local length = tonumber(headers:get("content-length") or "") or 0
-    if length > AWAITED and length <= LIMIT then handle:body() end
+    if length > SMALL and length <= LIMIT then
+      local place = PLACES and take_place(handle)
+      if place or not PLACES then handle:body() end
+      if place then leave_place(place) end
+    end
     if by_path(handle, path) then return end
   end
   -- Nobody's: the header that names a cluster would be the caller's own.

@@ -38,8 +38,14 @@ def origins_script(origins: Iterable[str]) -> str:
     return _filled(_ORIGINS_TEMPLATE, tables)
 
 
-def routing_script(routings: Iterable[Routing], max_message_size: int) -> str:
-    """Return the Lua program that routes the calls of ``routings``."""
+def routing_script(
+    routings: Iterable[Routing], max_message_size: int, awaited_at_once: int | None = None
+) -> str:
+    """Return the Lua program that routes the calls of ``routings``.
+
+    ``awaited_at_once`` is how many messages a thread may hold of those that are not small;
+    ``None``: what bounds them is elsewhere.
+    """
     routings = tuple(routings)
     server_paths = [path for r in routings for path in r.server_paths]
     tables: dict[str, object] = {
@@ -50,6 +56,7 @@ def routing_script(routings: Iterable[Routing], max_message_size: int) -> str:
         "PATHS": {p.path: p.header for r in routings for p in r.paths},
         "PREFIXES": [_prefix(p) for r in routings for p in r.prefixes],
         "LIMIT": max_message_size,
+        "PLACES": False if awaited_at_once is None else awaited_at_once,
         "NAME": _LUA_NAME,
         "NAME_LENGTH": _NAME_LENGTH,
         "VERSION": _LUA_VERSION,
@@ -58,6 +65,8 @@ def routing_script(routings: Iterable[Routing], max_message_size: int) -> str:
         "VERSION_HEADER": VERSION_HEADER,
         "ONLY_HEADER": ONLY_HEADER,
         "CLUSTER_HEADER": names.CLUSTER_HEADER,
+        "AWAITED": names.AWAITED,
+        "CROWDED": names.CROWDED,
         "REFUSED_HEADER": names.REFUSED_HEADER,
         "MODEL_PREFIX": names.MODEL_PREFIX,
         "SOLE": names.SOLE,

@@ -8,7 +8,7 @@ from envoy.type.v3 import http_pb2, percent_pb2
 from google.protobuf import wrappers_pb2
 
 from tidegate.edge.assignments import SECURE
-from tidegate.edge.clusters import balancing, first_aid
+from tidegate.edge.clusters import MOST_FRAMES, balancing, first_aid
 from tidegate.edge.health_checks import Crowd, health_check
 from tidegate.edge.load_reports import UTILIZATIONS
 from tidegate.edge.messages import from_controller, packed, seconds
@@ -23,8 +23,10 @@ _CONNECT_TIMEOUT = 1.0
 _BUFFER = 2**20
 """Bytes of one connection that may wait on either side; a larger message flows through."""
 _STREAMS = 2**14
-_STREAM_WINDOW = 2**22
-_CONNECTION_WINDOW = 2**26
+_STREAM_WINDOW = 2**20
+_CONNECTION_WINDOW = 2**28
+"""Bytes of answers that a server may send before they are taken: a slow client holds up its own
+stream, and 256 of those have to come together to hold up the others."""
 _MANY = 1_000_000
 
 _PING_INTERVAL = 0.5
@@ -100,6 +102,7 @@ def _http_options(
     http2.max_concurrent_streams.value = (
         _STREAMS if most is None else streams_per_connection(most, settings.threads)
     )
+    http2.max_outbound_frames.value = MOST_FRAMES
     http2.initial_stream_window_size.value = _STREAM_WINDOW
     http2.initial_connection_window_size.value = _CONNECTION_WINDOW
     # Each block of headers stands for itself: not every small server keeps a table.

@@ -11,6 +11,10 @@ from tidegate.protocols.routing import Routing
 
 MIB = 2**20
 USUAL_MESSAGE_SIZE = 64 * MIB
+SMALL_MESSAGE_SIZE = 4 * MIB
+"""What a gateway reads or sends again whatever else it holds, unless it is told otherwise."""
+_AWAITED_SHARE = 0.5
+"""Of a gateway's memory: what it may hold of messages that it has to read before they go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class EdgeSettings:
             whole server. It speaks HTTP/1.1, and gRPC over it with chunked trailers, as a
             replica does.
         max_message_size: the largest request message, on every hop.
+        retry_size: the largest that a gateway keeps until it is answered, so that it can ask
+            another server. A node keeps all.
         access_log: the file for one JSON line a request; none is written without it.
         drain_timeout: how long running requests may take to end when the process stops or
             is replaced.
@@ -51,6 +57,7 @@ class EdgeSettings:
     port: int
     controller_socket: str
     max_message_size: int = USUAL_MESSAGE_SIZE
+    retry_size: int = SMALL_MESSAGE_SIZE
     access_log: Path | None = None
     drain_timeout: float = 30.0
     idle_timeout: float = 60.0
@@ -74,3 +81,12 @@ class EdgeSettings:
         several under way, and a flood of them is refused before the machine runs out.
         """
         return self.heap_size or max(1024 * MIB, 16 * self.max_message_size)
+
+    @property
+    def awaited_at_once(self) -> int:
+        """Messages beyond :data:`SMALL_MESSAGE_SIZE` that one thread may hold to read them.
+
+        All might be as large as messages may be, and arrive together.
+        """
+        room = int(self.heap_limit * _AWAITED_SHARE)
+        return max(1, room // self.max_message_size // self.threads)
