@@ -150,11 +150,12 @@ class Simulation:
     # the edge
 
     def _pull(self, name: str) -> float:
-        return self.weights[name] / (self.backends[name].in_flight + 1)
+        bias = self.policy.active_request_bias
+        return self.weights[name] / float((self.backends[name].in_flight + 1) ** bias)
 
     def _pick(self, excluding: list[str]) -> str | None:
-        """Earliest deadline first, deadlines one over weight / (calls in flight + 1) apart."""
-        if not self.policy.least_request:
+        """Earliest deadline first, deadlines one over :meth:`_pull` apart."""
+        if not self.policy.active_request_bias:
             return self.turns.pick(excluding)
         name: str | None = None
         for _ in range(1000 if self.heap else 0):

@@ -110,7 +110,8 @@ def test_new_weights_keep_what_is_known() -> None:
     verdicts = cluster.balancer.verdicts(cluster.now)
     assert list(verdicts) == ["a", "b", "d"]
     assert verdicts["b"].reliability == reliability
-    assert verdicts["b"].weight == pytest.approx(200 * reliability * 100, rel=0.02)
+    # A little more than that: with more calls it will have more in flight.
+    assert verdicts["b"].weight == pytest.approx(200 * reliability * 100, rel=0.05)
     assert verdicts["d"].state == "new"
     cluster.report(c=good())  # it has left: what is still heard of it means nothing
     assert "c" not in cluster.balancer.verdicts(cluster.now)

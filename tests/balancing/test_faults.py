@@ -166,27 +166,27 @@ def test_an_only_endpoint_is_never_ejected() -> None:
     assert latest(run, "n0").state == "serving"
 
 
-@pytest.mark.parametrize("least_request", [True, False])
+@pytest.mark.parametrize("bias", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(("slots", "callers"), [(1, 16), (4, 64), (16, 64), (16, 256)])
 def test_three_times_as_fast_is_three_times_the_share(
-    least_request: bool, slots: int, callers: int
+    bias: float, slots: int, callers: int
 ) -> None:
     """Saturated by a closed loop: both work at capacity, and neither is taken for sick."""
     fast, slow = Backend("fast", 0.005 * slots, slots), Backend("slow", 0.015 * slots, slots)
-    policy = BalancingPolicy(least_request=least_request)
+    policy = BalancingPolicy(active_request_bias=bias)
     run = Simulation(fast, slow, callers=callers, policy=policy)
     run.run(30.0)
     shares = run.shares(10.0, 30.0)
     assert shares["fast"] / shares["slow"] == pytest.approx(3.0, rel=0.1)
     capacity = 1 / 0.005 + 1 / 0.015
-    assert run.throughput(10.0, 30.0) >= 0.93 * capacity
+    assert run.throughput(10.0, 30.0) >= (0.97 if bias else 0.93) * capacity
     assert states(run, "slow")[-1:] == states(run, "fast")[-1:] == ["serving"]
 
 
 def test_without_weights_the_slow_one_holds_the_fast_one_up() -> None:
     """What plain round robin makes of the same two."""
     fast, slow = Backend("fast", 0.02, 4), Backend("slow", 0.06, 4)
-    policy = BalancingPolicy(least_request=False)
+    policy = BalancingPolicy(active_request_bias=0)
     run = Simulation(fast, slow, callers=64, policy=policy, balanced=False)
     run.run(20.0)
     assert run.throughput(10.0, 20.0) < 0.55 * (4 / 0.02 + 4 / 0.06)
@@ -220,12 +220,15 @@ def test_equals_share_equally_and_none_is_suspected(
         assert share == pytest.approx(1 / 3, rel=0.05)
 
 
-def test_configured_weights_rule_the_shares() -> None:
-    """As far as least request lets them: calls in flight count against a weight."""
-    backends = [Backend("a", 0.002, weight=300), Backend("b", 0.002, weight=100)]
-    run = Simulation(*backends, rate=50.0)
-    run.run(60.0)
-    shares = run.shares(5.0, 60.0)
+@pytest.mark.parametrize(("rate", "service"), [(100, 0.02), (200, 0.05), (1000, 0.05)])
+@pytest.mark.parametrize("bias", [0.0, 0.5])
+def test_configured_weights_rule_the_shares(bias: float, rate: float, service: float) -> None:
+    """Though calls in flight count against a weight, and the larger one has more of them."""
+    backends = [Backend("a", service, weight=300), Backend("b", service, weight=100)]
+    policy = BalancingPolicy(active_request_bias=bias)
+    run = Simulation(*backends, rate=rate, policy=policy)
+    run.run(40.0)
+    shares = run.shares(5.0, 40.0)
     assert shares["a"] / shares["b"] == pytest.approx(3.0, rel=0.1)
 
 

@@ -34,7 +34,7 @@ class Driven:
 
     def __init__(self, *endpoints: ModelEndpoint) -> None:
         self.now = 100.0
-        policy = BalancingPolicy(least_request=False, latency_evidence=0.1)
+        policy = BalancingPolicy(active_request_bias=0, latency_evidence=0.1)
         self.pool = Pool(policy, self.now)
         self.pool.update(endpoints, self.now)
         self.refusing: set[str] = set()

@@ -45,6 +45,7 @@ async def test_weights_share_out_the_calls(gateway: Gateway) -> None:
 
 
 async def test_weights_share_out_calls_that_overlap(gateway: Gateway) -> None:
+    """Less far apart: whoever has more in flight gets less, until the controller sees to that."""
     await gateway.serve_from("a=100", "b=300")
     async with Load(gateway, width=32) as load:
         await load.more(2000)
@@ -53,7 +54,7 @@ async def test_weights_share_out_calls_that_overlap(gateway: Gateway) -> None:
         gateway.servers["b"].requests,
         sum(server.requests for server in gateway.servers.values()),
     )
-    assert 0.70 <= b / all_of_them <= 0.80
+    assert 0.62 <= b / all_of_them <= 0.78
 
 
 async def test_an_ejected_server_gets_nothing_and_ends_what_it_has(gateway: Gateway) -> None:

@@ -21,5 +21,4 @@ def test_the_balancer_knows_how_the_edge_picks() -> None:
     picks = least_request_pb2.LeastRequest()
     [policy] = cluster.load_balancing_policy.policies
     assert policy.typed_extension_config.typed_config.Unpack(picks)
-    divides = picks.active_request_bias.default_value != 0
-    assert divides == POLICY.least_request
+    assert picks.active_request_bias.default_value == POLICY.active_request_bias

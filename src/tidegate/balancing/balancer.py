@@ -54,6 +54,8 @@ class Balancer:
         self._failing: set[str] = set()  # those of which calls failed in it
         self._tally = Tally(0.0)
         self._rate = 0.0  # calls per second
+        self._crowd = 0.0  # calls in flight for each endpoint that serves
+        self._mean_base = 1.0
         self._capacity: float | None = None  # what the shares of probed ones are measured by
 
     @property
@@ -94,6 +96,8 @@ class Balancer:
         stale = set(bases) if scale != self._scale else set()
         self._scale = scale
         self._capacity = None
+        positive = [base for base in bases.values() if base]
+        self._mean_base = sum(positive) / len(positive) if positive else 1.0
         for address, base in bases.items():
             record = self._records.get(address)
             if record is None:
@@ -138,6 +142,10 @@ class Balancer:
         self._tally.add(succeeded, failed, now, self._policy.failure_window)
         step = 1.0 - math.exp(-elapsed)
         self._rate += (issued / elapsed - self._rate) * step
+        serving = max(1, len(self._records) - len(self._out))
+        crowd = sum(outcome.in_flight for _, _, outcome in known) / serving
+        step = 1.0 - math.exp(-elapsed / self._policy.crowd_window)
+        self._crowd += (crowd - self._crowd) * step
         reference = self._reference(known)
         self._follow_loads(known, elapsed)
         for _, record, outcome in known:
@@ -309,11 +317,23 @@ class Balancer:
             return 0
         if ejection.out and not self._panic:
             return 0 if ejection.state == "ejected" else self._probe_weight(record)
-        full = record.effective * self._scale
+        full = record.effective
         if not record.ordinary:
-            factor = math.exp(record.latency.log_factor + record.load_log_factor)
-            full *= factor * ejection.warmth(now)
+            full *= record.load_factor * ejection.warmth(now)
+        if full != self._mean_base:
+            full *= self._returned(full)
+        full *= record.latency.factor * self._scale
         return min(MAX_WEIGHT, max(1, round(full)))
+
+    def _returned(self, wanted: float) -> float:
+        """What gives back, on average, what who picks divides a weight by.
+
+        As many calls as are ``wanted`` of an endpoint are in flight there, whatever its latency:
+        the slower, the fewer come.
+        """
+        crowd = self._crowd
+        bias = self._policy.active_request_bias
+        return float(((1.0 + crowd * wanted / self._mean_base) / (1.0 + crowd)) ** bias)
 
     def _verdict(self, record: Record, weight: int, now: float) -> Verdict:
         ejection = record.ejection
@@ -338,6 +358,7 @@ class Balancer:
     def _probe_weight(self, record: Record) -> int:
         """The weight that gets an endpoint a few calls per second, whatever the others get."""
         policy, ejection = self._policy, record.ejection
+        bias = policy.active_request_bias
         # Not the effective weight, which its failures have brought down to next to nothing.
         full = max(1, min(MAX_WEIGHT, round(record.base * self._scale)))
         if ejection.issued - ejection.counted >= 2 * policy.probe_calls:
@@ -350,7 +371,7 @@ class Balancer:
         if self._capacity is None:
             recent = self._tally.at - _RECENT
             self._capacity = sum(
-                self._verdicts[address].weight / (other.crowd + 1 if policy.least_request else 1)
+                self._verdicts[address].weight / (other.crowd + 1.0) ** bias
                 for address, other in self._records.items()
                 if address in self._verdicts
                 and other.tally.at >= recent

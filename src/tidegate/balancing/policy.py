@@ -9,9 +9,13 @@ from dataclasses import dataclass
 class BalancingPolicy:
     """How one cluster is balanced. Times are in seconds, shares and rates between 0 and 1."""
 
-    least_request: bool = False
-    """Whether who picks divides weights by the calls in flight, as Envoy's least request does
-    unless its ``active_request_bias`` is 0."""
+    active_request_bias: float = 0.5
+    """Who picks divides a weight by this power of its calls in flight, and one more, as Envoy's
+    least request does; 0: it does not. Without, the shares of endpoints that have more to do
+    than they can swing: reports are a quarter of a second old, and queues are quicker."""
+    crowd_window: float = 5.0
+    """The time constant in which it is learnt how many calls endpoints have in flight, so that a
+    larger weight is not held against them."""
 
     # Failures
     consecutive_failures: int = 5

@@ -73,7 +73,7 @@ class Direct:
         self._seed = seed
         # Turns are taken by weights alone. A client knows how long its calls took; what a gateway
         # sees now and then of calls in flight says less.
-        self._policy = BalancingPolicy(least_request=False, latency_evidence=0.1)
+        self._policy = BalancingPolicy(active_request_bias=0, latency_evidence=0.1)
         self._rest = _rest_of(gateway)
         self.forget()
 

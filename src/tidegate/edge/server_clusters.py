@@ -19,6 +19,9 @@ from tidegate.edge.tls import upstream_transport_socket
 from tidegate.protocols.load_reports import CALLERS
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+ACTIVE_REQUEST_BIAS = 0.5
+"""The power of the calls in flight by which a weight is divided. The controller, who decides the
+weights, knows of it."""
 _CONNECT_TIMEOUT = 1.0
 _BUFFER = 2**20
 """Bytes of one connection that may wait on either side; a larger message flows through."""
@@ -68,9 +71,7 @@ def server_cluster(
     policy = cluster.load_balancing_policy.policies.add().typed_extension_config
     policy.name = "envoy.load_balancing_policies.least_request"
     turns = balancing()
-    # Weights are the controller's word on how fast and how well each server is. Divided by the
-    # calls in flight, 1:3 would come out as 1:1.7 under load.
-    turns.active_request_bias.default_value = 0
+    turns.active_request_bias.default_value = ACTIVE_REQUEST_BIAS
     turns.active_request_bias.runtime_key = "tidegate.active_request_bias"
     policy.typed_config.CopyFrom(packed(turns))
     cluster.outlier_detection.CopyFrom(first_aid(*_LEFT_ALONE))

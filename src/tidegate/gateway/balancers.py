@@ -13,11 +13,11 @@ from tidegate.balancing.policy import BalancingPolicy
 from tidegate.balancing.verdict import Verdict
 from tidegate.edge.load_reports import EndpointLoad, LoadReport
 from tidegate.edge.pools import HeaderPool, Pool, RoutedModel, Server
+from tidegate.edge.server_clusters import ACTIVE_REQUEST_BIAS
 from tidegate.gateway.endpoints import Endpoint
 from tidegate.gateway.models import ModelMembers, PoolMembers
 
-POLICY = BalancingPolicy(least_request=False)
-"""The edge takes weighted turns (:mod:`tidegate.edge.server_clusters`)."""
+POLICY = BalancingPolicy(active_request_bias=ACTIVE_REQUEST_BIAS)
 
 
 class Balancers:
