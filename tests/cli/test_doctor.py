@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import RunningNode
+from tests.edge.certificates import leaf, write
+from tests.node.harness import free_port
 from tidegate.cli import doctor, machine, network
 from tidegate.cli.findings import Finding
 from tidegate.cli.main import run
@@ -145,3 +148,86 @@ def test_a_look_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(machine, "memory", broken)
     found = {f.what: f for f in doctor.examine(NodeConfig(port=0, admin_port=0))}
     assert (found["memory"].state, "no /proc here" in found["memory"].detail) == ("warn", True)
+
+
+def of_gateway(
+    file: Path, document: str, capsys: pytest.CaptureFixture[str], *options: str
+) -> tuple[int, dict[str, list[Finding]]]:
+    """Run the command for a gateway; return its status and what it found, by what it looked at."""
+    file.write_text(document)
+    ports = ("--port=0", "--admin-port=0")
+    status = run(["doctor", str(file), "--json", *ports, *options])
+    found: dict[str, list[Finding]] = {}
+    for each in json.loads(capsys.readouterr().out):
+        found.setdefault(each["what"], []).append(Finding(**each))
+    return status, found
+
+
+def test_a_gateway(node: RunningNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = f"""
+models:
+  scale: {{endpoints: ["127.0.0.1:{node.port}"]}}
+  words: {{endpoints: ["127.0.0.1:{node.port}", "127.0.0.1:{free_port()}"]}}
+"""
+    status, found = of_gateway(tmp_path / "gateway.yaml", document, capsys)
+    assert status == 0, found
+    assert found["model scale"] == [Finding("model scale", "ok", "1 of 1 endpoint ready", "")]
+    summary, refused = found["model words"]
+    assert (summary.state, summary.detail) == ("warn", "1 of 2 endpoints ready")
+    assert "Connection refused" in refused.detail
+    assert "runtimes" not in found, "a gateway loads no model"
+    document = f"models: {{other: {{endpoints: ['127.0.0.1:{node.port}']}}, empty: {{}}}}"
+    status, found = of_gateway(tmp_path / "gateway.yaml", document, capsys)
+    assert status == 1
+    assert "it has no model 'other'" in found["model other"][1].detail
+    assert found["model empty"][0].state == "warn"
+
+
+def test_many_endpoints_that_fail_are_not_told_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    places = ", ".join(f"'127.0.1.{n}:{port}'" for n in range(1, 201))
+    document = f"models: {{m: {{endpoints: [{places}]}}}}"
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (128, 399))
+    status, found = of_gateway(tmp_path / "gateway.yaml", document, capsys)
+    assert status == 1
+    assert found["model m"][0].detail == "0 of 200 endpoints ready"
+    assert found["model m"][-1].detail == "and 195 endpoints more"
+    assert len(found["model m"]) == 7
+    (files,) = found["open files"]
+    assert (files.state, "200 endpoints take 400" in files.detail) == ("fail", True)
+    assert "LimitNOFILE" in files.hint
+
+
+def test_files_of_a_gateway(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, leaf(valid=3.0))
+    (tmp_path / "server.key").chmod(0o644)
+    (tmp_path / "keys").write_text("team-a " + "0" * 32 + "\n")
+    (tmp_path / "keys").chmod(0o640)
+    document = """
+tls: {certificate: server.crt, key: server.key}
+endpoint_tls: {ca: gone.crt}
+api_keys: {file: keys}
+registration: {token_file: token}
+"""
+    status, found = of_gateway(tmp_path / "gateway.yaml", document, capsys)
+    assert status == 1
+    expiring, readable = found["tls"]
+    assert (expiring.state, readable.state) == ("warn", "warn")
+    assert readable.hint == f"chmod 600 {tmp_path / 'server.key'}"
+    assert "gone.crt cannot be read" in found["endpoint_tls"][0].detail
+    assert "gone.crt cannot be read" in found["endpoints"][0].detail
+    assert "run chmod 600" in found["API keys"][0].detail
+    assert "token cannot be read" in found["admin API"][0].detail
+
+
+def test_a_gateways_settings_that_are_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, found = of_gateway(tmp_path / "gateway.yaml", "modells: {}", capsys)
+    assert (status, "did you mean 'models'?" in found["settings"][0].detail) == (1, True)
+    assert run(["doctor", str(tmp_path / "gone"), "--json"]) == 1
+    assert "there is no file" in capsys.readouterr().out
+    assert run(["doctor", "--admin-host=::1"]) == 1
+    assert "a node has no --admin-host" in capsys.readouterr().out

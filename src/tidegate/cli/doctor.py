@@ -11,11 +11,13 @@ import click
 import orjson
 from rich.markup import escape
 
-from tidegate.cli import machine, network
+from tidegate.cli import gateway_doctor, machine, network
 from tidegate.cli.exits import PARTLY
 from tidegate.cli.findings import Finding, fail, ok, warn
+from tidegate.cli.options import options_of
 from tidegate.cli.terminal import new_console
-from tidegate.config.loading import load_node_config
+from tidegate.config.gateway import GatewayConfig, Registration
+from tidegate.config.loading import load_gateway_config, load_node_config
 from tidegate.config.node import NodeConfig
 from tidegate.errors import EdgeFailed, TidegateError
 from tidegate.runtimes import registry
@@ -23,12 +25,28 @@ from tidegate.runtimes import registry
 _MARKS = {"ok": "[green]ok  [/green]", "warn": "[yellow]warn[/yellow]", "fail": "[red]fail[/red]"}
 
 
-def doctor(options: Mapping[str, object], *, as_json: bool) -> int:
-    """Print every finding; return 1 when one of them keeps a node from working."""
+_Looks = list[tuple[str, Callable[[], Iterator[Finding]]]]
+
+
+def doctor(file: Path | None, options: Mapping[str, object], *, as_json: bool) -> int:
+    """Print every finding; return 1 when one of them keeps a node or a gateway from working.
+
+    Args:
+        file: the ``gateway.yaml`` of a gateway; ``None``: look at what nodes need.
+        options: settings from the command line.
+        as_json: print JSON.
+    """
+    config: NodeConfig | GatewayConfig
     try:
-        config, _ = load_node_config(Path(), os.environ, options)
+        if file is None:
+            given = options_of(NodeConfig, options, "'tidegate doctor' without FILE")
+            config, _ = load_node_config(Path(), os.environ, given)
+        else:
+            given = options_of(GatewayConfig, options, file)
+            config, _ = load_gateway_config(file, os.environ, given)
     except TidegateError as error:
-        config, findings = NodeConfig(), [fail("settings", str(error), "correct it")]
+        config = NodeConfig() if file is None else GatewayConfig(registration=Registration())
+        findings = [fail("settings", str(error), "correct it")]
     else:
         findings = []
     findings += examine(config)
@@ -40,21 +58,18 @@ def doctor(options: Mapping[str, object], *, as_json: bool) -> int:
     return PARTLY if any(finding.state == "fail" for finding in findings) else 0
 
 
-def examine(config: NodeConfig) -> list[Finding]:
+def examine(config: NodeConfig | GatewayConfig) -> list[Finding]:
     """Look at everything; a look that itself fails is a finding too."""
-    looks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+    looks: _Looks = [
         ("Python", machine.python),
         ("platform", machine.system),
         ("Envoy", lambda: _envoy(config.envoy)),
-        ("runtimes", _runtimes),
-        ("GPU", lambda: machine.gpus(_cuda_runtimes())),
         ("ports", lambda: network.ports(config)),
         ("proxies", lambda: network.proxies(os.environ)),
         ("run directory", lambda: network.run_directory(config.run_dir)),
-        ("open files", machine.open_files),
-        ("watching", machine.inotify),
         ("memory", machine.memory),
         ("cores", machine.cores),
+        *(_of_nodes() if isinstance(config, NodeConfig) else gateway_doctor.looks(config)),
     ]
     findings: list[Finding] = []
     for what, look in looks:
@@ -64,6 +79,15 @@ def examine(config: NodeConfig) -> list[Finding]:
             reason = f"could not be examined: {type(error).__name__}: {error}"
             findings.append(warn(what, reason, "look at it by hand"))
     return findings
+
+
+def _of_nodes() -> _Looks:
+    return [
+        ("runtimes", _runtimes),
+        ("GPU", lambda: machine.gpus(_cuda_runtimes())),
+        ("open files", machine.open_files),
+        ("watching", machine.inotify),
+    ]
 
 
 def _envoy(override: Path | None) -> Iterator[Finding]:

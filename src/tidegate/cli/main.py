@@ -246,17 +246,21 @@ def print_completion(shell: str) -> int:
     return completion.print_script(cli, shell)
 
 
-@cli.command(short_help="Check whether 'tidegate serve' would work on this machine.")
-@node_options(["host", "port", "admin_port", "envoy", "run_dir"])
+@cli.command(short_help="Check whether serving, or a gateway, would work here.")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@settings_options(["host", "port", "admin_port", "envoy", "run_dir", "admin_host"])
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-def doctor(as_json: bool, **options: object) -> int:
+def doctor(file: Path | None, as_json: bool, **options: object) -> int:
     """Check what serving needs: Envoy, runtimes, GPUs, ports, limits, proxies.
 
-    The exit status is 1 when something would keep 'tidegate serve' from working.
+    With FILE, a gateway.yaml, check what that gateway needs: its settings, certificates and keys,
+    and every endpoint, which is asked whether it is ready and speaks the protocol that FILE says.
+
+    The exit status is 1 when something would keep 'tidegate serve', or the gateway, from working.
     """
     from tidegate.cli.doctor import doctor as run
 
-    return run(options, as_json=as_json)
+    return run(file, options, as_json=as_json)
 
 
 @cli.command(short_help="Show every setting of a server or a model, and its origin.")

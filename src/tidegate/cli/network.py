@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tidegate.cli.findings import Finding, fail, ok, warn
+from tidegate.config.gateway import GatewayConfig
 from tidegate.config.node import NodeConfig
 from tidegate.controller.run_directory import base_directory, find_nodes
 
@@ -16,16 +17,17 @@ _LONGEST_SOCKET = len("/65535/admin-9999.sock")
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "grpc_proxy")
 
 
-def ports(config: NodeConfig) -> Iterator[Finding]:
+def ports(config: NodeConfig | GatewayConfig) -> Iterator[Finding]:
     """Examine whether the ports can be listened on, and who holds them if not."""
     served = {}
+    admin_host = config.admin_host if isinstance(config, GatewayConfig) else "127.0.0.1"
     for node in find_nodes(base_directory(config.run_dir)):
         record = node.load()
         if record is not None:
             served[node.port] = served[record.config.admin_port] = str(record.serves)
     for host, port, option in (
         (config.host, config.port, "--port"),
-        ("127.0.0.1", config.admin_port, "--admin-port"),
+        (admin_host, config.admin_port, "--admin-port"),
     ):
         what = f"port {port}"
         refused = _refused(host, port)

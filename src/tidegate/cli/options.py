@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -14,6 +15,7 @@ from tidegate.config.loading import PREFIX, plain_fields
 from tidegate.config.node import NodeConfig
 from tidegate.config.section import Section
 from tidegate.config.units import parse_duration, parse_size
+from tidegate.errors import ConfigurationError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -31,12 +33,21 @@ def gateway_options() -> Callable[[_F], _F]:
     return _options(GatewayConfig, plain_fields(GatewayConfig))
 
 
-def settings_options() -> Callable[[_F], _F]:
-    """Add one option for each setting of a node, and then those that gateways alone have."""
-    more = [name for name in plain_fields(GatewayConfig) if name not in NodeConfig.model_fields]
+def settings_options(only: Iterable[str] | None = None) -> Callable[[_F], _F]:
+    """Add one option for each setting of a node, or for those in ``only``.
+
+    Then come those that gateways alone have.
+    """
+    wanted = list(
+        dict.fromkeys((*NodeConfig.model_fields, *plain_fields(GatewayConfig)))
+        if only is None
+        else only
+    )
+    own = [name for name in wanted if name in NodeConfig.model_fields]
+    more = [name for name in wanted if name not in NodeConfig.model_fields]
 
     def decorate(command: _F) -> _F:
-        return node_options()(_options(GatewayConfig, more)(command))
+        return node_options(own)(_options(GatewayConfig, more)(command))
 
     return decorate
 
@@ -48,6 +59,22 @@ def _options(schema: type[Section], names: Iterable[str]) -> Callable[[_F], _F]:
         return command
 
     return decorate
+
+
+def options_of(
+    schema: type[Section], options: Mapping[str, object], place: Path | str
+) -> Mapping[str, object]:
+    """Return the options that this kind of server has.
+
+    Raises:
+        ConfigurationError: another one was given.
+    """
+    for name, value in options.items():
+        if value is not None and name not in schema.model_fields:
+            kind = "a gateway" if schema is GatewayConfig else "a node"
+            option = "--" + name.replace("_", "-")
+            raise ConfigurationError(f"{kind} has no {option}, and {place} is for {kind}")
+    return {name: value for name, value in options.items() if name in schema.model_fields}
 
 
 def which_node(command: _F) -> _F:

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from rich.markup import escape
 from rich.table import Table
 
-from tidegate.cli.options import exact_size, is_duration, is_size
+from tidegate.cli.options import exact_size, is_duration, is_size, options_of
 from tidegate.cli.terminal import new_console
 from tidegate.config.gateway import GatewayConfig
 from tidegate.config.loading import (
@@ -75,30 +75,14 @@ def _settings(
                 f"{place} is a gateway's file: its models are among its settings; --model is for "
                 "the folder of a repository"
             )
-        return load_gateway_config(place, os.environ, _options_of(GatewayConfig, options, place))
+        return load_gateway_config(place, os.environ, options_of(GatewayConfig, options, place))
     if not place.is_dir():
         raise ConfigurationError(
             f"{place} is no folder and no file; give the path of a repository or of a gateway.yaml"
         )
     if model is not None:
         return _of_model(place, model)
-    return load_node_config(place, os.environ, _options_of(NodeConfig, options, place))
-
-
-def _options_of(
-    schema: type[Section], options: Mapping[str, object], place: Path
-) -> Mapping[str, object]:
-    """Return the options that this kind of server has.
-
-    Raises:
-        ConfigurationError: another one was given.
-    """
-    for name, value in options.items():
-        if value is not None and name not in schema.model_fields:
-            kind = "a gateway" if schema is GatewayConfig else "a node"
-            option = "--" + name.replace("_", "-")
-            raise ConfigurationError(f"{kind} has no {option}, and {place} is for {kind}")
-    return {name: value for name, value in options.items() if name in schema.model_fields}
+    return load_node_config(place, os.environ, options_of(NodeConfig, options, place))
 
 
 def _of_model(repository: Path, name: str) -> tuple[ModelConfig, Mapping[str, Origin]]:

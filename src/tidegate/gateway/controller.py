@@ -33,6 +33,7 @@ from tidegate.edge.settings import EdgeSettings
 from tidegate.errors import AddressInUse, EdgeFailed
 from tidegate.gateway.balancers import Balancers
 from tidegate.gateway.calls import GatewayCalls
+from tidegate.gateway.descriptors import REMEDY, short_of_files
 from tidegate.gateway.edge_settings import edge_settings
 from tidegate.gateway.endpoints import Endpoint
 from tidegate.gateway.entries import entries_of, fixed_endpoint, source_of
@@ -102,6 +103,7 @@ class GatewayController:
         self._planned: GatewayTopology | None = None
         self._told: GatewayTopology | None = None
         self._told_settings: EdgeSettings | None = None
+        self._short_of_files = False
         self._settled = False
         self._draining = False
         self._adopted = False
@@ -333,6 +335,10 @@ class GatewayController:
         addresses = {p.name: frozenset(e.address for e in p.endpoints) for p in pools}
         self.calls.figures.keep(addresses)
         health.keep(addresses)
+        short = short_of_files(len(frozenset().union(*addresses.values())))
+        if short is not None and not self._short_of_files:
+            self.announce(f"{short}; {REMEDY}")
+        self._short_of_files = short is not None
 
     def _found_by(self, entry: Endpoints) -> tuple[Endpoint, ...]:
         fixed = fixed_endpoint(entry)

@@ -1,0 +1,351 @@
+"""Asks endpoints, before a gateway starts, whether they would serve: for ``tidegate doctor``.
+
+What calls would meet is what is tried: a connection, TLS as the edge speaks it, and the question
+for the model's readiness in the protocol that the endpoint is said to speak.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import grpc
+import httpx
+import orjson
+from google.protobuf.message import DecodeError
+
+from tidegate.config.addresses import is_numeric, split_address
+from tidegate.config.gateway import ClientTls as ClientFiles
+from tidegate.edge.trust import ClientTls
+from tidegate.gateway.endpoints import Endpoint
+from tidegate.protocols.open_inference import MODEL_READY
+from tidegate.protocols.open_inference.messages import ModelReadyRequest, ModelReadyResponse
+from tidegate.protocols.tensorflow_serving import GET_MODEL_STATUS
+from tidegate.protocols.tensorflow_serving.messages import (
+    GetModelStatusRequest,
+    GetModelStatusResponse,
+)
+
+CONNECT_TIMEOUT, ASK_TIMEOUT = 2.0, 2.0
+_AT_A_TIME = 64
+_LARGEST_ANSWER = 2**20
+_AVAILABLE = 30
+_LONGEST_WORDS = 200
+_NOT_SPOKEN = (
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.CANCELLED,
+)
+"""What a call in another protocol ends with: from the server, or from grpc where it is no gRPC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One endpoint of a model; ``model`` is ``None`` where its server knows it by another name."""
+
+    model: str | None
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of it.
+
+    Attributes:
+        state: ``ready``; ``not ready``: its server says so, or nobody answers, which may change;
+            ``wrong``: what is declared of it does not hold, as its protocol; ``not asked``: there
+            was no time left.
+        words: why, for people.
+    """
+
+    state: str
+    words: str = ""
+
+
+async def inquire(
+    asked: list[Asked], tls: ClientTls, files: ClientFiles | None, timeout: float
+) -> list[Answer]:
+    """Ask all of them, so many at a time; return the answers in their order.
+
+    Args:
+        asked: the endpoints.
+        tls: how the edge speaks TLS to those that are ``secure``.
+        files: where that was read from.
+        timeout: seconds for all of them together.
+    """
+    answers = [Answer("not asked", "there was no time left")] * len(asked)
+    places = iter(range(len(asked)))
+
+    inquirer = _Inquirer(tls, files)
+
+    async def ask_on() -> None:
+        for place in places:
+            answers[place] = await inquirer.ask(asked[place])
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
+            for _ in range(min(_AT_A_TIME, len(asked))):
+                group.create_task(ask_on())
+    return answers
+
+
+class _Wrong(Exception):
+    """The endpoint is not what it is said to be."""
+
+
+class _NoModel(_Wrong):
+    """It speaks as it should, of other models."""
+
+
+class _NotReady(Exception):
+    """It may be, later."""
+
+
+class _Inquirer:
+    def __init__(self, tls: ClientTls, files: ClientFiles | None) -> None:
+        self._tls = tls
+        self._named, self._nameless = (_context(tls, files) for _ in range(2))
+        self._nameless.check_hostname = False
+
+    async def ask(self, asked: Asked) -> Answer:
+        """Ask one endpoint."""
+        try:
+            await self._ask(asked)
+        except _Wrong as error:
+            return Answer("wrong", _shortened(error))
+        except _NotReady as error:
+            return Answer("not ready", _shortened(error))
+        except Exception as error:  # one odd server must not keep the others from being asked
+            return Answer("wrong", _shortened(error, f"{type(error).__name__}: "))
+        return Answer("ready")
+
+    async def _ask(self, asked: Asked) -> None:
+        endpoint = asked.endpoint
+        name = await self._connect(endpoint, endpoint.address)
+        server = _Server(endpoint, self._tls, self._nameless, name)
+        ask: Callable[[], Awaitable[None]]
+        if endpoint.protocol == "tidegate":
+            ask = lambda: _of_ours(server, asked.model)  # noqa: E731
+        elif asked.model is None or endpoint.protocol == "seldon":
+            return  # no question that all of them answer
+        elif endpoint.protocol == "open-inference":
+            ask = lambda: _open_inference(server, str(asked.model))  # noqa: E731
+        else:
+            ask = lambda: _tensorflow_serving(server, str(asked.model))  # noqa: E731
+        try:
+            await ask()
+        except _NoModel:
+            raise
+        except _Wrong:
+            spoken = await _spoken(server, asked.model or "")
+            if spoken is None:
+                raise
+            raise _Wrong(f"it {spoken}, not as {endpoint.protocol}") from None
+        if endpoint.rest is not None and endpoint.rest != endpoint.address:
+            await self._connect(endpoint, endpoint.rest)
+
+    async def _connect(self, endpoint: Endpoint, place: str) -> str | None:
+        """Connect, and shake hands; return a name of the certificate."""
+        host, port = split_address(place)
+        secure: dict[str, Any] = {}
+        if endpoint.secure:
+            own = endpoint.name.rpartition(":")[0] or endpoint.name
+            expected = self._tls.server_name or (None if is_numeric(own) or not own else own)
+            if expected is None and self._tls.anybody_passes:
+                raise _Wrong(
+                    "over TLS, an IP address passes with a private `endpoint_tls.ca` alone, or "
+                    "with `endpoint_tls.server_name`"
+                )
+            context = self._nameless if expected is None else self._named
+            secure = {"ssl": context, "server_hostname": expected or ""}
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, writer = await asyncio.open_connection(host, port, **secure)
+        except TimeoutError:
+            raise _NotReady(f"nobody answered at {place} in {CONNECT_TIMEOUT:g} s") from None
+        except ssl.SSLError as error:
+            raise _Wrong(f"no TLS with {place}: {error.reason or error}") from None
+        except ssl.CertificateError as error:
+            raise _Wrong(f"no TLS with {place}: {error}") from None
+        except OSError as error:
+            words = os.strerror(error.errno) if error.errno else str(error)
+            where = "" if place == endpoint.address else f" to {place}"
+            raise _NotReady(f"no connection{where}: {words}") from None
+        certificate = writer.get_extra_info("peercert") or {}
+        writer.transport.abort()
+        names = [value for _, value in certificate.get("subjectAltName", ())]
+        return names[0] if names else None
+
+
+class _Server:
+    """How one endpoint is asked."""
+
+    def __init__(
+        self, endpoint: Endpoint, tls: ClientTls, context: ssl.SSLContext, name: str | None
+    ) -> None:
+        self.endpoint = endpoint
+        self._tls = tls
+        self._name = name
+        self._context = context
+
+    async def get(self, path: str, place: str | None = None) -> tuple[int, Any]:
+        """``GET``; return the status and the JSON, ``None`` for something else.
+
+        Raises:
+            _Wrong: it does not speak HTTP/1.1.
+            _NotReady: there was no answer in time.
+        """
+        place = place or self.endpoint.rest or self.endpoint.address
+        url = f"http{'s' * self.endpoint.secure}://{place}{path}"
+        verify = self._context if self.endpoint.secure else False
+        body = b""
+        try:
+            async with (
+                asyncio.timeout(ASK_TIMEOUT),
+                httpx.AsyncClient(verify=verify, trust_env=False) as http,
+                http.stream("GET", url) as answer,
+            ):
+                async for chunk in answer.aiter_bytes():
+                    body += chunk
+                    if len(body) > _LARGEST_ANSWER:
+                        raise _Wrong(f"GET {path}: the answer has no end")
+        except (TimeoutError, httpx.TimeoutException):
+            raise _NotReady(f"no answer to GET {path} in {ASK_TIMEOUT:g} s") from None
+        except ssl.SSLError as error:
+            reason = (error.reason or str(error)).lower().replace("_", " ")
+            raise _Wrong(f"it ends TLS: {reason}; it may want a certificate") from None
+        except httpx.HTTPError as error:
+            raise _Wrong(f"GET {path}: {str(error) or type(error).__name__}") from None
+        try:
+            return answer.status_code, orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return answer.status_code, None
+
+    async def call(self, method: str, request: Any) -> bytes:
+        """Call over gRPC, at the address.
+
+        Raises:
+            grpc.aio.AioRpcError: why there is no answer.
+        """
+        options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+        place = self.endpoint.address
+        if not self.endpoint.secure:
+            channel = grpc.aio.insecure_channel(place, options)
+        else:
+            # Who it is was checked before; grpc wants a name in any case.
+            options.append(("grpc.ssl_target_name_override", self._name or ""))  # type: ignore[arg-type]
+            tls = self._tls
+            credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
+            channel = grpc.aio.secure_channel(place, credentials, options)
+        async with channel:
+            answer = channel.unary_unary(method)(request.SerializeToString(), timeout=ASK_TIMEOUT)
+            return bytes(await answer)
+
+
+async def _of_ours(server: _Server, model: str | None) -> None:
+    status, said = await server.get("/v2")
+    name = said.get("name") if isinstance(said, dict) else None
+    if status != 200 or name != "tidegate":
+        raise _Wrong("it does not answer as a node of Tidegate does")
+    path = "/v2/health/ready" if model is None else f"/v2/models/{quote(model, safe='')}/ready"
+    status, said = await server.get(path)
+    if status == 404:
+        raise _NoModel(f"it has no model {model!r}")
+    if status != 200:
+        why = said.get("error") if isinstance(said, dict) else None
+        raise _NotReady(f"it is not ready: {why or f'HTTP status {status}'}")
+
+
+async def _open_inference(server: _Server, model: str) -> None:
+    answer = await _grpc(server, MODEL_READY, ModelReadyRequest(name=model), model)
+    if not _read(ModelReadyResponse, answer).ready:
+        raise _NotReady(f"the model {model!r} is not ready")
+
+
+async def _tensorflow_serving(server: _Server, model: str) -> None:
+    request = GetModelStatusRequest()
+    request.model_spec.name = model
+    answer = await _grpc(server, GET_MODEL_STATUS, request, model)
+    states = [v.state for v in _read(GetModelStatusResponse, answer).model_version_status]
+    if _AVAILABLE not in states:
+        raise _NotReady(f"no version of the model {model!r} is AVAILABLE")
+
+
+def _read(kind: Any, answer: bytes) -> Any:
+    try:
+        return kind.FromString(answer)
+    except DecodeError:
+        raise _Wrong("its answer is no message of the protocol") from None
+
+
+async def _grpc(server: _Server, method: str, request: Any, model: str) -> bytes:
+    try:
+        return await server.call(method, request)
+    except grpc.aio.AioRpcError as error:
+        code, words = error.code(), error.details() or ""
+        if code is grpc.StatusCode.NOT_FOUND:
+            raise _NoModel(f"it has no model {model!r}: {words}") from None
+        if code in _NOT_SPOKEN:
+            raise _Wrong(f"{method.lstrip('/')}: {code.name} {words}") from None
+        raise _NotReady(f"{code.name}: {words}") from None
+
+
+async def _spoken(server: _Server, model: str) -> str | None:
+    """Say what a server speaks whose answer was not that of its declared protocol."""
+    place = server.endpoint.address
+    with contextlib.suppress(_Wrong, _NotReady):
+        _, said = await server.get("/v2", place)
+        if isinstance(said, dict) and said.get("name") == "tidegate":
+            # Ours speaks every protocol: what is wrong is not that.
+            return None
+    status_request = GetModelStatusRequest()
+    status_request.model_spec.name = model
+    for protocol, method, request in (
+        ("open-inference", MODEL_READY, ModelReadyRequest(name=model)),
+        ("tensorflow-serving", GET_MODEL_STATUS, status_request),
+    ):
+        if protocol == server.endpoint.protocol:
+            continue
+        try:
+            await server.call(method, request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (*_NOT_SPOKEN, grpc.StatusCode.DEADLINE_EXCEEDED):
+                continue
+        return f"answers as {protocol}"
+    for protocol, path in (
+        ("open-inference", "/v2"),
+        ("tensorflow-serving", f"/v1/models/{quote(model, safe='')}"),
+    ):
+        with contextlib.suppress(_Wrong, _NotReady):
+            status, said = await server.get(path, place)
+            if isinstance(said, dict) and (status == 200 or "error" in said):
+                _, port = split_address(place)
+                return (
+                    f"answers as the REST API of {protocol} (give the port of gRPC in `address` "
+                    f"and this one as `rest: {port}`)"
+                )
+    return None
+
+
+def _context(tls: ClientTls, files: ClientFiles | None) -> ssl.SSLContext:
+    """Return how the edge's TLS looks to Python."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if tls.ca is not None:
+        context.load_verify_locations(cadata=tls.ca.decode("ascii", "replace"))
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if files is not None and files.certificate is not None:
+        context.load_cert_chain(files.certificate, files.key)
+    return context
+
+
+def _shortened(error: Exception, kind: str = "") -> str:
+    words = " ".join(f"{kind}{error}".split())
+    return words if len(words) <= _LONGEST_WORDS else words[:_LONGEST_WORDS] + "…"
