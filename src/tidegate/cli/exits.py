@@ -16,8 +16,8 @@ _FAULT = os.EX_SOFTWARE
 
 OWN = {
     0: "Done; for `serve`: stopped by Ctrl-C or SIGTERM, everything drained",
-    PARTLY: "`doctor` found something that would keep `serve`, or a gateway, from working; of several requests "
-    "`infer` could not answer some; a call of `bench` failed",
+    PARTLY: "`doctor` found something that would keep `serve`, or a gateway, from working; of "
+    "several requests `infer` could not answer some; a call of `bench` failed",
     2: "The command line itself is wrong",
     _INVALID: "`inspect` found something invalid",
     NOT_READY: "`status`: a node or a model of it is not ready",
