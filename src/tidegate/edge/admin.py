@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,14 @@ class AdminClient:
 
     async def stats(self, pattern: str = "") -> dict[str, int]:
         """Return counters and gauges whose names match the regular expression ``pattern``."""
-        query = f"/stats?format=json&type=All&filter={quote(pattern, safe='')}"
+        return await self._stats("All", pattern)
+
+    async def gauge(self, name: str) -> int:
+        """Return a gauge, 0 if there is none: of thousands of statistics a few are gauges."""
+        return (await self._stats("Gauges", f"^{re.escape(name)}$")).get(name, 0)
+
+    async def _stats(self, kind: str, pattern: str) -> dict[str, int]:
+        query = f"/stats?format=json&type={kind}&filter={quote(pattern, safe='')}"
         found = json.loads(await self.get(query))["stats"]
         return {s["name"]: s["value"] for s in found if isinstance(s.get("value"), int)}
 

@@ -276,11 +276,11 @@ class ControlServer:
         began = asyncio.get_running_loop().time()
         while (warming := stream.session.warming) is not None:
             try:
-                found = await admin.stats(f"^{_WARMING}$")
+                warm = not await admin.gauge(_WARMING)
             except EdgeFailed:
-                found = {}  # then it must do without
+                warm = True  # then it must do without
             late = asyncio.get_running_loop().time() - began > _WARM_TIMEOUT
-            if not found.get(_WARMING) or late:
+            if warm or late:
                 stream.send(stream.session.note_warm(warming))
                 self._note_progress()
             else:

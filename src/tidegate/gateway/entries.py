@@ -143,5 +143,5 @@ def entries_of(config: GatewayConfig, tasks: Mapping[str, Task]) -> set[Endpoint
         for part in parts
         if part is not None
         for entry in part.endpoints
-        if fixed_endpoint(entry) is None
+        if entry.address is None or _fixed_host(entry.address) is None
     }

@@ -16,7 +16,7 @@ from tidegate.controller.run_directory import RunDirectory, base_directory, log_
 from tidegate.gateway.admin import application, check_reach
 from tidegate.gateway.controller import GatewayController
 
-_COLLECTIONS = (100_000, 20, 50)
+_COLLECTIONS = (400_000, 20, 50)
 """Thousands of endpoints are hundreds of thousands of objects that stay: to look through them for
 garbage as often as Python does by default would take as long as to read them."""
 
