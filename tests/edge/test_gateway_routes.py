@@ -108,6 +108,18 @@ async def test_what_is_the_gateways_own_leaves_it_neither_way(gateway: GatewayEd
         assert asking in (ASK_HEADER, ONLY_HEADER)
 
 
+@pytest.mark.parametrize("told", [True, False])
+async def test_servers_are_told_a_clients_address_if_that_is_wanted(
+    run_dir: Path, told: bool
+) -> None:
+    async with running_gateway(run_dir, forwarded_for=told) as gateway:
+        await gateway.model("m", await gateway.server("a"))
+        await gateway.publish()
+        seen = await gateway.call(x_forwarded_for="10.0.0.1")
+        others, comma, address = seen["headers"]["x-forwarded-for"].partition(",")
+        assert (others, bool(comma), bool(address)) == ("10.0.0.1", told, told)
+
+
 async def test_servers_of_ours_are_asked_for_their_load(gateway: GatewayEdge) -> None:
     """Whatever the caller says; others are not."""
     for protocol, asked in (("tidegate", ASK_VALUE), ("open-inference", None)):

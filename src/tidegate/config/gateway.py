@@ -362,6 +362,9 @@ class GatewayConfig(Section):
     idle_timeout: Annotated[Duration, Field(gt=0)] = Field(
         60.0, description="how long a sender may be silent in the middle of its request"
     )
+    forwarded_for: bool = Field(
+        False, description="tell endpoints the address of a client, in x-forwarded-for"
+    )
     access_log: bool = Field(False, description="log every request to logs/access.log")
     log_format: Literal["text", "json"] = Field("text", description="how logs are written")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

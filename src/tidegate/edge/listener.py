@@ -102,6 +102,7 @@ def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager
         server_name="tidegate",
         # Requests from outside: Envoy's own control headers in them count for nothing.
         use_remote_address=wrappers_pb2.BoolValue(value=True),
+        skip_xff_append=not settings.forwarded_for,
         # A node behind a gateway gives a call an id; one of the gateway's own, which takes a
         # twentieth of its time, would stand in its access log alone.
         generate_request_id=wrappers_pb2.BoolValue(

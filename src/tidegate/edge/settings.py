@@ -33,6 +33,8 @@ class EdgeSettings:
         max_message_size: the largest request message, on every hop.
         retry_size: the largest that a gateway keeps until it is answered, so that it can ask
             another server. A node keeps all.
+        forwarded_for: whether whoever answers is told the address of a client, in
+            ``x-forwarded-for``.
         access_log: the file for one JSON line a request; none is written without it.
         drain_timeout: how long running requests may take to end when the process stops or
             is replaced.
@@ -58,6 +60,7 @@ class EdgeSettings:
     controller_socket: str
     max_message_size: int = USUAL_MESSAGE_SIZE
     retry_size: int = SMALL_MESSAGE_SIZE
+    forwarded_for: bool = True
     access_log: Path | None = None
     drain_timeout: float = 30.0
     idle_timeout: float = 60.0

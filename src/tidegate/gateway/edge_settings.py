@@ -20,6 +20,7 @@ def edge_settings(config: GatewayConfig, directory: RunDirectory, trust: Trust) 
         controller_socket=str(directory.api_socket),
         max_message_size=config.max_message_size,
         retry_size=config.retry_size,
+        forwarded_for=config.forwarded_for,
         access_log=directory.access_log if config.access_log else None,
         drain_timeout=config.drain_timeout,
         idle_timeout=config.idle_timeout,
