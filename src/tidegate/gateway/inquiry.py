@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
+import io
 import os
 import ssl
 from collections.abc import Awaitable, Callable
@@ -16,7 +18,6 @@ from typing import Any
 from urllib.parse import quote
 
 import grpc
-import httpx
 import orjson
 from google.protobuf.message import DecodeError
 
@@ -35,6 +36,7 @@ from tidegate.protocols.tensorflow_serving.messages import (
 CONNECT_TIMEOUT, ASK_TIMEOUT = 2.0, 2.0
 _AT_A_TIME = 64
 _LARGEST_ANSWER = 2**20
+_GET = b"GET %s HTTP/1.1\r\nhost: %s\r\naccept: */*\r\nconnection: close\r\n\r\n"
 _AVAILABLE = 30
 _LONGEST_WORDS = 200
 _NOT_SPOKEN = (
@@ -204,30 +206,27 @@ class _Server:
             _NotReady: there was no answer in time.
         """
         place = place or self.endpoint.rest or self.endpoint.address
-        url = f"http{'s' * self.endpoint.secure}://{place}{path}"
-        verify = self._context if self.endpoint.secure else False
-        body = b""
+        host, port = split_address(place)
+        context = self._context if self.endpoint.secure else None
         try:
-            async with (
-                asyncio.timeout(ASK_TIMEOUT),
-                httpx.AsyncClient(verify=verify, trust_env=False) as http,
-                http.stream("GET", url) as answer,
-            ):
-                async for chunk in answer.aiter_bytes():
-                    body += chunk
-                    if len(body) > _LARGEST_ANSWER:
-                        raise _Wrong(f"GET {path}: the answer has no end")
-        except (TimeoutError, httpx.TimeoutException):
+            async with asyncio.timeout(ASK_TIMEOUT):
+                reader, writer = await asyncio.open_connection(host, port, ssl=context)
+                try:
+                    writer.write(_GET % (path.encode(), place.encode()))
+                    said = b""
+                    # It closes the connection, as it is asked to.
+                    while len(said) <= _LARGEST_ANSWER and (piece := await reader.read(2**16)):
+                        said += piece
+                finally:
+                    writer.transport.abort()
+        except TimeoutError:
             raise _NotReady(f"no answer to GET {path} in {ASK_TIMEOUT:g} s") from None
         except ssl.SSLError as error:
             reason = (error.reason or str(error)).lower().replace("_", " ")
             raise _Wrong(f"it ends TLS: {reason}; it may want a certificate") from None
-        except httpx.HTTPError as error:
-            raise _Wrong(f"GET {path}: {str(error) or type(error).__name__}") from None
-        try:
-            return answer.status_code, orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return answer.status_code, None
+        except OSError as error:
+            raise _Wrong(f"GET {path}: {error.strerror or error}") from None
+        return _parsed(path, said)
 
     async def call(self, method: str, request: Any) -> bytes:
         """Call over gRPC, at the address.
@@ -248,6 +247,27 @@ class _Server:
         async with channel:
             answer = channel.unary_unary(method)(request.SerializeToString(), timeout=ASK_TIMEOUT)
             return bytes(await answer)
+
+
+class _Received:
+    """Bytes in the place of a socket."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self._content)
+
+
+def _parsed(path: str, said: bytes) -> tuple[int, Any]:
+    response = http.client.HTTPResponse(_Received(said))  # type: ignore[arg-type]
+    try:
+        response.begin()
+        return response.status, orjson.loads(response.read())
+    except orjson.JSONDecodeError:
+        return response.status, None
+    except (http.client.HTTPException, ValueError) as error:
+        raise _Wrong(f"GET {path}: {type(error).__name__}") from None
 
 
 async def _of_ours(server: _Server, model: str | None) -> None:
