@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from tidegate.errors import InvalidInput
+from tidegate.protocols.field_counts import Tree, check_fields
 from tidegate.protocols.grpc_frames import Buffer
 
 MOST_PARTS = 2**20
@@ -19,14 +20,12 @@ MOST_FIELDS = 2**14
 MOST_TENSORS = 2**14
 """Inputs, and outputs that are asked for."""
 
-_HARMLESS = 2**16
-"""Bytes of a message whose fields are few enough, whatever they are."""
 _PIECE = 2**20
 _QUOTE = ord('"')
-_TENSORS = frozenset((0x2A, 0x32))
-"""Tags of inputs and outputs."""
-_SHAPE = 0x1A
-"""The tag of an input's shape; each dimension has a byte at least."""
+_TENSOR: Tree = {3: None}
+"""Of an input, the shape: each dimension has a byte at least."""
+_REQUEST: Tree = {5: _TENSOR, 6: _TENSOR}
+"""The inputs of a ``ModelInferRequest``, and the outputs that are asked for."""
 
 
 def check_document(document: bytes) -> None:
@@ -74,50 +73,10 @@ def check_message(message: Buffer) -> None:
     Raises:
         InvalidInput: it has more than ``MOST_FIELDS``.
     """
-    if len(message) > _HARMLESS:
-        try:
-            _count(message, 0, len(message), MOST_FIELDS, inside=False)
-        except IndexError:
-            return
-
-
-def _count(message: Buffer, at: int, end: int, left: int, *, inside: bool) -> int:
-    """Walk the fields of a message; return how many more there may be."""
-    while at < end:
-        if left <= 0:
-            raise InvalidInput(
-                f"the message and its tensors have more than {MOST_FIELDS} fields and dimensions; "
-                "send the data in raw_input_contents, and numbers packed"
-            )
-        left -= 1
-        tag, at = _varint(message, at)
-        wire = tag & 7
-        if wire == 2:
-            size, at = _varint(message, at)
-            if tag in _TENSORS and not inside:
-                left = _count(message, at, min(at + size, end), left, inside=True)
-            elif inside and tag == _SHAPE:
-                left -= size
-            at += size
-        elif wire == 0:
-            _, at = _varint(message, at)
-        elif wire in (1, 5):
-            at += 8 if wire == 1 else 4
-        elif wire > 5:
-            raise IndexError  # the parser goes no further either; 3 and 4 are the ends of a group
-    return left
-
-
-def _varint(message: Buffer, at: int) -> tuple[int, int]:
-    value = message[at]
-    at += 1
-    if value < 0x80:
-        return value, at
-    value &= 0x7F
-    for shift in range(7, 70, 7):
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise IndexError
+    check_fields(
+        message,
+        _REQUEST,
+        MOST_FIELDS,
+        f"the message and its tensors have more than {MOST_FIELDS} fields and dimensions; send "
+        "the data in raw_input_contents, and numbers packed",
+    )

@@ -14,6 +14,7 @@ import numpy as np
 from tidegate.errors import InferenceFailed, InvalidInput
 from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.dialect import Bytes, Inference, ModelView, Reply
+from tidegate.protocols.field_counts import Tree
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference.tensors import MAX_RANK
 from tidegate.protocols.seldon import messages
@@ -24,7 +25,7 @@ from tidegate.protocols.seldon.content import (
     answer_tags,
     request_of,
 )
-from tidegate.protocols.tensorflow_serving.bounds import Tree, check_message
+from tidegate.protocols.tensorflow_serving.bounds import check_message
 from tidegate.protocols.tensorflow_serving.tensors import tensor_of, write_tensor
 from tidegate.protocols.unnamed import array_of, plain
 from tidegate.protocols.varints import read_length, write_length
