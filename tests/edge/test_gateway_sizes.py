@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,20 @@ import psutil
 import pytest
 
 from tests.edge.gateway import GatewayEdge, running_gateway
-from tests.edge.harness import INFER, MIB, Rest, call, channel, failure, message, rest, until
+from tests.edge.harness import (
+    INFER,
+    MIB,
+    Rest,
+    call,
+    channel,
+    failure,
+    message,
+    rest,
+    running_edge,
+    until,
+)
 from tests.edge.test_limits import exactly, post
-from tidegate.edge.pools import HeaderPool
+from tidegate.edge.pools import HeaderPool, Server
 from tidegate.edge.settings import SMALL_MESSAGE_SIZE
 from tidegate.replica.exchange import Exchange
 from tidegate.replica.http2 import Http2Connection
@@ -22,6 +34,10 @@ from tidegate.replica.http2 import Http2Connection
 REST = "/v2/models/m/infer"
 SMALL = message("m", payload=SMALL_MESSAGE_SIZE - 1000)
 LARGE = message("m", payload=30 * MIB)
+BEGUN = (
+    f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\n"
+    f"content-length: {30 * MIB}\r\n\r\n"
+).encode() + bytes(MIB)
 CROWDED = (
     "RESOURCE_EXHAUSTED",
     "the message is larger than 4194304 bytes, and the gateway is reading as many of those as it "
@@ -120,16 +136,25 @@ async def test_of_many_messages_that_are_read_as_many_pass_as_there_is_memory_fo
         assert most < 512 * MIB
 
 
+async def test_a_sender_that_falls_silent_leaves_its_room(run_dir: Path) -> None:
+    async with serving(run_dir, "mn", heap_size=128 * MIB, idle_timeout=0.5) as gateway:
+        assert gateway.settings.awaited_at_once == 1
+        sender = Rest(gateway.port)
+        await sender.send(BEGUN)
+        answer = await sender.receive()
+        assert answer.headers["grpc-status"] == "4"
+        assert (await gateway.call(LARGE))["size"] == len(LARGE) + 5
+        await sender.close()
+        # Not gRPC, so nobody reads it.
+        assert (await gateway.rest("POST", INFER, b"{}")).status == 404
+
+
 async def test_while_there_is_no_room_for_large_messages_small_ones_pass(run_dir: Path) -> None:
     async with serving(run_dir, "mn", heap_size=256 * MIB) as gateway:
         assert gateway.settings.awaited_at_once == 2
         senders = [Rest(gateway.port) for _ in range(2)]
         for sender in senders:
-            await sender.send(
-                f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\n"
-                f"content-length: {30 * MIB}\r\n\r\n".encode()
-                + bytes(MIB)
-            )
+            await sender.send(BEGUN)
 
         async def crowded() -> bool:
             try:
@@ -197,3 +222,40 @@ async def test_messages_that_nobody_takes_do_not_hold_up_others(
         for each in stalled:
             each.cancel()
         await asyncio.gather(*stalled, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def slow_link(port: int, rate: float) -> AsyncIterator[int]:
+    """Yield a port of which so many bytes per second go on to another one."""
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(2**15):
+                await asyncio.sleep(len(data) / rate)
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inside = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(carry(reader, inside[1]), carry(inside[0], writer))
+
+    async with await asyncio.start_server(join, "127.0.0.1", 0, limit=2**16) as server:
+        yield int(server.sockets[0].getsockname()[1])
+
+
+@pytest.mark.parametrize("models", ["m", "mn"])
+async def test_large_messages_over_a_slow_link_are_no_sign_of_a_dead_node(
+    run_dir: Path, models: str
+) -> None:
+    """The gateway's pings stand behind them in the queue."""
+    with tempfile.TemporaryDirectory(prefix="tg") as node_dir:
+        async with running_edge(Path(node_dir)) as node:
+            await node.serve(**dict.fromkeys(models, "a"))
+            async with slow_link(node.port, 20e6) as port, running_gateway(run_dir) as gateway:
+                for name in models:
+                    await gateway.model(name, Server(f"127.0.0.1:{port}"))
+                await gateway.publish()
+                large = message("m", payload=8 * MIB)
+                answers = await asyncio.gather(*(gateway.call(large) for _ in range(5)))
+                assert {answer["size"] for answer in answers} == {len(large) + 5}

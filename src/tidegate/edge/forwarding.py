@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from envoy.config.route.v3 import route_components_pb2
@@ -13,6 +14,7 @@ from google.protobuf import wrappers_pb2
 from tidegate.edge.messages import packed, seconds
 from tidegate.edge.names import BUFFER_FILTER, CLUSTER_HEADER, CONTROLLER_CLUSTER
 from tidegate.edge.settings import EdgeSettings
+from tidegate.protocols.routing import Routing
 
 Routes: TypeAlias = "route_components_pb2.VirtualHost | route_components_pb2.RouteList"
 """What routes are added to; the first that fits counts."""
@@ -35,6 +37,28 @@ def ask_controller(route: route_components_pb2.Route) -> None:
     """Let the controller answer."""
     forward(route)
     route.route.cluster = CONTROLLER_CLUSTER
+
+
+def read_paths(routings: Iterable[Routing]) -> Iterator[str]:
+    """Return the gRPC methods whose message the routing script reads."""
+    for routing in routings:
+        for method in routing.methods:
+            if method.model or method.tags:
+                yield method.path
+
+
+def awaited_route(largest: int) -> route_components_pb2.Route:
+    """Return a route on which nothing goes anywhere: it says how much of a message is held.
+
+    The routing script waits for all of it, and finds another route. Without one, a message that
+    is larger than its sender's window (see listener.py) would be refused.
+    """
+    route = route_components_pb2.Route(name="awaited")
+    route.match.prefix = "/"
+    # A sender that falls silent is cut, as it is before its call has any route.
+    route.route.cluster = CONTROLLER_CLUSTER
+    route.request_body_buffer_limit.value = largest
+    return route
 
 
 def match_cluster(route: route_components_pb2.Route, **pattern: str) -> None:

@@ -20,9 +20,11 @@ from xds.type.matcher.v3 import matcher_pb2
 
 from tidegate.edge.forwarding import (
     ask_controller,
+    awaited_route,
     forward_to_controller,
     leave_out,
     match_cluster,
+    read_paths,
     unbound,
 )
 from tidegate.edge.messages import packed
@@ -66,7 +68,7 @@ def gateway_route_configuration(
     others = _others(topology)
     found = _looked_up("exact_match_map", _read(settings, others), _on_match(others), ":path")
     exact, prefixes = _leaves(topology, settings)
-    _lead(exact, AWAITED, _awaited(settings.max_message_size + MESSAGE_ROOM))
+    _lead(exact, AWAITED, awaited_route(settings.max_message_size + MESSAGE_ROOM))
     found = _looked_up("prefix_match_map", prefixes, found)
     found = _looked_up("exact_match_map", exact, found)
     sole = _sole(topology)
@@ -153,23 +155,13 @@ def _read(settings: EdgeSettings, others: route_components_pb2.RouteList) -> _Le
     When it has, and what it names is not ours, they are among the ``others``.
     """
     leaves = _Leaves()
-    unread = _awaited(SMALL_MESSAGE_SIZE + MESSAGE_ROOM)
+    unread = awaited_route(SMALL_MESSAGE_SIZE + MESSAGE_ROOM)
+    unread.match.grpc.SetInParent()
     unread.match.headers.add(name=CLUSTER_HEADER, present_match=True, invert_match=True)
     routes = route_components_pb2.RouteList(routes=[unread, *others.routes])
-    for routing in settings.routings:
-        for method in routing.methods:
-            if method.model or method.tags:
-                _lead(leaves, method.path, routes)
+    for path in read_paths(settings.routings):
+        _lead(leaves, path, routes)
     return leaves
-
-
-def _awaited(most: int) -> route_components_pb2.Route:
-    """Return a route on which nothing goes anywhere: it says how much of a message is held."""
-    route = route_components_pb2.Route(name="awaited")
-    route.match.prefix = "/"
-    ask_controller(route)
-    route.request_body_buffer_limit.value = most
-    return route
 
 
 def _unread(model: RoutedModel, settings: EdgeSettings) -> _Leaves:

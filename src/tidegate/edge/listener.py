@@ -33,17 +33,19 @@ from tidegate.edge.names import (
     ROUTES,
     ROUTING_FILTER,
 )
-from tidegate.edge.own_answers import MESSAGE_ROOM, OWN_PATHS
+from tidegate.edge.own_answers import OWN_PATHS
 from tidegate.edge.routing_script import origins_script, routing_script
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.tls import listener_transport_socket
 
 _HANDSHAKE_TIMEOUT = 10.0
-_MAX_WINDOW = 2**31 - 1
-_GATEWAY_BUFFER = 2**20
-"""Bytes of one call that may be under way on a gateway, unless its route allows more."""
-_GATEWAY_CONNECTION_WINDOW = 2**28
-"""Bytes on one connection: so many calls wait for their servers before the others wait, too."""
+_BUFFER = 2**20
+"""Bytes of a call that are taken before its sender has to wait. They bound a body that is awaited
+as a whole, too (see routing.lua), unless its route says otherwise. With more of them, a gateway
+would send whole messages to a node before the ping by which it finds out whether the node lives.
+"""
+_CONNECTION_WINDOW = 2**28
+"""Bytes on one connection: 256 calls have to wait for their servers before the others wait."""
 _Manager = hcm_pb2.HttpConnectionManager
 
 _LOG_FIELDS = {
@@ -77,7 +79,7 @@ def client_listener(settings: EdgeSettings) -> listener_pb2.Listener:
                 address=settings.host, port_value=settings.port
             )
         ),
-        per_connection_buffer_limit_bytes=wrappers_pb2.UInt32Value(value=_buffer(settings)),
+        per_connection_buffer_limit_bytes=wrappers_pb2.UInt32Value(value=_BUFFER),
         tcp_backlog_size=wrappers_pb2.UInt32Value(value=4096),
         # A port that somebody else holds is an error that names it, and never shared.
         enable_reuse_port=wrappers_pb2.BoolValue(value=False),
@@ -122,7 +124,7 @@ def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager
             idle_timeout=seconds(3600),
             max_headers_count=wrappers_pb2.UInt32Value(value=200),
         ),
-        http2_protocol_options=_http2_options(settings),
+        http2_protocol_options=_http2_options(),
         local_reply_config=local_reply_config(settings, OWN_PATHS),
     )
     # Nobody is trusted. An empty list would mean the default, which trusts the machine itself.
@@ -169,27 +171,11 @@ def _lua(text: str) -> lua_pb2.Lua:
     return script
 
 
-def _buffer(settings: EdgeSettings) -> int:
-    """Return how many bytes of a call are taken before its sender has to wait.
-
-    They are what bounds a body that is awaited as a whole (see routing.lua), unless its route has
-    a bound of its own. On a node one message must fit; the routes of a gateway have bounds, so
-    that messages which it need not read flow through.
-    """
-    if settings.gateway:
-        return _GATEWAY_BUFFER
-    return settings.max_message_size + MESSAGE_ROOM
-
-
-def _http2_options(settings: EdgeSettings) -> protocol_pb2.Http2ProtocolOptions:
-    stream = _buffer(settings)
-    connection = _GATEWAY_CONNECTION_WINDOW if settings.gateway else 2 * stream
+def _http2_options() -> protocol_pb2.Http2ProtocolOptions:
     options = protocol_pb2.Http2ProtocolOptions(
         max_concurrent_streams=wrappers_pb2.UInt32Value(value=16384),
-        initial_stream_window_size=wrappers_pb2.UInt32Value(value=stream),
-        initial_connection_window_size=wrappers_pb2.UInt32Value(
-            value=min(connection, _MAX_WINDOW)
-        ),
+        initial_stream_window_size=wrappers_pb2.UInt32Value(value=_BUFFER),
+        initial_connection_window_size=wrappers_pb2.UInt32Value(value=_CONNECTION_WINDOW),
     )
     # A client that vanished without a word must not keep a model busy.
     options.connection_keepalive.interval.CopyFrom(seconds(60))

@@ -8,13 +8,16 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 
 from tidegate.edge.forwarding import (
     ask_controller,
+    awaited_route,
     forward_inference,
     forward_to_controller,
     leave_out,
     match_cluster,
+    read_paths,
 )
 from tidegate.edge.limits import mark_model
 from tidegate.edge.names import (
+    AWAITED,
     CLUSTER_HEADER,
     MODEL_PREFIX,
     ROUTING_FILTER,
@@ -22,6 +25,7 @@ from tidegate.edge.names import (
     TASK_PREFIX,
 )
 from tidegate.edge.own_answers import (
+    MESSAGE_ROOM,
     answer_for_server,
     answer_nothing,
     configuration,
@@ -53,6 +57,7 @@ def route_configuration(
         _forward_limited(host, topology)
     _forward_to_model(host)
     _forward_named_otherwise(host, topology)
+    _await(host, settings)
     answer_nothing(host)
     return configuration(host, topology.server_metadata)
 
@@ -68,6 +73,20 @@ def _forward_unread(host: route_components_pb2.VirtualHost, path: str, key: str)
     forward_inference(route)
     _lead_to(route, key)
     leave_out(route, ROUTING_FILTER)
+
+
+def _await(host: route_components_pb2.VirtualHost, settings: EdgeSettings) -> None:
+    """Let whole messages be held until it is known where they go."""
+    largest = settings.max_message_size + MESSAGE_ROOM
+    for path in read_paths(settings.routings):
+        route = awaited_route(largest)
+        route.match.path = path
+        route.match.grpc.SetInParent()
+        route.match.headers.add(name=CLUSTER_HEADER, present_match=True, invert_match=True)
+        host.routes.append(route)
+    route = awaited_route(largest)
+    match_cluster(route, exact=AWAITED)
+    host.routes.append(route)
 
 
 def _forward_labelled(host: route_components_pb2.VirtualHost, topology: Topology) -> None:

@@ -68,6 +68,12 @@ end
 -- that is given up does not come back from body(): its place goes with its stack.
 local taken, count_taken, swept = setmetatable({}, {__mode = "k"}), 0, 0
 
+-- Lets the whole body be held, until it is known where it goes.
+local function hold(handle)
+  route(handle, AWAITED)
+  handle:metadata() -- the route is looked up, and with it how much may be held
+end
+
 -- Takes a place, if one is free: on a gateway, which has none for every call that may come.
 local function take_place(handle)
   if count_taken >= PLACES then
@@ -81,8 +87,7 @@ local function take_place(handle)
   end
   local place = {}
   taken[place], count_taken = true, count_taken + 1
-  route(handle, AWAITED)
-  handle:metadata() -- the route is looked up, and with it how much may be held
+  hold(handle)
   return place
 end
 
@@ -367,7 +372,8 @@ function envoy_on_request(handle)
   else
     local length = tonumber(headers:get("content-length") or "") or 0
     if length > SMALL and length <= LIMIT then
-      local place = PLACES and take_place(handle)
+      local place
+      if PLACES then place = take_place(handle) else hold(handle) end
       if place or not PLACES then handle:body() end
       if place then leave_place(place) end
     end
