@@ -65,6 +65,14 @@ def test_configured_weights_are_kept_in_proportion() -> None:
         balancer.update({"a": -1}, 0.0)
 
 
+def test_another_configured_weight_holds_at_once_however_little_it_differs() -> None:
+    cluster = Cluster("a", "b")
+    version = cluster.balancer.version
+    cluster.balancer.update({"a": 101, "b": 100}, cluster.now)
+    assert cluster.weights() == {"a": 10_100, "b": 10_000}
+    assert cluster.balancer.version > version
+
+
 def test_a_row_of_failures_ejects_and_probes_let_back_in() -> None:
     cluster = Cluster("a", "b", "c")
     cluster.report(4, a=good(), b=good(), c=good())

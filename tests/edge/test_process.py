@@ -248,6 +248,8 @@ async def test_admin_answers_only_on_its_private_socket(edge: Edge) -> None:
     assert listening == {edge.port}
     with pytest.raises(EdgeFailed, match="404"):
         await edge.envoy.admin.get("/nothing")
+    assert await edge.envoy.admin.gauge("cluster_manager.active_clusters") >= 2
+    assert await edge.envoy.admin.gauge("cluster_manager.active.clusters") == 0
 
 
 async def test_envoys_log_is_quiet(edge: Edge) -> None:
