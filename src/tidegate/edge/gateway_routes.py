@@ -56,6 +56,8 @@ LOAD_HEADERS = ("endpoint-load-metrics", "endpoint-load-metrics-bin")
 _INTERNAL_HEADERS = ("x-envoy-upstream-service-time", "x-envoy-attempt-count")
 """What other proxies before the servers may have added."""
 
+_KNOWN = 2**12
+
 _Leaves: TypeAlias = matcher_pb2.Matcher.MatcherTree.MatchMap
 
 
@@ -84,12 +86,12 @@ def gateway_route_configuration(
 def _leaves(topology: GatewayTopology, settings: EdgeSettings) -> tuple[_Leaves, _Leaves]:
     """Return the routes by whole values of the header, and by prefixes of it."""
     exact, prefixes = _Leaves(), _Leaves()
-    routes = functools.partial(model_routes, bound=_bound(settings))
+    to_model = functools.partial(_to_model, bound=_bound(settings))
     for model in topology.models.values():
         for asked in asked_of(model):
             leaves = prefixes if asked.any_version or asked.any_label else exact
             key = MODEL_PREFIX + model.name + asked.suffix
-            _lead(leaves, key, routes(model, asked))
+            leaves.map[key].CopyFrom(to_model(model, asked))
         for mark in ":@":
             key = MODEL_PREFIX + model.name + mark
             if key not in prefixes.map:
@@ -98,14 +100,14 @@ def _leaves(topology: GatewayTopology, settings: EdgeSettings) -> tuple[_Leaves,
         task = TASK_IN_NAME.search(model.name)
         if task is not None:
             key = f"{TASK_PREFIX}{task[1]}/{model.name}"
-            _lead(exact, key, routes(model, Asked()))
+            exact.map[key].CopyFrom(to_model(model, Asked()))
     for task_id, name in topology.tasks.items():
         if name in topology.models:
             key = f"{TASK_PREFIX}{task_id}/"
-            _lead(prefixes, key, routes(topology.models[name], Asked(), named=False))
+            prefixes.map[key].CopyFrom(to_model(topology.models[name], Asked(), named=False))
     sole = _sole(topology)
     if sole is not None:
-        _lead(exact, SOLE, routes(sole, Asked(), named=False))
+        exact.map[SOLE].CopyFrom(to_model(sole, Asked(), named=False))
     return exact, prefixes
 
 
@@ -203,6 +205,17 @@ def _on_match(action: Message) -> matcher_pb2.Matcher.OnMatch:
     leaf.action.name = "route"
     leaf.action.typed_config.CopyFrom(packed(action))
     return leaf
+
+
+@functools.lru_cache(maxsize=_KNOWN)
+def _to_model(
+    model: RoutedModel, asked: Asked, *, named: bool = True, bound: bool
+) -> matcher_pb2.Matcher.OnMatch:
+    """Return what leads to a model, the same while that is the same; nobody may change it.
+
+    A model that comes or goes is told with the routes of all others.
+    """
+    return _on_match(model_routes(model, asked, named=named, bound=bound))
 
 
 def _controller() -> route_components_pb2.Route:
