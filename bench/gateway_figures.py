@@ -100,6 +100,7 @@ def faults(told: dict[str, Any]) -> str:
 def reload(told: dict[str, Any]) -> str:
     """Many models and endpoints."""
     seconds = [one["seconds"] for one in told["reloads"]]
+    cpu = [one["cpu"] for one in told["reloads"]]
     failed = sum(told["failed before"].values()), sum(told["failed in reloads"].values())
     lines = [
         ("ready after the start, s", f"{told['ready after']:.1f}"),
@@ -107,6 +108,7 @@ def reload(told: dict[str, Any]) -> str:
         ("reload, s (longest)", f"{max(seconds):.2f}"),
         ("controller at rest, of a core", f"{told['controller at rest']:.1%}"),
         ("controller while reloading, of a core", f"{told['controller in reloads']:.1%}"),
+        ("controller, CPU seconds for an edit (median)", f"{statistics.median(cpu):.2f}"),
         ("calls", f"{told['calls']:,}"),
         ("failed calls, at rest", f"{failed[0]}"),
         ("failed calls, while reloading", f"{failed[1]}"),

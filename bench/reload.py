@@ -228,7 +228,8 @@ def show(document: dict[str, Any]) -> None:
     )
     console.print(
         f"controller {document['controller at rest']:.1%} of a core at rest, "
-        f"{document['controller in reloads']:.1%} while reloading"
+        f"{document['controller in reloads']:.1%} while reloading: "
+        f"{statistics.median(one['cpu'] for one in document['reloads']):.2f} s for an edit"
     )
     console.print({k: v for k, v in document.items() if k not in ("machine", "reloads")})
 
