@@ -10,7 +10,8 @@ from typing import Any
 
 from tidegate.controller.back_off import BackOff
 from tidegate.controller.run_directory import RunDirectory
-from tidegate.edge.process import EnvoyProcess, end_unrecorded
+from tidegate.edge.process import EnvoyProcess
+from tidegate.edge.remains import end_unrecorded
 from tidegate.edge.settings import EdgeSettings
 from tidegate.errors import EdgeFailed
 from tidegate.replica import lifeline

@@ -14,8 +14,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,27 +27,33 @@ from tidegate.edge.admin import AdminClient
 from tidegate.edge.binary import find_envoy
 from tidegate.edge.bootstrap import bootstrap_json
 from tidegate.edge.exit import ExitWatch
+from tidegate.edge.remains import (
+    BASE_ID,
+    KILL_GRACE,
+    LOG,
+    admin_socket_of,
+    bootstrap_path,
+    forget_earlier,
+    last_words_of,
+    remove_shared_memory,
+    running,
+)
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.topology import check_socket_path
 from tidegate.errors import EdgeFailed
 
 CONTROL_SOCKET = "ads.sock"
 """Where in the run directory Envoy looks for its controller, whichever that is."""
-LOG = "envoy.log"
-_BASE_ID = "base-id"
 
 _DETACH = '(while kill -0 $$ 2>/dev/null; do :; done; exec "$@") >&2 & echo $!'
 """Prints a process id and ends; the process becomes the command when the shell is gone."""
 
 _START_TIMEOUT = 30.0
-_LOG_LINES = 12
 _POLL = 0.02
 _SAME_START = 1.0
 """Seconds by which two readings of one process's start may differ when the clock is set."""
 _QUIET = 0.25
 """Seconds in which a request that was sent before its client heard of the end has arrived."""
-_KILL_GRACE = 2.0
-"""Seconds that Envoy has to end on SIGTERM when nothing is under way any more."""
 _PARENT_GRACE = 2
 
 
@@ -135,18 +139,18 @@ class EnvoyProcess:
             same = (
                 watch.running
                 and abs(process.create_time() - saved.started) < _SAME_START
-                and _bootstrap_path(Path(saved.run_dir), saved.epoch) in process.cmdline()
+                and bootstrap_path(Path(saved.run_dir), saved.epoch) in process.cmdline()
             )
             if not same:
                 return None
-            successors = _running(Path(saved.run_dir)).get(saved.epoch + 1, [])
+            successors = running(Path(saved.run_dir)).get(saved.epoch + 1, [])
             for successor in successors:
                 saved = replace(
                     saved,
                     pid=successor.pid,
                     started=successor.create_time(),
                     epoch=saved.epoch + 1,
-                    admin_socket=str(_admin_socket(Path(saved.run_dir), saved.epoch + 1)),
+                    admin_socket=str(admin_socket_of(Path(saved.run_dir), saved.epoch + 1)),
                     fingerprint="",
                 )
                 watch = ExitWatch(saved.pid)
@@ -228,18 +232,18 @@ class EnvoyProcess:
         """End the process now: SIGTERM, and SIGKILL if that does not help in two seconds."""
         self._exit.terminate()
         try:
-            async with asyncio.timeout(_KILL_GRACE):
+            async with asyncio.timeout(KILL_GRACE):
                 await self.wait()
         except TimeoutError:
             self._exit.kill()
             await self.wait()
         _remove(self._record.admin_socket)
-        if not _admin_socket(Path(self._record.run_dir), self._record.epoch + 1).exists():
-            _remove_shared_memory(self._record.base_id)
+        if not admin_socket_of(Path(self._record.run_dir), self._record.epoch + 1).exists():
+            remove_shared_memory(self._record.base_id)
 
     def last_words(self) -> str:
         """Return the last lines of Envoy's log."""
-        return _last_words(self.log)
+        return last_words_of(self.log)
 
 
 async def _launch(
@@ -251,17 +255,17 @@ async def _launch(
 ) -> EnvoyProcess:
     binary = find_envoy(settings.envoy)
     epoch = 0 if parent is None else parent.epoch + 1
-    admin = _admin_socket(run_dir, epoch)
-    base_id_file = run_dir / _BASE_ID
+    admin = admin_socket_of(run_dir, epoch)
+    base_id_file = run_dir / BASE_ID
     try:
         check_socket_path(str(admin))
     except ValueError as error:
         raise EdgeFailed(str(error)) from None
-    bootstrap = _bootstrap_path(run_dir, epoch)
+    bootstrap = bootstrap_path(run_dir, epoch)
     _write(bootstrap, bootstrap_json(settings, str(run_dir / CONTROL_SOCKET), str(admin)))
     _remove(str(admin))
     if parent is None:
-        _forget_earlier(run_dir)
+        forget_earlier(run_dir)
         base = ["--use-dynamic-base-id", "--base-id-path", str(base_id_file)]
     else:
         base = ["--base-id", str(parent.base_id), "--restart-epoch", str(epoch)]
@@ -271,7 +275,7 @@ async def _launch(
         watch = ExitWatch(pid)
     except psutil.NoSuchProcess:
         raise EdgeFailed(
-            f"Envoy ended as it started; the end of its log: {_last_words(run_dir / LOG)}"
+            f"Envoy ended as it started; the end of its log: {last_words_of(run_dir / LOG)}"
         ) from None
     try:
         await _until_it_answers(AdminClient(admin), watch, run_dir / LOG)
@@ -290,33 +294,6 @@ async def _launch(
         watch.kill()
         raise
     return cls(record, watch)
-
-
-def end_unrecorded(run_dir: Path) -> None:
-    """End every Envoy of ``run_dir``, when none is recorded that could be adopted.
-
-    There is one if a controller was killed while it started it.
-    """
-    found = [process for processes in _running(run_dir).values() for process in processes]
-    for process in found:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(found, timeout=_KILL_GRACE)
-    if found:
-        _forget_earlier(run_dir)
-
-
-def _running(run_dir: Path) -> dict[int, list[psutil.Process]]:
-    """Find the Envoys of ``run_dir`` by their epochs."""
-    bootstrap = re.compile(re.escape(f"{run_dir}/") + "bootstrap-([0-9]+)[.]json")
-    found: dict[int, list[psutil.Process]] = {}
-    for process in psutil.process_iter(["cmdline", "status"]):
-        if process.info["status"] == psutil.STATUS_ZOMBIE:
-            continue
-        for argument in process.info["cmdline"] or []:
-            if match := bootstrap.fullmatch(argument):
-                found.setdefault(int(match[1]), []).append(process)
-    return found
 
 
 def _spawn(command: Sequence[str], run_dir: Path, pass_fds: Sequence[int]) -> int:
@@ -368,11 +345,11 @@ async def _until_it_answers(admin: AdminClient, watch: ExitWatch, log: Path) -> 
                 await asyncio.wait([ended], timeout=_POLL)
     except TimeoutError:
         raise EdgeFailed(
-            f"Envoy does not answer {_START_TIMEOUT:g} s after its start: {_last_words(log)}"
+            f"Envoy does not answer {_START_TIMEOUT:g} s after its start: {last_words_of(log)}"
         ) from None
     finally:
         ended.cancel()
-    raise EdgeFailed(f"Envoy ended while it started; the end of its log: {_last_words(log)}")
+    raise EdgeFailed(f"Envoy ended while it started; the end of its log: {last_words_of(log)}")
 
 
 def _fingerprint(settings: EdgeSettings, binary: Path, run_dir: Path) -> str:
@@ -384,31 +361,6 @@ def _fingerprint(settings: EdgeSettings, binary: Path, run_dir: Path) -> str:
         [str(binary), status.st_size, status.st_mtime_ns],
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def _admin_socket(run_dir: Path, epoch: int) -> Path:
-    return run_dir / f"admin-{epoch}.sock"
-
-
-def _bootstrap_path(run_dir: Path, epoch: int) -> str:
-    return str(run_dir / f"bootstrap-{epoch}.json")
-
-
-def _forget_earlier(run_dir: Path) -> None:
-    """Remove what an Envoy that was killed left here and in memory."""
-    file = run_dir / _BASE_ID
-    with contextlib.suppress(OSError, ValueError):
-        _remove_shared_memory(int(file.read_text()))
-    for path in (file, *run_dir.glob("admin-*.sock")):
-        path.unlink(missing_ok=True)
-
-
-def _remove_shared_memory(base_id: int) -> None:
-    """Remove the segment through which a hot restart would speak to its parent.
-
-    Envoy names it after ten times the base id, and never removes it.
-    """
-    _remove(f"/dev/shm/envoy_shared_memory_{base_id * 10}")  # noqa: S108 - not a temporary file
 
 
 def _write(path: str, text: str) -> None:
@@ -427,13 +379,3 @@ def _raise_file_limit(pid: int) -> None:
         process = psutil.Process(pid)
         _, hard = process.rlimit(psutil.RLIMIT_NOFILE)
         process.rlimit(psutil.RLIMIT_NOFILE, (hard, hard))
-
-
-def _last_words(log: Path) -> str:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 16384))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError as error:
-        return f"(its log cannot be read: {error})"
-    return "\n".join(lines[-_LOG_LINES:]) or "(its log is empty)"

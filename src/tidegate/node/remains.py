@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from tidegate.controller.run_directory import RunDirectory
-from tidegate.edge.process import EnvoyProcess, end_unrecorded
+from tidegate.edge.process import EnvoyProcess
+from tidegate.edge.remains import end_unrecorded
 from tidegate.node.launcher import Launcher, ProcessLauncher
 
 _KILL_AFTER = 5.0
