@@ -7,8 +7,9 @@ run, every figure the median of the rounds. A proxy has one worker thread, and o
 its processes and threads (the gateway's controller, gRPC's pollers); the load and the backends
 have the others. So it does not matter where the system puts whom. The bare Envoy has a static
 round robin cluster and nothing else: no routing on the model, no retries, no health checks. nginx
-has ``grpc_pass``. Then messages of 64 MiB, and the memory of the gateway's Envoy under a hundred
-of them at once.
+has ``grpc_pass``. A gateway of one model does not read the calls; after it comes one of three
+models, which finds the model's name in each, beside a bare Envoy again. Then messages of 64 MiB
+through each of both gateways, and the memory of its Envoy under a hundred of them at once.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from tidegate.load.generator import grpc_load
 
 _WARM_UP = 1.0
 _SIZES = {"max_message_size": "64MiB"}
+_SEVERAL = (MODEL, "b", "c")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +73,21 @@ async def measure(proxy: Proxy, given: argparse.Namespace, seconds: float) -> Ro
 
 @contextlib.asynccontextmanager
 async def contestants(
-    addresses: Sequence[str], folder: Path, names: Sequence[str]
+    addresses: Sequence[str], folder: Path, models: Sequence[str], against: Sequence[str]
 ) -> AsyncIterator[list[Proxy]]:
-    """Run all that are installed, the gateway first."""
-    config: dict[str, Any] = {"models": {MODEL: {"endpoints": list(addresses)}}, **_SIZES}
+    """Run a gateway of these models, and all others that are installed."""
+    config: dict[str, Any] = {
+        "models": {model: {"endpoints": list(addresses)} for model in models},
+        **_SIZES,
+    }
+    name = "tidegate gateway" + (f", {len(models)} models" if len(models) > 1 else "")
     async with contextlib.AsyncExitStack() as stack:
-        started = [
-            await stack.enter_async_context(
-                proxies.gateway(config, folder / "gateway", wait_for=[MODEL])
-            )
-        ]
-        for name in names:
+        run = proxies.gateway(config, folder / "gateway", wait_for=models, name=name)
+        started = [await stack.enter_async_context(run)]
+        for name in against:
             if proxies.installed(name):
-                run = proxies.STATIC[name](addresses, folder / name)
-                started.append(await stack.enter_async_context(run))
+                other = proxies.STATIC[name](addresses, folder / name)
+                started.append(await stack.enter_async_context(other))
             else:
                 Console(stderr=True).print(f"{name} is not installed: left out")
         yield started
@@ -144,26 +147,36 @@ async def run(given: argparse.Namespace) -> int:
     machine = hardware.describe()
     kinds = {f"backend-{index}": Kind() for index in range(given.backends)}
     first, *others = hardware.cores() or [0]
-    async with contextlib.AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tg-")))
-        stack.enter_context(hardware.confined(others))
-        found = await stack.enter_async_context(nodes(kinds))
-        addresses = [node.address for node in found.values()]
-        with hardware.confined([first] if others else []):
-            running = await stack.enter_async_context(
-                contestants(addresses, folder, given.against)
-            )
-        figures = await compare(running, given)
-        sizes = [await large(running[0], count) for count in given.large]
+    figures, sizes = [], []
+    with hardware.confined(others):
+        async with nodes(kinds) as found:
+            addresses = [node.address for node in found.values()]
+            for models in (MODEL,), _SEVERAL:
+                against = [n for n in given.against if len(models) == 1 or n == "envoy"]
+                async with contextlib.AsyncExitStack() as stack:
+                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tg-")))
+                    with hardware.confined([first] if others else []):
+                        running = await stack.enter_async_context(
+                            contestants(addresses, folder, models, against)
+                        )
+                    figures.append(await compare(running, given))
+                    gateway = running[0]
+                    for count in given.large:
+                        size = await large(gateway, count)
+                        sizes.append({"proxy": gateway.server.name, **size})
     console = Console()
-    show(console, figures, given)
+    for table in figures:
+        show(console, table, given)
     for size in sizes:
         console.print(f"64 MiB: {size}")
     if given.json:
-        rounds = {name: [asdict(one) for one in done] for name, done in figures.items()}
+        one, several = (
+            {name: [asdict(one) for one in done] for name, done in table.items()}
+            for table in figures
+        )
         load = f"{given.connections} x {given.in_flight}"
-        document = {"machine": machine, "load": load, "rounds": rounds, "large": sizes}
-        given.json.write_text(json.dumps(document, indent=2) + "\n")
+        told = {"machine": machine, "load": load, "rounds": one, "several": several}
+        given.json.write_text(json.dumps({**told, "large": sizes}, indent=2) + "\n")
     return 0
 
 

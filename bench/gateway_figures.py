@@ -8,8 +8,6 @@ from typing import Any
 
 from bench.verdicts import HEADINGS, rows
 
-GATEWAY = "tidegate gateway"
-
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Return a table of Markdown; the first column is text, the others are numbers."""
@@ -19,23 +17,10 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 def gateway(told: dict[str, Any]) -> str:
     """Calls per second by proxy, and large messages."""
-    ours = [one["rate"] for one in told["rounds"][GATEWAY]]
-    lines = []
-    for name, found in told["rounds"].items():
-        ratio = statistics.median(a / one["rate"] for a, one in zip(ours, found))
-        lines.append(
-            (
-                f"**{name}**" if name == GATEWAY else name,
-                f"{_middle(found, 'rate'):,.0f}",
-                f"{_middle(found, 'p50'):.2f}",
-                f"{_middle(found, 'p99'):.2f}",
-                f"{_middle(found, 'cpu'):.1f}",
-                "" if name == GATEWAY else f"{ratio:.2f}",
-            )
-        )
-    head = ("proxy", "calls/s", "p50 ms", "p99 ms", "CPU µs/call", "the gateway is faster by")
+    one, several = _calls(told["rounds"]), _calls(told["several"])
     sizes = [
         (
+            one["proxy"],
             f"{one['at once']}",
             ", ".join(f"{count} {code}" for code, count in one["codes"].items()),
             f"{one['seconds']:.1f}",
@@ -44,15 +29,37 @@ def gateway(told: dict[str, Any]) -> str:
         )
         for one in told["large"]
     ]
-    sizes_head = ("messages at once", "outcome", "seconds", "MiB before", "MiB at most")
+    sizes_head = ("proxy", "messages at once", "outcome", "seconds", "MiB before", "MiB at most")
     return (
         "### The gateway: what a call costs\n\n"
-        f"Unary gRPC calls of 600 bytes, {told['load']} in flight, one worker thread for each "
-        "proxy, two backends that answer at once.\n\n"
-        f"{markdown(head, lines)}\n"
-        "Messages of 64 MiB through the gateway, and the memory of its Envoy:\n\n"
+        f"Unary gRPC calls of 600 bytes, {told['load']} in flight, two backends that answer at "
+        "once. Each proxy has one core for all its processes and threads; the load and the "
+        "backends have the others. A gateway of one model does not read the calls:\n\n"
+        f"{one}\nOne of several models finds the model's name in each:\n\n{several}\n"
+        "Messages of 64 MiB through the gateways, and the memory of their Envoys:\n\n"
         f"{markdown(sizes_head, sizes)}"
     )
+
+
+def _calls(rounds: dict[str, Any]) -> str:
+    """A gateway and the others beside it."""
+    subject = next(iter(rounds))
+    ours = [one["rate"] for one in rounds[subject]]
+    lines = []
+    for name, found in rounds.items():
+        ratio = statistics.median(a / one["rate"] for a, one in zip(ours, found))
+        lines.append(
+            (
+                f"**{name}**" if name == subject else name,
+                f"{_middle(found, 'rate'):,.0f}",
+                f"{_middle(found, 'p50'):.2f}",
+                f"{_middle(found, 'p99'):.2f}",
+                f"{_middle(found, 'cpu'):.1f}",
+                "" if name == subject else f"{ratio:.2f}",
+            )
+        )
+    head = ("proxy", "calls/s", "p50 ms", "p99 ms", "CPU µs/call", "the gateway is faster by")
+    return markdown(head, lines)
 
 
 def shares(told: dict[str, Any]) -> str:

@@ -275,7 +275,12 @@ async def grpc_aio(addresses: Sequence[str], folder: Path) -> AsyncIterator[Prox
 
 @contextlib.asynccontextmanager
 async def gateway(
-    config: Mapping[str, Any], folder: Path, *, wait_for: Sequence[str] = (), threads: int = 1
+    config: Mapping[str, Any],
+    folder: Path,
+    *,
+    wait_for: Sequence[str] = (),
+    threads: int = 1,
+    name: str = "tidegate gateway",
 ) -> AsyncIterator[Proxy]:
     """Run ``tidegate gateway`` and wait until the models ``wait_for`` are ready.
 
@@ -296,7 +301,7 @@ async def gateway(
         edges = [p for p in parts if "envoy" in p.name()]
         (controller,) = [p for p in parts if p not in edges]
         admin = AdminClient(next(iter(run_dir.rglob("*admin*.sock"))))
-        server = Server("tidegate gateway", f"127.0.0.1:{port}", parts)
+        server = Server(name, f"127.0.0.1:{port}", parts)
         yield Proxy(server, admin, controller, own)
 
 

@@ -153,9 +153,10 @@ def test_gateway(tmp_path: Path) -> None:
     options = ["--rounds", "1", "--seconds", "0.2", "--against", "envoy", "--large", "1"]
     _, told = case("gateway", *options, file=tmp_path / "f.json")
     assert set(told["rounds"]) == {"tidegate gateway", "bare Envoy"}
-    (size,) = told["large"]
-    assert size["codes"] == {"OK": 1}
-    assert size["MiB at most"] >= size["MiB before"] > 0
+    assert set(told["several"]) == {"tidegate gateway, 3 models", "bare Envoy"}
+    for size, proxy in zip(told["large"], (*told["rounds"], *told["several"])[::2], strict=True):
+        assert (size["proxy"], size["codes"]) == (proxy, {"OK": 1})
+        assert size["MiB at most"] >= size["MiB before"] > 0
 
 
 def test_reload(tmp_path: Path) -> None:

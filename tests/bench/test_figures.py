@@ -81,13 +81,16 @@ def test_gateway() -> None:
         "tidegate gateway": [one(90), one(45)],
         "bare Envoy": [one(100), one(50)],
     }
-    size = {"at once": 2, "codes": {"OK": 2}, "seconds": 1.0, "MiB before": 60.0,
-            "MiB at most": 900.4}  # fmt: skip
-    told = {"load": "8 x 16", "rounds": rounds, "large": [size]}
+    several = {"tidegate gateway, 3 models": [one(70)], "bare Envoy": [one(100)]}
+    size = {"proxy": "tidegate gateway", "at once": 2, "codes": {"OK": 2}, "seconds": 1.0,
+            "MiB before": 60.0, "MiB at most": 900.4}  # fmt: skip
+    told = {"load": "8 x 16", "rounds": rounds, "several": several, "large": [size]}
     text = gateway_figures.gateway(told)
     assert "| **tidegate gateway** | 68 | 1.00 | 2.00 | 30.0 |  |\n" in text
     assert "| bare Envoy | 75 | 1.00 | 2.00 | 30.0 | 0.90 |\n" in text
-    assert "| 2 | 2 OK | 1.0 | 60 | 900 |\n" in text
+    assert "| **tidegate gateway, 3 models** | 70 | 1.00 | 2.00 | 30.0 |  |\n" in text
+    assert "| bare Envoy | 100 | 1.00 | 2.00 | 30.0 | 0.70 |\n" in text
+    assert "| tidegate gateway | 2 | 2 OK | 1.0 | 60 | 900 |\n" in text
 
 
 def test_shares() -> None:
