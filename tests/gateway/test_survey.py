@@ -140,6 +140,20 @@ async def test_the_port_of_rest(
     assert f"`rest: {port}`" in words
 
 
+@pytest.mark.parametrize(
+    ("path", "state"), [("/v2/health/live", "ready"), ("/elsewhere", "not ready")]
+)
+async def test_another_path_for_health(node: ServedNode, path: str, state: str) -> None:
+    _, port = node.target.split(":")
+    for endpoint in (
+        {"address": node.target},
+        {"address": node.target, "rest": int(port), "protocol": "seldon"},
+    ):
+        found = await look({"other": {"endpoints": [endpoint], "health_path": path}})
+        ((answer,),) = (pool.answers for pool in found.pools)
+        assert (answer.state, path in answer.words) == (state, state != "ready")
+
+
 async def test_all_at_once_and_nobody_is_waited_for() -> None:
     closed = free_port()
     with socket.create_server(("127.0.0.1", 0)) as silent:

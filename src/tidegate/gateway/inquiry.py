@@ -51,10 +51,14 @@ _NOT_SPOKEN = (
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One endpoint of a model; ``model`` is ``None`` where its server knows it by another name."""
+    """One endpoint of a model; ``model`` is ``None`` where its server knows it by another name.
+
+    ``health_path`` is the path over REST that is asked in place of the protocol's question.
+    """
 
     model: str | None
     endpoint: Endpoint
+    health_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,10 @@ class _Inquirer:
         name = await self._connect(endpoint, endpoint.address)
         server = _Server(endpoint, self._tls, self._nameless, name)
         ask: Callable[[], Awaitable[None]]
-        if endpoint.protocol == "tidegate":
+        path = asked.health_path
+        if path is not None and (endpoint.protocol == "tidegate" or endpoint.rest is not None):
+            ask = lambda: _by_path(server, path)  # noqa: E731
+        elif endpoint.protocol == "tidegate":
             ask = lambda: _of_ours(server, asked.model)  # noqa: E731
         elif asked.model is None or endpoint.protocol == "seldon":
             return  # no question that all of them answer
@@ -268,6 +275,12 @@ def _parsed(path: str, said: bytes) -> tuple[int, Any]:
         return response.status, None
     except (http.client.HTTPException, ValueError) as error:
         raise _Wrong(f"GET {path}: {type(error).__name__}") from None
+
+
+async def _by_path(server: _Server, path: str) -> None:
+    status, _ = await server.get(path)
+    if status != http.HTTPStatus.OK:
+        raise _NotReady(f"it is not ready: GET {path} is answered with {status}")
 
 
 async def _of_ours(server: _Server, model: str | None) -> None:

@@ -81,19 +81,23 @@ async def _ask(
     config: GatewayConfig, members: Mapping[str, ModelMembers], found: Survey, timeout: float
 ) -> None:
     pools = [
-        (pool, model.name if model.traffic.known else None)
+        (pool, model.name if model.traffic.known else None, model.traffic.health_path)
         for model in members.values()
         for pool in model.pools
         if pool.endpoints or pool is model.pool
     ]
-    asked = [Asked(model, endpoint) for pool, model in pools for endpoint in pool.endpoints]
+    asked = [
+        Asked(model, endpoint, health_path)
+        for pool, model, health_path in pools
+        for endpoint in pool.endpoints
+    ]
     try:
         tls = TrustFiles(None, config.endpoint_tls, None).read().upstream_tls
     except ConfigurationError as error:
         found.unasked = str(error)
         return
     answers = iter(await inquire(asked, tls, config.endpoint_tls, timeout))
-    for pool, _ in pools:
+    for pool, _, _ in pools:
         given = tuple(next(answers) for _ in pool.endpoints)
         found.pools.append(Pool(pool.name, pool.endpoints, given))
 
