@@ -41,6 +41,7 @@ from tidegate.replica.http1 import Http1Connection
 from tidegate.replica.http2 import PREFACE, Http2Connection
 
 _LIMIT = 2**30
+_WINDOW = 2**20
 _BACKLOG = 4096
 _HEALTH = b"/grpc.health.v1.Health/Check"
 _SERVING = b"\x08\x01"
@@ -82,9 +83,12 @@ class Http2(Http2Connection):
     calls = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Read blocks as any peer sends them."""
+        """Read blocks as any peer sends them; take messages in steps, as a node's edge does."""
         self._blocks = cast("BlockReader[Head]", Blocks())
+        self._taken: dict[int, int] = {}
+        most, self._most = self._most, _WINDOW
         super().connection_made(transport)
+        self._most = most
 
     def leave(self) -> bool:
         """Close the connection unless a call is under way; return whether that was so."""
@@ -97,6 +101,12 @@ class Http2(Http2Connection):
 
     def _take_piece(self, exchange: Exchange, piece: bytes, *, ended: bool) -> None:
         # The answer does not depend on it: a hundred messages of 64 MiB take no memory here.
+        taken = self._taken.pop(exchange.stream, 0) + len(piece)
+        if taken >= _WINDOW // 2:
+            self._open_window(taken, exchange.stream)
+            taken = 0
+        if not ended:
+            self._taken[exchange.stream] = taken
         super()._take_piece(exchange, piece[:0], ended=ended)
 
     def break_off(self, begun: bytes) -> None:
