@@ -11,7 +11,7 @@ import pytest
 from tidegate.config.node import NodeConfig
 from tidegate.controller.run_directory import RunDirectory
 from tidegate.errors import ModelNotFound
-from tidegate.node import controller
+from tidegate.node import controller, followed_repository
 from tidegate.repository.entries import Repository
 
 
@@ -27,10 +27,10 @@ async def test_a_look_at_the_repository_holds_up_nothing(
         assert going_on.wait(10), "nothing else went on"
         return Repository({})
 
-    monkeypatch.setattr(controller, "scan", hang)
+    monkeypatch.setattr(followed_repository, "scan", hang)
     directory = RunDirectory(tmp_path / "run", 1)
     node = controller.Controller(tmp_path, NodeConfig(), directory, print)
-    look = asyncio.create_task(node._look())
+    look = asyncio.create_task(node._followed.look())
     take = asyncio.create_task(node.take("m", unloaded=False))
     async with asyncio.timeout(10):
         while not looks:  # noqa: ASYNC110 - in a thread

@@ -11,10 +11,10 @@ import contextlib
 import logging
 import os
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tidegate.clock import Clock, MonotonicClock
@@ -34,10 +34,11 @@ from tidegate.controller.server_calls import ServerCalls
 from tidegate.edge.control import ControlServer
 from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.topology import Endpoint, Topology
-from tidegate.errors import AddressInUse, ConfigurationError, EdgeFailed, ModelNotFound
+from tidegate.errors import AddressInUse, EdgeFailed, ModelNotFound
 from tidegate.node.description import Description
 from tidegate.node.endpoints_calls import endpoints_extension
 from tidegate.node.fleet import Fleet
+from tidegate.node.followed_repository import FollowedRepository
 from tidegate.node.joining import Joining
 from tidegate.node.launcher import ProcessLauncher
 from tidegate.node.model_control import ModelControl
@@ -59,9 +60,7 @@ from tidegate.replica.exchange import OpenConnections
 from tidegate.replica.flight import read_suspects
 from tidegate.replica.http import Server
 from tidegate.replica.spec import ReplicaSpec
-from tidegate.repository import watching
-from tidegate.repository.entries import Repository
-from tidegate.repository.layout import scan
+from tidegate.repository.entries import ModelEntry, Repository
 
 log = logging.getLogger(__name__)
 
@@ -84,16 +83,13 @@ class Controller:
         self.directory = directory
         self.announce = announce
         self.fleet = Fleet()
-        self.found = Repository({})
-        """The repository as it was last seen."""
         self._clock = clock or MonotonicClock()
-        self._settling = watching.Settling()
+        self._followed = FollowedRepository(repository, self._clock, self._follow, announce)
         self._quarantine = Quarantine()
         self._noticeboard = Noticeboard(directory.notices)
         self.statistics = Statistics(self.fleet, self._clock)
         self.unserved: Counter[tuple[str, str]] = Counter()
         """Calls of models without replicas, by model and protocol."""
-        self._looking = asyncio.Lock()
         self._changed = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         """Those who wait for the edge to be told."""
@@ -156,6 +152,11 @@ class Controller:
             )
         )
         """What is answered about the whole node."""
+
+    @property
+    def found(self) -> Repository:
+        """The repository as it was last seen."""
+        return self._followed.found
 
     @property
     def ready(self) -> bool:
@@ -227,7 +228,7 @@ class Controller:
             s = "" if count == 1 else "s"
             self.announce(f"adopted the running edge and {count} replica{s}")
             self._settled = True
-        await self._look()
+        await self._followed.look()
         # Silent until here: an early, incomplete answer would take traffic from what runs.
         await self.control.publish(self._topology(), self._settings)
         await self.edge.start()
@@ -236,7 +237,7 @@ class Controller:
         await self.control.wait_acknowledged()
         self._tasks = [
             asyncio.create_task(self._apply_changes(), name="apply changes"),
-            asyncio.create_task(self._watch(), name="watch the repository"),
+            asyncio.create_task(self._followed.follow(), name="watch the repository"),
             asyncio.create_task(self._edge_logs.keep(), name="keep the edge's logs"),
             asyncio.create_task(self.trust.follow(), name="follow the certificates"),
             asyncio.create_task(self.edge.keep(self._edge_is_back), name="keep the edge"),
@@ -316,23 +317,6 @@ class Controller:
             # At once: those that are started in place of the dead read it.
             self._noticeboard.tell(self.fleet, self._quarantine.digests)
 
-    async def _watch(self) -> None:
-        """Follow the repository; what is still being copied waits until it has settled."""
-        async for _ in watching.changes(self.repository):
-            while True:
-                try:
-                    again = await self._look()
-                except ConfigurationError as error:
-                    self.announce(f"{error}; what is served stays")
-                    break
-                except Exception as error:  # the next look may see more
-                    log.exception("the repository cannot be read")
-                    self.announce(f"the repository cannot be read: {error}; what is served stays")
-                    break
-                if again is None:
-                    break
-                await asyncio.sleep(again)
-
     async def take(self, model: str, *, unloaded: bool) -> None:
         """Look at a model now, complete or not, and serve it or not from now on.
 
@@ -340,15 +324,12 @@ class Controller:
             ModelNotFound: it is not in the repository.
             ConfigurationError: the repository cannot be read.
         """
-        async with self._looking:
-            found = await asyncio.to_thread(scan, self.repository)
-            self._take(found, model, unloaded=unloaded)
+        await self._followed.look_at(model, partial(self._take, model, unloaded))
+        self._follow()
 
-    def _take(self, found: Repository, model: str, *, unloaded: bool) -> None:
-        entry = found.models.get(model)
+    def _take(self, model: str, unloaded: bool, entry: ModelEntry | None) -> None:
         if entry is None and model not in self.fleet.models:
             raise ModelNotFound(f"there is no model {model!r} in the repository")
-        self._settling.believe(model, entry)
         if unloaded:
             self.fleet.unloaded.add(model)
         else:
@@ -359,8 +340,6 @@ class Controller:
                     self.fleet.forget(generation)
                     self.replicas.retire(generation)
         self._save()
-        self._see(found)
-        self._follow()
 
     async def applied(self) -> None:
         """Wait until the edge has been told of the next change, and of all there were before."""
@@ -372,39 +351,14 @@ class Controller:
         """Tell the edge anew, whether something has changed or not."""
         self._changed.set()
 
-    async def _look(self) -> float | None:
-        """Look at the repository; return in how many seconds to look again, if at all."""
-        # A slow disk holds up nothing else, and what was seen earlier is not taken for later.
-        async with self._looking:
-            return self._see(await asyncio.to_thread(scan, self.repository))
-
-    def _see(self, found: Repository) -> float | None:
-        settled, again = self._settling.look(found, self._clock.now(), time.time())
-        if settled.problems != self.found.problems or settled.models != self.found.models:
-            self._tell_problems(settled)
-            self.found = settled
-            self._follow()
-        return again
-
     def _follow(self) -> None:
         """Start what should run by now."""
-        for generation in self.fleet.update(self.found):
+        for generation in self.fleet.update(self._followed.found):
             self.replicas.start(generation)
         for generation in self.fleet.generations():
             if generation.desired and not generation.final:
                 self.replicas.start(generation)
         self._changed.set()
-
-    def _tell_problems(self, repository: Repository) -> None:
-        known = {str(p) for p in self.found.problems}
-        known.update(str(p) for m in self.found.models.values() for p in m.problems)
-        for problem in repository.problems:
-            if str(problem) not in known:
-                self.announce(f"{problem.kind}: {problem}")
-        for name, entry in repository.models.items():
-            for problem in entry.problems:
-                if str(problem) not in known:
-                    self.announce(f"{name} {problem.kind}: {problem}")
 
     async def _apply_changes(self) -> None:
         while True:
