@@ -159,6 +159,7 @@ def _read(settings: EdgeSettings, others: route_components_pb2.RouteList) -> _Le
     leaves = _Leaves()
     unread = awaited_route(SMALL_MESSAGE_SIZE + MESSAGE_ROOM)
     unread.match.grpc.SetInParent()
+    leave_out(unread, BUFFER_FILTER)  # the routing script bounds what it reads
     unread.match.headers.add(name=CLUSTER_HEADER, present_match=True, invert_match=True)
     routes = route_components_pb2.RouteList(routes=[unread, *others.routes])
     for path in read_paths(settings.routings):

@@ -17,6 +17,9 @@ local MOST_KNOWN = 1024  -- clusters
 local SMALL = 65536      -- a smaller body is on its way to Envoy as a whole
 local SWEPT = 100        -- milliseconds between two looks for places that calls have left behind
 
+-- What a call leaves behind is little, and a look for it takes as long as it does for much.
+collectgarbage("setpause", 1000)
+
 local byte, char, find, format = string.byte, string.char, string.find, string.format
 local floor = math.floor
 local gsub, lower, match, sub = string.gsub, string.lower, string.match, string.sub
