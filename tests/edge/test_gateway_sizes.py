@@ -259,3 +259,22 @@ async def test_large_messages_over_a_slow_link_are_no_sign_of_a_dead_node(
                 large = message("m", payload=8 * MIB)
                 answers = await asyncio.gather(*(gateway.call(large) for _ in range(5)))
                 assert {answer["size"] for answer in answers} == {len(large) + 5}
+
+
+async def test_many_messages_of_one_model_flow_through_gateway_and_node(
+    run_dir: Path,
+) -> None:
+    """They are more than either Envoy may hold."""
+    with tempfile.TemporaryDirectory(prefix="tg") as node_dir:
+        async with running_edge(Path(node_dir), heap_size=200 * MIB) as node:
+            node.sole = "m"
+            await node.serve(m="a")
+            async with running_gateway(run_dir, heap_size=200 * MIB) as gateway:
+                await gateway.model("m", Server(f"127.0.0.1:{node.port}"))
+                await gateway.publish()
+
+                async def one() -> int:
+                    async with channel(gateway.port) as own:
+                        return int((await call(own, LARGE))["size"])
+
+                assert set(await asyncio.gather(*(one() for _ in range(16)))) == {len(LARGE) + 5}

@@ -31,7 +31,7 @@ from tidegate.edge.own_answers import (
     configuration,
     virtual_host,
 )
-from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.settings import SMALL_MESSAGE_SIZE, EdgeSettings
 from tidegate.edge.topology import Topology
 
 TASK_IN_NAME = re.compile("-([0-9]{1,18})$")
@@ -73,6 +73,8 @@ def _forward_unread(host: route_components_pb2.VirtualHost, path: str, key: str)
     forward_inference(route)
     _lead_to(route, key)
     leave_out(route, ROUTING_FILTER)
+    # A large message flows as fast as its replica takes it; all that come at once would not fit.
+    route.request_body_buffer_limit.value = SMALL_MESSAGE_SIZE + MESSAGE_ROOM
 
 
 def _await(host: route_components_pb2.VirtualHost, settings: EdgeSettings) -> None:
