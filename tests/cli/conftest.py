@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests import models
-from tests.node.harness import free_port
+from tests.ports import free_port
 from tidegate.types import DType
 
 ENVIRONMENT = {name: v for name, v in os.environ.items() if not name.startswith("TIDEGATE_")}

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.conftest import RunningNode, tidegate
 from tests.load import grpc_server
-from tests.node.harness import free_port
+from tests.ports import free_port
 from tidegate.cli.main import run
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import ENVIRONMENT, RunningNode, command, tidegate
-from tests.node.harness import free_port
+from tests.ports import free_port
 from tidegate.cli.ordered import in_order
 
 ROW = '{"x": [[1, 2, 3, 4]]}'

@@ -13,7 +13,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from tests.node.harness import free_port
+from tests.ports import free_port
 
 
 class Machine:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.client.conftest import Both
 from tests.client.fake_gateway import Gateway, Node, served
-from tests.node.harness import free_port
+from tests.ports import free_port
 from tidegate import Client, errors
 
 # -- the usual ----------------------------------------------------------------------------------

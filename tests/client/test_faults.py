@@ -27,7 +27,8 @@ import pytest_asyncio
 
 from tests import models
 from tests.client.fake_server import Script, reply, saying, scripted
-from tests.node.harness import ServedNode, free_port
+from tests.node.harness import ServedNode
+from tests.ports import free_port
 from tidegate import AsyncClient, Client, errors
 from tidegate.protocols.statuses import GrpcCode
 

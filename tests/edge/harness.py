@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import grpc
 import httptools
 
 from tests.edge.fake_replica import FakeReplica
+from tests.ports import free_port
 from tidegate.edge.control import ControlServer
 from tidegate.edge.process import EnvoyProcess
 from tidegate.edge.settings import EdgeSettings
@@ -47,12 +47,6 @@ def message(model: str = "m", version: str = "", payload: int = 0) -> bytes:
     if payload:
         out += string(7, bytes(payload))
     return out
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

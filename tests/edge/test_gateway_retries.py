@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 from tests.edge.gateway import GatewayEdge, running_gateway
-from tests.edge.harness import INFER, call, channel, free_port, message
+from tests.edge.harness import INFER, call, channel, message
+from tests.ports import free_port
 from tidegate.edge.pools import Server
 from tidegate.protocols import seldon
 

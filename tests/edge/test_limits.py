@@ -19,12 +19,12 @@ from tests.edge.harness import (
     call,
     channel,
     failure,
-    free_port,
     message,
     rest,
     running_edge,
     until,
 )
+from tests.ports import free_port
 
 REST = "/v2/models/m/infer"
 

@@ -14,7 +14,7 @@ from tests.edge.fake_server import FakeServer
 from tests.edge.gateway_harness import ServerProcess, processes
 from tests.edge.harness import message
 from tests.gateway.harness import ServedGateway, Traffic, endpoints_of
-from tests.node.harness import free_port
+from tests.ports import free_port
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -18,6 +18,8 @@ from typing import Any, Self
 
 import psutil
 
+from tests.ports import free_port
+
 START = 60.0
 
 
@@ -173,13 +175,3 @@ def fetch(
             return error.code, error.read()
     except OSError as error:
         return 0, str(error).encode()
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody has."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from tests import models
-from tests.node.harness import ServedNode, free_port
+from tests.node.harness import ServedNode
 from tests.node.test_life import both_ready, edge_of, kill
 from tests.node.traffic import Guests
+from tests.ports import free_port
 
 
 @pytest.fixture
