@@ -158,6 +158,7 @@ async def test_every_replica_knows_a_region_at_once(node: ServedNode, client: An
         (KEY, 4096, 1),
         (KEY, 64, 2**62),
     ],
+    ids=["missing", "beyond", "a file", "too large", "past its end", "far past its end"],
 )
 async def test_what_cannot_be_used_is_told_in_the_same_words(
     client: Any, key: str, size: int, offset: int
@@ -179,7 +180,9 @@ async def test_what_cannot_be_used_is_told_in_the_same_words(
 
 
 @pytest.mark.parametrize(
-    "key", ["../etc/passwd", f"{PREFIX}/../x", f"{PREFIX}-a\0", "", "//", "..", "é", "a" * 256]
+    "key",
+    ["../etc/passwd", f"{PREFIX}/../x", f"{PREFIX}-a\0", "", "//", "..", "é", "a" * 256],
+    ids=["file", "way out", "zero", "empty", "slashes", "dots", "accent", "long"],
 )
 async def test_no_key_leads_out_of_shared_memory(client: Any, key: str) -> None:
     with pytest.raises(InferenceServerException, match="cannot be the name of shared memory"):

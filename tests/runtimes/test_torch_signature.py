@@ -209,7 +209,11 @@ def test_whatever_a_model_returns_has_names(result: Any, names: list[str]) -> No
     assert all(isinstance(tensor, torch.Tensor) for _, tensor in found)
 
 
-@pytest.mark.parametrize("result", [None, (), {}, "text", {"a": "text"}, object()], ids=repr)
+@pytest.mark.parametrize(
+    "result",
+    [None, (), {}, "text", {"a": "text"}, object()],
+    ids=["None", "()", "{}", "text", "texts", "object"],
+)
 def test_what_is_no_tensor_cannot_be_an_answer(result: Any) -> None:
     with pytest.raises(InferenceFailed, match="the model returned"):
         named_leaves(result)
