@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.conftest import RunningNode
 from tests.edge.certificates import leaf, write
-from tests.node.harness import free_port
+from tests.ports import free_port
 from tidegate.cli import doctor, machine, network
 from tidegate.cli.findings import Finding
 from tidegate.cli.main import run

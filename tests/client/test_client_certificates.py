@@ -22,7 +22,8 @@ from tests import models
 from tests.cli.conftest import tidegate
 from tests.edge.certificates import CA, OTHER_CA, key, leaf, pem, write
 from tests.gateway.harness import ServedGateway, endpoints_of
-from tests.node.harness import ServedNode, free_port
+from tests.node.harness import ServedNode
+from tests.ports import free_port
 from tidegate import AsyncClient, Client, errors
 
 X = {"x": np.ones((1, 4), np.float32)}

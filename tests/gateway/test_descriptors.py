@@ -7,7 +7,7 @@ import resource
 import pytest
 
 from tests.gateway.harness import ServedGateway
-from tests.node.harness import free_port
+from tests.ports import free_port
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of others are Linux's")

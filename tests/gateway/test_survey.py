@@ -16,7 +16,8 @@ import pytest_asyncio
 
 from tests import models
 from tests.edge.certificates import CA, OTHER_CA, leaf, pem, write
-from tests.node.harness import ServedNode, free_port
+from tests.node.harness import ServedNode
+from tests.ports import free_port
 from tidegate.config.gateway import GatewayConfig
 from tidegate.gateway.survey import Survey, survey
 from tidegate.protocols.open_inference import MODEL_READY
