@@ -1,8 +1,16 @@
 from __future__ import annotations
 
+import gc
 import signal
 
+import hypothesis
 import pytest
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -10,3 +18,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # that a test starts and then interrupts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    # All tests and the frameworks that they import are there by now, and stay to the end: a
+    # million objects, which every collection of garbage would look at.
+    gc.collect()
+    gc.freeze()
