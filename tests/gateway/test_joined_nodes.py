@@ -43,6 +43,17 @@ def serves(*nodes: ServedNode) -> Any:
     return holds
 
 
+async def is_served(gateway: ServedGateway, *nodes: ServedNode) -> None:
+    """Wait until these nodes are healthy, and calls are led there: routes come last."""
+    await gateway.eventually(serves(*nodes))
+    ready = f"http://127.0.0.1:{gateway.port}/v2/models/scale/ready"
+
+    async def led() -> bool:
+        return (await asyncio.to_thread(fetch, ready))[0] == 200
+
+    await until(led)
+
+
 def joining(repository: Path, gateway: ServedGateway) -> ServedNode:
     return ServedNode(repository, "--join", f"http://127.0.0.1:{gateway.admin_port}")
 
@@ -58,7 +69,7 @@ async def test_nodes_come_and_go_and_no_call_fails(
     repository: Path, gateway: ServedGateway
 ) -> None:
     async with joining(repository, gateway) as first:
-        await gateway.eventually(serves(first))
+        await is_served(gateway, first)
         async with Traffic(gateway) as traffic:
             async with joining(repository, gateway) as second:
                 await gateway.eventually(serves(first, second))
@@ -75,7 +86,7 @@ async def test_a_model_that_a_node_unloads_goes_to_the_others(
     repository: Path, gateway: ServedGateway
 ) -> None:
     async with joining(repository, gateway) as first, joining(repository, gateway) as second:
-        await gateway.eventually(serves(first, second))
+        await is_served(gateway, first, second)
         url = f"http://127.0.0.1:{second.admin_port}/v2/repository/models/scale"
         async with Traffic(gateway) as traffic:
             for _ in range(3):
@@ -92,7 +103,7 @@ async def test_who_is_killed_is_forgotten_after_its_lease(
     repository: Path, gateway: ServedGateway
 ) -> None:
     async with joining(repository, gateway) as first, joining(repository, gateway) as second:
-        await gateway.eventually(serves(first, second))
+        await is_served(gateway, first, second)
         for process in second.processes():
             os.kill(process.pid, signal.SIGKILL)
         status = await gateway.eventually(
@@ -107,7 +118,7 @@ async def test_a_gateway_whose_controller_is_killed_knows_its_nodes(
     repository: Path, gateway: ServedGateway
 ) -> None:
     async with joining(repository, gateway) as node:
-        await gateway.eventually(serves(node))
+        await is_served(gateway, node)
         async with Traffic(gateway) as traffic:
             gateway.kill_controller()
             assert gateway.process is not None
@@ -124,7 +135,7 @@ async def test_a_gateway_that_was_paused_has_lost_nobody(
     repository: Path, gateway: ServedGateway
 ) -> None:
     async with joining(repository, gateway) as first, joining(repository, gateway) as second:
-        await gateway.eventually(serves(first, second))
+        await is_served(gateway, first, second)
         assert gateway.process is not None
         async with Traffic(gateway) as traffic:
             gateway.process.send_signal(signal.SIGSTOP)
@@ -145,7 +156,7 @@ async def test_a_rolling_restart_of_all_nodes_fails_no_call(
     repository: Path, gateway: ServedGateway
 ) -> None:
     async with joining(repository, gateway) as first, joining(repository, gateway) as second:
-        await gateway.eventually(serves(first, second))
+        await is_served(gateway, first, second)
         async with Traffic(gateway) as traffic:
             for node in (first, second):
                 assert await node.stop() == 0
