@@ -38,6 +38,7 @@ from tidegate.load.generator import grpc_load
 
 _WARM_UP = 1.0
 _SIZES = {"max_message_size": "64MiB"}
+_WIDTH = 120
 _SEVERAL = (MODEL, "b", "c")
 
 
@@ -115,6 +116,11 @@ def median(rounds: Sequence[Round]) -> Round:
     return Round(*(statistics.median(column) for column in columns))
 
 
+def busy(rounds: Sequence[Round]) -> float:
+    """Return how much of a core a proxy took: one that took little was held up by the others."""
+    return statistics.median(one.rate * one.cpu * 1e-6 for one in rounds)
+
+
 def ratio(ours: Sequence[Round], theirs: Sequence[Round]) -> float:
     """Return how many times as many calls ours answered: the median of the rounds' ratios."""
     return statistics.median(a.rate / b.rate for a, b in zip(ours, theirs, strict=True))
@@ -128,7 +134,7 @@ def show(console: Console, found: dict[str, list[Round]], given: argparse.Namesp
         f"{given.in_flight} in flight"
     )
     for heading in ("proxy", "calls/s", "lowest", "highest", "p50 ms", "p99 ms", "CPU us/call",
-                    f"{subject} is faster by"):  # fmt: skip
+                    "of a core", f"{subject} is faster by"):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "proxy" else "right")
     for name, rounds in found.items():
         middle, rates = median(rounds), [one.rate for one in rounds]
@@ -137,6 +143,7 @@ def show(console: Console, found: dict[str, list[Round]], given: argparse.Namesp
             *(f"{rate:,.0f}" for rate in (middle.rate, min(rates), max(rates))),
             *(f"{value:.2f}" for value in (middle.p50, middle.p99)),
             f"{middle.cpu:.1f}",
+            f"{busy(rounds):.2f}",
             "" if name == subject else f"{ratio(found[subject], rounds):.2f}",
         )
     console.print(table)
@@ -146,7 +153,8 @@ async def run(given: argparse.Namespace) -> int:
     """Start the proxies, compare them, print and write the figures."""
     machine = hardware.describe()
     kinds = {f"backend-{index}": Kind() for index in range(given.backends)}
-    first, *others = hardware.cores() or [0]
+    cores = [] if given.anywhere else hardware.cores()
+    own, others = (cores[:1], cores[1:]) if len(cores) > 1 else ([], [])
     figures, sizes = [], []
     with hardware.confined(others):
         async with nodes(kinds) as found:
@@ -155,7 +163,7 @@ async def run(given: argparse.Namespace) -> int:
                 against = [n for n in given.against if len(models) == 1 or n == "envoy"]
                 async with contextlib.AsyncExitStack() as stack:
                     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tg-")))
-                    with hardware.confined([first] if others else []):
+                    with hardware.confined(own):
                         running = await stack.enter_async_context(
                             contestants(addresses, folder, models, against)
                         )
@@ -164,7 +172,7 @@ async def run(given: argparse.Namespace) -> int:
                     for count in given.large:
                         size = await large(gateway, count)
                         sizes.append({"proxy": gateway.server.name, **size})
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     for table in figures:
         show(console, table, given)
     for size in sizes:
@@ -195,6 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--large", nargs="*", type=int, default=[1, 100], metavar="N",
         help="so many messages of 64 MiB at once",
     )  # fmt: skip
+    parser.add_argument(
+        "--anywhere", action="store_true", help="let the system choose the cores of all"
+    )
     parser.add_argument("--json", type=Path, help="write all rounds there")
     return uvloop.run(run(parser.parse_args(arguments)))
 

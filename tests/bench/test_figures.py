@@ -86,10 +86,10 @@ def test_gateway() -> None:
             "MiB before": 60.0, "MiB at most": 900.4}  # fmt: skip
     told = {"load": "8 x 16", "rounds": rounds, "several": several, "large": [size]}
     text = gateway_figures.gateway(told)
-    assert "| **tidegate gateway** | 68 | 1.00 | 2.00 | 30.0 |  |\n" in text
-    assert "| bare Envoy | 75 | 1.00 | 2.00 | 30.0 | 0.90 |\n" in text
-    assert "| **tidegate gateway, 3 models** | 70 | 1.00 | 2.00 | 30.0 |  |\n" in text
-    assert "| bare Envoy | 100 | 1.00 | 2.00 | 30.0 | 0.70 |\n" in text
+    assert "| **tidegate gateway** | 68 | 1.00 | 2.00 | 30.0 | 0% |  |\n" in text
+    assert "| bare Envoy | 75 | 1.00 | 2.00 | 30.0 | 0% | 0.90 |\n" in text
+    assert "| **tidegate gateway, 3 models** | 70 | 1.00 | 2.00 | 30.0 | 0% |  |\n" in text
+    assert "| bare Envoy | 100 | 1.00 | 2.00 | 30.0 | 0% | 0.70 |\n" in text
     assert "| tidegate gateway | 2 | 2 OK | 1.0 | 60 | 900 |\n" in text
 
 
@@ -121,10 +121,10 @@ def test_faults() -> None:
 def test_reload() -> None:
     told = {
         "models": 200, "endpoints": 100, "rate": 500.0, "deadline": 2.0, "ready after": 4.0,
-        "reloads": [{"seconds": 0.5}, {"seconds": 1.5}], "controller at rest": 0.05,
-        "controller in reloads": 0.5, "calls": 10_000, "failed before": {},
-        "failed in reloads": {"UNAVAILABLE": 2}, "p99 ms before": 2.0, "p99 ms in reloads": 9.0,
-        "MiB controller": 100, "MiB edge": 400,
+        "reloads": [{"seconds": 0.5, "cpu": 0.4}, {"seconds": 1.5, "cpu": 0.6}],
+        "controller at rest": 0.05, "controller in reloads": 0.5, "calls": 10_000,
+        "failed before": {}, "failed in reloads": {"UNAVAILABLE": 2},
+        "p99 ms before": 2.0, "p99 ms in reloads": 9.0, "MiB controller": 100, "MiB edge": 400,
     }  # fmt: skip
     text = gateway_figures.reload(told)
     assert "| reload, s (median) | 1.00 |\n" in text

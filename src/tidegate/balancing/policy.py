@@ -87,7 +87,7 @@ class BalancingPolicy:
     others, is ejected until it is well. One that always was slower only gets less."""
     slow_outlier_calls: float = 8.0
     """How many calls more than usual must have been seen in flight, in all, for that."""
-    slow_probing: float = 2.0
+    slow_probing: float = 1.5
     """After so many seconds of quick probes an outlier is well again, however few they were."""
     slow_accepted: float = 300.0
     """One that is slow for this long is taken back as it is: it gets less, by its latency."""
