@@ -202,3 +202,18 @@ def test_one_without_calls_after_a_failure_is_not_avoided_if_nobody_has_any() ->
     cluster.report(a=Outcome(20, 3, 23, 0), b=good(), c=good())
     cluster.report(40)
     assert cluster.verdict("a").state == "serving"
+
+
+def test_in_a_panic_who_is_probed_is_told() -> None:
+    """Its weight is that of the others, and who picks may have to lead its calls elsewhere."""
+    cluster = Cluster("a", "b", "c")
+    cluster.report(8, a=good(), b=good(), c=good())
+    cluster.report(2, a=bad(), b=bad(), c=bad())
+    assert cluster.balancer.panic
+    assert cluster.verdict("a").state == "ejected"
+    cluster.balancer.changed(cluster.now)
+    version = cluster.balancer.version
+    cluster.report(4)
+    assert cluster.verdict("a").state == "probing"
+    assert cluster.balancer.version > version
+    assert "a" in cluster.balancer.changed(cluster.now)

@@ -299,7 +299,10 @@ class Balancer:
         self._verdicts[address] = self._verdict(record, weight, now)
 
     def _is_noticeable(self, record: Record, old: Verdict, weight: int, now: float) -> bool:
-        if record.ejection.state == "probing" == old.state:
+        state = record.ejection.state
+        if state != old.state and "probing" in (state, old.state):
+            return True  # in a panic, the weight may be the same
+        if state == "probing":
             larger, smaller = max(weight, old.weight), min(weight, old.weight)
             return larger > _NOTICEABLE_PROBING * smaller
         if record.base != old.base:
