@@ -47,6 +47,7 @@ class Either:
     """One of the clients, called alike: the blocking one from a thread."""
 
     def __init__(self, way: str, target: str, **options: Any) -> None:
+        self.way = way
         scheme = way.partition("-")[0]
         kind = AsyncClient if way.endswith("async") else Client
         self.client: Any = kind(f"{scheme}://{target}", binary="json" not in way, **options)
@@ -204,7 +205,7 @@ async def test_a_call_takes_no_longer_than_its_timeout(either: Either) -> None:
 async def test_a_model_that_takes_something_else_since_is_asked_again(
     either: Either, node: ServedNode
 ) -> None:
-    name = f"turncoat-{id(either)}"
+    name = f"turncoat-{either.way}"  # of each way its own: the node keeps what it has served
     file = node.repository / name / "1" / "model.onnx"
     models.identity(file, DType.FP32, ("batch",))
     model = either.client.model(name)
