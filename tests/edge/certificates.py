@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,11 +14,16 @@ CA = trustme.CA()
 OTHER_CA = trustme.CA()
 
 
-def leaf(ca: trustme.CA = CA, name: str = "localhost", valid: float = 1.0) -> trustme.LeafCert:
-    """A certificate for a name and the loopback address; ``valid`` from now on, in days."""
+def leaf(
+    ca: trustme.CA = CA,
+    name: str = "localhost",
+    valid: float = 1.0,
+    addresses: Sequence[str] = ("127.0.0.1",),
+) -> trustme.LeafCert:
+    """A certificate for a name and for addresses; ``valid`` from now on, in days."""
     until = datetime.now(UTC) + timedelta(days=valid)
     return ca.issue_cert(
-        name, "127.0.0.1", common_name=name, not_before=until - timedelta(days=30), not_after=until
+        name, *addresses, common_name=name, not_before=until - timedelta(days=30), not_after=until
     )
 
 
@@ -33,8 +39,12 @@ def pem(ca: trustme.CA = CA) -> bytes:
     return ca.cert_pem.bytes()
 
 
-def server_tls(ca: trustme.CA = CA, client_ca: trustme.CA | None = None) -> ServerTls:
-    issued = leaf(ca)
+def server_tls(
+    ca: trustme.CA = CA,
+    client_ca: trustme.CA | None = None,
+    addresses: Sequence[str] = ("127.0.0.1",),
+) -> ServerTls:
+    issued = leaf(ca, addresses=addresses)
     return ServerTls(chain(issued), key(issued), None if client_ca is None else pem(client_ca))
 
 

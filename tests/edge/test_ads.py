@@ -339,7 +339,7 @@ def test_what_does_not_change_is_not_sent_again() -> None:
     assert wire.session.set_target(snapshot("ab", 0)) == []
     assert wire.settled()
     changed = wire.session.set_target(snapshot("ab", 1))
-    assert [response.type_url for response in changed] == [ENDPOINTS, SECRETS]
+    assert [response.type_url for response in changed] == [SECRETS, ENDPOINTS]
 
 
 def test_of_endpoints_only_those_that_changed_are_sent() -> None:

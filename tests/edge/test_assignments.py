@@ -10,14 +10,11 @@ from tidegate.edge.ads import ENDPOINTS
 from tidegate.edge.assignments import assignment, socket_address
 from tidegate.edge.plan import PlannedCluster
 from tidegate.edge.pools import Server, TrafficPolicy
-from tidegate.edge.settings import EdgeSettings
-
-SETTINGS = EdgeSettings("127.0.0.1", 1, "/c.sock", gateway=True)
 
 
 def told(*servers: Server, rest: bool = False) -> endpoint_pb2.ClusterLoadAssignment:
     planned = PlannedCluster("pool/m", "m", "m", servers, rest, TrafficPolicy())
-    resource = assignment(planned, SETTINGS)
+    resource = assignment(planned)
     assert resource.type_url == ENDPOINTS
     found = endpoint_pb2.ClusterLoadAssignment()
     assert resource.Unpack(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,12 @@ def shown(by: trustme.LeafCert, ca: trustme.CA = CA, name: str | None = None) ->
 
 @contextlib.asynccontextmanager
 async def between(
-    run_dir: Path, node: ServerTls, **ours: Any
+    run_dir: Path, node: ServerTls, theirs: Mapping[str, Any] | None = None, **ours: Any
 ) -> AsyncIterator[tuple[Gateway, Edge]]:
     """A gateway in front of a node that speaks TLS."""
     (run_dir / "n").mkdir()
     (run_dir / "g").mkdir()
-    async with running_edge(run_dir / "n", tls=node) as behind:
+    async with running_edge(run_dir / "n", tls=node, **(theirs or {})) as behind:
         await behind.serve(m="a")
         async with Gateway(run_dir / "g", **ours) as gateway:
             yield gateway, behind
@@ -68,7 +68,7 @@ async def both_answer(gateway: Gateway) -> bool:
     ("ours", "name", "believed"),
     [
         (ClientTls(pem()), "localhost", True),
-        (ClientTls(pem()), "127.0.0.1", True),  # any certificate of an authority of one's own
+        (ClientTls(pem()), "127.0.0.1", True),
         (ClientTls(pem()), "", True),
         (ClientTls(pem()), "other.example", False),
         (ClientTls(pem(), server_name="localhost"), "other.example", True),
@@ -92,6 +92,61 @@ async def test_who_is_believed(run_dir: Path, ours: ClientTls, name: str, believ
         else:
             await refuses(gateway)
             assert node.replicas["a"].requests == 0
+
+
+@pytest.mark.parametrize("name", ["", "127.0.0.1", "[::1]", "a name?"])
+async def test_an_address_is_believed_by_a_certificate_for_it(run_dir: Path, name: str) -> None:
+    """Another of the same authority will not do, or each of its machines could pass for all."""
+    another = server_tls(addresses=["10.0.0.1"])
+    async with between(run_dir, another, upstream_tls=ClientTls(pem())) as (gateway, node):
+        await gateway.route(place(node, name))
+        await refuses(gateway)
+        # What it may be called does not count either where it is given as an address.
+        node.change(tls=server_tls(addresses=[]))
+        await node.publish()
+        await refuses(gateway)
+        assert node.replicas["a"].requests == 0
+        node.change(tls=server_tls())
+        await node.publish()
+        await until(gateway.answers)
+        gateway.change(upstream_tls=ClientTls(pem(), server_name="localhost"))
+        node.change(tls=another)
+        await node.publish()
+        await gateway.publish()
+        await until(gateway.answers)
+
+
+async def test_an_address_of_another_model_is_not_believed(run_dir: Path) -> None:
+    """What one cluster believes is not what another does; a new endpoint is believed at once."""
+    stranger = server_tls(addresses=["127.0.0.2"])
+    async with between(run_dir, stranger, upstream_tls=ClientTls(pem())) as (gateway, node):
+        other = Server("127.0.0.2:9", secure=True)
+        await gateway.route(other, model="other")
+        await gateway.route(place(node, ""))
+        await refuses(gateway)
+        # In one cluster they may stand for each other: the edge sees names, and not who has them.
+        await gateway.route(place(node, ""), other)
+        await until(gateway.answers)
+        await gateway.route(place(node, ""))
+        node.change(tls=server_tls(addresses=["127.0.0.3"]))
+        await node.publish()
+        await until(not_(gateway.answers))
+
+
+async def test_endpoints_of_version_6(run_dir: Path) -> None:
+    for address, believed in (("::1", True), ("::2", False)):
+        folder = run_dir / str(believed)
+        folder.mkdir()
+        server = server_tls(addresses=[address])
+        async with between(folder, server, {"host": "::1"}, upstream_tls=ClientTls(pem())) as (
+            gateway,
+            node,
+        ):
+            await gateway.route(Server(f"[::1]:{node.port}", secure=True))
+            if believed:
+                await until(gateway.answers)
+            else:
+                await refuses(gateway)
 
 
 async def test_an_expired_certificate_is_not_believed(run_dir: Path) -> None:

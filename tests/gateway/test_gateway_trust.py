@@ -21,7 +21,7 @@ from tests.edge.certificates import CA, OTHER_CA, leaf, pem, server_tls, write
 from tests.edge.fake_server import FakeServer
 from tests.edge.harness import call, message, running_edge, until
 from tests.edge.test_tls import context, der, grpc_channel, presented
-from tests.gateway.harness import ServedGateway
+from tests.gateway.harness import ServedGateway, endpoints_of
 from tests.node.harness import fetch
 from tidegate import AsyncClient
 from tidegate.edge.certificates import read_server_tls, valid_until
@@ -237,6 +237,37 @@ async def test_limits_and_clients_certificates(tmp_path: Path) -> None:
         told_expiry = re.search("^tidegate_edge_certificate_expiry.* (.*)$", page, re.MULTILINE)
         assert told_expiry is not None
         assert float(told_expiry[1]) == pytest.approx(expiry, abs=1)
+
+
+async def test_status_says_why_an_address_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_bytes(pem())
+    tls = server_tls(addresses=["10.0.0.1"])
+    with tempfile.TemporaryDirectory(prefix="tg", dir="/tmp") as folder:  # for Unix sockets
+        async with running_edge(Path(folder), tls=tls) as node:
+            await node.serve(m="a")
+            address = f"127.0.0.1:{node.port}"
+            settings: dict[str, Any] = {
+                "models": {"m": {"endpoints": [address]}},
+                "endpoint_tls": {"ca": str(tmp_path / "ca.crt")},
+            }
+            async with ServedGateway(settings, wait_ready=False) as gateway:
+                await gateway.eventually(
+                    lambda status: (
+                        "is for localhost, 10.0.0.1, and not for 127.0.0.1"
+                        in endpoints_of(status, "m")[address]["reason"]
+                    )
+                )
+                settings["endpoint_tls"]["server_name"] = "localhost"
+                await gateway.edit(settings)
+                await gateway.healthy()
+                assert (await gateway.ask())["replica"] == "a"
+                node.change(tls=server_tls(client_ca=OTHER_CA))
+                await node.publish()
+                await gateway.eventually(
+                    lambda status: (
+                        "it may want a certificate" in endpoints_of(status, "m")[address]["reason"]
+                    )
+                )
 
 
 async def test_nodes_that_speak_tls(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 import pytest_asyncio
 
 from tests import models
-from tests.edge.certificates import CA, OTHER_CA, leaf, pem, write
+from tests.edge.certificates import CA, OTHER_CA, leaf, pem, server_tls, write
+from tests.edge.harness import running_edge
 from tests.node.harness import ServedNode
 from tests.ports import free_port
 from tidegate.config.gateway import GatewayConfig
@@ -207,10 +208,28 @@ async def test_endpoints_with_tls(tmp_path: Path) -> None:
             assert state in ("wrong", "not ready"), "no certificate was shown"
             elsewhere = {**ca, **mine, "server_name": "else.example"}
             state, words = await one("m", at, endpoint_tls=elsewhere)
-            assert (state, "no TLS with" in words) == ("wrong", True)
+            assert state == "wrong"
+            assert "is for localhost, 127.0.0.1, and not for else.example" in words
             state, words = await one("m", at, endpoint_tls={"ca": str(tmp_path / "other.crt")})
-            assert (state, "CERTIFICATE_VERIFY_FAILED" in words) == ("wrong", True)
+            assert (state, "its certificate: " in words) == ("wrong", True)
             state, words = await one("m", {**at, "tls": True})
             assert (state, "passes with a private" in words) == ("wrong", True)
             state, words = await one("m", at)
             assert state != "ready"
+
+
+async def test_a_certificate_for_another_address(tmp_path: Path) -> None:
+    """An address must stand in the certificate; ``server_name`` is the way for those without."""
+    (tmp_path / "ca.crt").write_bytes(pem(CA))
+    folder = tmp_path / "n"
+    folder.mkdir()
+    async with running_edge(folder, tls=server_tls(addresses=["10.0.0.1"])) as node:
+        await node.serve(m="a")
+        at = {"address": f"127.0.0.1:{node.port}"}
+        ca = {"ca": str(tmp_path / "ca.crt")}
+        state, words = await one("m", at, endpoint_tls=ca)
+        assert state == "wrong"
+        assert "is for localhost, 10.0.0.1, and not for 127.0.0.1" in words
+        assert "endpoint_tls.server_name" in words
+        _, words = await one("m", at, endpoint_tls={**ca, "server_name": "localhost"})
+        assert "TLS" not in words

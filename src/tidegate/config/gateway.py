@@ -276,7 +276,7 @@ class ClientTls(Section):
     certificate: Path | None = Field(None, description="what the gateway shows them (mTLS)")
     key: Path | None = Field(None, description="the private key of that certificate")
     server_name: str | None = Field(
-        None, description="the name in their certificates (default: how each is called)"
+        None, description="the name in their certificates (default: the name or address of each)"
     )
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2
 
-from tidegate.edge.names import ENDPOINTS_CA, OUR_CERTIFICATE
+from tidegate.edge.names import OF_CLUSTERS
 
 _PREFIX = "type.googleapis.com/envoy.config."
 CLUSTERS = _PREFIX + "cluster.v3.Cluster"
@@ -37,14 +37,14 @@ LISTENERS = _PREFIX + "listener.v3.Listener"
 ROUTES = _PREFIX + "route.v3.RouteConfiguration"
 SECRETS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 RUNTIME = "type.googleapis.com/envoy.service.runtime.v3.Runtime"
-TYPES = (RUNTIME, CLUSTERS, ENDPOINTS, SECRETS, LISTENERS, ROUTES)
-"""The kinds of resources, in the order in which they are sent."""
+TYPES = (RUNTIME, CLUSTERS, SECRETS, ENDPOINTS, LISTENERS, ROUTES)
+"""The kinds of resources, in the order in which they are sent: whom to believe goes before whom to
+connect to."""
 
 _WHOLE = (CLUSTERS, LISTENERS)
 """Kinds of which a response names all there are: what it leaves out is removed."""
-
-_OF_CLUSTERS = (ENDPOINTS_CA, OUR_CERTIFICATE)
-"""Secrets that clusters wait for; Envoy asks for the others when it has the listener."""
+_OF_EACH = (ENDPOINTS, SECRETS)
+"""Kinds of which each cluster may have its own: a response has those that changed."""
 
 Resources = Mapping[str, any_pb2.Any]
 
@@ -229,7 +229,8 @@ class Session:
         if self._target is None:
             return False
         target = self._target.resources
-        secrets = {n: target[SECRETS][n] for n in _OF_CLUSTERS if n in target[SECRETS]}
+        # Envoy asks for the others when it has the listener.
+        secrets = {n: r for n, r in target[SECRETS].items() if n.startswith(OF_CLUSTERS)}
         return (
             CLUSTERS in self._channels
             and self._has(CLUSTERS, target[CLUSTERS])
@@ -254,7 +255,7 @@ class Session:
         if kind == CLUSTERS:
             self._await_endpoints_of_changed(channel, wanted)
         # A cluster that waits for its endpoints must find them in the answer, changed or not.
-        whole = kind != ENDPOINTS or channel.owed
+        whole = kind not in _OF_EACH or channel.owed
         self._last_nonce += 1
         channel.nonce = str(self._last_nonce)
         channel.acknowledged = channel.owed = False

@@ -20,8 +20,7 @@ from google.protobuf import any_pb2, wrappers_pb2
 from tidegate.edge.ads import ENDPOINTS
 from tidegate.edge.health_checks import asks_rest
 from tidegate.edge.plan import PlannedCluster
-from tidegate.edge.settings import EdgeSettings
-from tidegate.edge.tls import NOBODY, is_dns_name
+from tidegate.edge.tls import certificate_name
 
 SECURE = "tls"
 """Marks the endpoints that speak TLS, where others do not."""
@@ -32,18 +31,17 @@ _Locality = endpoint_components_pb2.LocalityLbEndpoints
 _LbEndpoint = endpoint_components_pb2.LbEndpoint
 
 
-def assignment(planned: PlannedCluster, settings: EdgeSettings) -> any_pb2.Any:
+def assignment(planned: PlannedCluster) -> any_pb2.Any:
     """Return the servers of a cluster by priority, with their weights and the verdicts on them.
 
     It is a ``ClusterLoadAssignment``. Calls that are under way on a server that is ejected go on.
     """
     checks_rest = asks_rest(planned)
-    anybody_passes = settings.upstream_tls.anybody_passes
     by_priority: dict[int, list[bytes]] = {}
     for server in planned.servers:
         place = server.address if not planned.rest else planned.place(server)
         check_at = server.rest if checks_rest and server.rest != place else None
-        endpoint = _where(place, check_at, server.name, server.secure and anybody_passes)
+        endpoint = _where(place, check_at, server.name)
         state = _state(server.weight, server.ejected, server.secure)
         by_priority.setdefault(server.priority, []).append(endpoint + state)
     # Envoy wants priorities without a gap.
@@ -71,14 +69,11 @@ def socket_address(place: str) -> address_pb2.Address:
 
 
 @functools.lru_cache(maxsize=_KNOWN)
-def _where(place: str, check_at: str | None, name: str, anybody_passes: bool) -> bytes:
+def _where(place: str, check_at: str | None, name: str) -> bytes:
     """Return the part of an ``LbEndpoint`` that says where it is."""
     endpoint = endpoint_components_pb2.Endpoint(address=socket_address(place))
-    name = name.rpartition(":")[0] or name
-    if is_dns_name(name):
-        endpoint.hostname = endpoint.health_check_config.hostname = name
-    elif anybody_passes:
-        endpoint.hostname = NOBODY
+    if (host := certificate_name(name)) is not None:
+        endpoint.hostname = endpoint.health_check_config.hostname = host
     if check_at is not None:
         endpoint.health_check_config.address.CopyFrom(socket_address(check_at))
     encoded: bytes = _LbEndpoint(endpoint=endpoint).SerializeToString(deterministic=True)

@@ -31,7 +31,14 @@ from tidegate.edge.pools import GatewayTopology, Server
 from tidegate.edge.retry_floors import RetryFloors
 from tidegate.edge.server_clusters import server_cluster
 from tidegate.edge.settings import EdgeSettings
-from tidegate.edge.tls import endpoint_secrets, server_secrets
+from tidegate.edge.tls import (
+    certificate_name,
+    cluster_authorities,
+    cluster_secret,
+    endpoint_secrets,
+    server_secrets,
+)
+from tidegate.edge.trust import ClientTls
 
 _STEP = 10
 """Percent: changes of weights that are smaller do not change the retry budget."""
@@ -54,6 +61,8 @@ class _Built:
     interval: float
     """Seconds between checks of a server, as the cluster says."""
     endpoints: any_pb2.Any
+    believed: any_pb2.Any | None
+    """The secret that says whom it believes, if that depends on its servers."""
     share: int
     addresses: Mapping[str, str]
     """The servers' addresses by where Envoy reaches them, if that is not the same."""
@@ -111,6 +120,11 @@ class GatewayResources:
         secrets = dict(self._fixed[SECRETS])
         if any(each.secure for each in plan.clusters.values()):
             secrets.update(endpoint_secrets(settings.upstream_tls))
+            secrets.update(
+                (cluster_authorities(name), built.believed)
+                for name, built in self._built.items()
+                if built.believed is not None
+            )
         clusters = dict(self._fixed[CLUSTERS])
         clusters.update((name, built.cluster) for name, built in self._built.items())
         return Snapshot(
@@ -165,7 +179,8 @@ class GatewayResources:
             shape,
             cluster,
             interval,
-            assignment(asked, settings),
+            assignment(asked),
+            _believed(asked, settings.upstream_tls),
             _largest_share(planned),
             _addresses(asked),
             leaving,
@@ -232,6 +247,15 @@ def _leaving(
     last = max(server.priority for server in planned.servers) + 1
     kept = tuple(replace(s, priority=last) for s in leaving if s.address not in here)
     return kept, until if kept else math.inf
+
+
+def _believed(planned: PlannedCluster, tls: ClientTls) -> any_pb2.Any | None:
+    if tls.ca is None or not (planned.secure and tls.addresses_count):
+        return None
+    nameless = [s for s in planned.servers if s.secure and certificate_name(s.name) is None]
+    places = {place for s in nameless for place in (s.address, s.rest) if place is not None}
+    hosts = {socket_address(place).socket_address.address for place in places}
+    return cluster_secret(planned.name, tls.ca, hosts)
 
 
 def _addresses(planned: PlannedCluster) -> Mapping[str, str]:

@@ -118,7 +118,7 @@ def _http_options(
 def _secure(cluster: cluster_pb2.Cluster, planned: PlannedCluster, settings: EdgeSettings) -> None:
     """Speak TLS to the servers that do, and in the clear to the others."""
     alpn = "http/1.1" if planned.rest else "h2"
-    socket = upstream_transport_socket(settings.upstream_tls, alpn)
+    socket = upstream_transport_socket(settings.upstream_tls, alpn, cluster.name)
     # Checks have connections of their own, and may speak another version of HTTP.
     for check in cluster.health_checks:
         if check.HasField("http_health_check"):

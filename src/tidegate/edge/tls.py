@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
@@ -37,17 +38,38 @@ def server_secrets(tls: ServerTls | None) -> dict[str, any_pb2.Any]:
 
 
 def endpoint_secrets(tls: ClientTls) -> dict[str, any_pb2.Any]:
-    """Return the secrets that :func:`upstream_transport_socket` names, by name.
+    """Return the secrets that sockets of :func:`upstream_transport_socket` share, by name.
 
     They belong in a snapshot in which a cluster has that socket, and in no other: the session
     waits until Envoy has fetched them.
     """
     found = {}
-    if tls.ca is not None:
+    if tls.ca is not None and not tls.addresses_count:
         found[ENDPOINTS_CA] = _authorities(ENDPOINTS_CA, tls.ca)
     if tls.certificate is not None and tls.key is not None:
         found[OUR_CERTIFICATE] = _certificate(OUR_CERTIFICATE, tls.certificate, tls.key)
     return found
+
+
+def cluster_authorities(cluster: str) -> str:
+    """Return the name of the secret that says whom one cluster believes."""
+    return f"{ENDPOINTS_CA}/{cluster}"
+
+
+def cluster_secret(cluster: str, ca: bytes, addresses: Iterable[str]) -> any_pb2.Any:
+    """Return that secret: the authorities, and the addresses that certificates may be for.
+
+    They are those of the cluster's own endpoints that are known by no name. Envoy cannot tell
+    which of them it is connected to, so one endpoint may pass for another of the same cluster,
+    and for no other machine of the authority's. Told as a secret, they come and go without the
+    cluster, whose endpoints would all be checked anew.
+    """
+    expected = common_pb2.CertificateValidationContext(
+        trusted_ca=base_pb2.DataSource(inline_bytes=ca),
+        match_typed_subject_alt_names=[_named(address) for address in sorted(addresses)],
+    )
+    name = cluster_authorities(cluster)
+    return packed(secret_pb2.Secret(name=name, validation_context=expected))
 
 
 def listener_transport_socket(tls: ServerTls) -> base_pb2.TransportSocket:
@@ -63,12 +85,12 @@ def listener_transport_socket(tls: ServerTls) -> base_pb2.TransportSocket:
     return base_pb2.TransportSocket(name=_SOCKET, typed_config=packed(context))
 
 
-def upstream_transport_socket(tls: ClientTls, alpn: str) -> base_pb2.TransportSocket:
+def upstream_transport_socket(tls: ClientTls, alpn: str, cluster: str) -> base_pb2.TransportSocket:
     """Return the socket of a cluster whose endpoints speak TLS, and what ``alpn`` says in it.
 
-    Without a ``server_name`` Envoy asks for the host name that it is told with each endpoint, and
-    for none where that is empty (see :attr:`~tidegate.edge.trust.ClientTls.anybody_passes`). It
-    does not look for addresses then.
+    Without a ``server_name`` Envoy asks for the host name that it is told with each endpoint.
+    Where that is empty, the certificate must be for an address that :func:`cluster_secret` names;
+    it would be anybody's if nothing were asked for.
     """
     context = tls_pb2.UpstreamTlsContext()
     common = context.common_tls_context
@@ -85,19 +107,25 @@ def upstream_transport_socket(tls: ClientTls, alpn: str) -> base_pb2.TransportSo
     if tls.server_name is None:
         context.auto_host_sni = True
         context.auto_sni_san_validation = True
+        expected.match_typed_subject_alt_names.append(_named(NOBODY))
     else:
         expected.match_typed_subject_alt_names.append(_named(tls.server_name))
         if not _is_address(tls.server_name):
             context.sni = tls.server_name
     combined = common.combined_validation_context
     combined.default_validation_context.CopyFrom(expected)
-    combined.validation_context_sds_secret_config.CopyFrom(_secret_source(ENDPOINTS_CA))
+    known = cluster_authorities(cluster) if tls.addresses_count else ENDPOINTS_CA
+    combined.validation_context_sds_secret_config.CopyFrom(_secret_source(known))
     return base_pb2.TransportSocket(name=_SOCKET, typed_config=packed(context))
 
 
-def is_dns_name(host: str) -> bool:
-    """Whether ``host`` is a name that certificates can have: no address."""
-    return _DNS_NAME.fullmatch(host) is not None and not _is_address(host)
+def certificate_name(name: str) -> str | None:
+    """Return the host name in what people call an endpoint; ``None``: there is none.
+
+    It is what its certificate must be for, unless a ``server_name`` says otherwise.
+    """
+    host = name.rpartition(":")[0] or name
+    return host if _DNS_NAME.fullmatch(host) is not None and not _is_address(host) else None
 
 
 def _bound_versions(common: tls_pb2.CommonTlsContext) -> None:

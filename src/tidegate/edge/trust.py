@@ -42,7 +42,7 @@ class ClientTls:
         certificate: what the edge shows to endpoints that ask.
         key: the private key of the certificate.
         server_name: the name, or IP address, that each endpoint's certificate must have (default:
-            the host name of each, if it is known by one).
+            the host name of each, or its address if it is known by none).
     """
 
     ca: bytes | None = None
@@ -52,9 +52,9 @@ class ClientTls:
     public_ca: bool = False
 
     @property
-    def anybody_passes(self) -> bool:
-        """Whether an endpoint without a host name would pass with anybody's certificate."""
-        return self.public_ca and self.server_name is None
+    def addresses_count(self) -> bool:
+        """Whether endpoints without a host name are believed by their addresses."""
+        return self.ca is not None and not self.public_ca and self.server_name is None
 
 
 @dataclass(frozen=True, slots=True)

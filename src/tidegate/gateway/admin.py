@@ -115,7 +115,7 @@ def _pool(controller: GatewayController, pool: PoolMembers, *, details: bool) ->
                 "weight": endpoint.weight,
                 "share": shares[endpoint.address],
                 "state": verdict.state,
-                "reason": _reason(verdict, feeling),
+                "reason": _reason(verdict, feeling, calls.tls_troubles.of(endpoint)),
                 "health": feeling,
                 "in_flight": sums.in_flight,
                 "succeeded": sums.succeeded,
@@ -126,9 +126,11 @@ def _pool(controller: GatewayController, pool: PoolMembers, *, details: bool) ->
     return {"name": pool.name, "endpoints": endpoints}
 
 
-def _reason(verdict: Verdict, feeling: Feeling) -> str:
+def _reason(verdict: Verdict, feeling: Feeling, trouble: str) -> str:
     """Say why an endpoint gets what it gets: what the edge sees goes before what is decided."""
     seen = _SEEN.get(feeling)
+    if seen is not None and trouble:
+        return trouble
     if seen is None or verdict.state == "ejected":
         return verdict.reason
     return seen if verdict.state == "new" else f"{seen}; {verdict.reason}"
@@ -178,11 +180,11 @@ def application(controller: GatewayController) -> Starlette:
     """Return the admin API of a gateway."""
 
     async def status(request: Request) -> JSONResponse:
-        await controller.calls.endpoint_health.look(controller.plan.clusters)
+        await controller.calls.look_closely()
         return JSONResponse(status_of(controller))
 
     async def balancing(request: Request) -> JSONResponse:
-        await controller.calls.endpoint_health.look(controller.plan.clusters)
+        await controller.calls.look_closely()
         return JSONResponse(status_of(controller, details=True)["models"])
 
     collected = Metrics(controller)

@@ -12,6 +12,7 @@ from tidegate.controller.server_calls import Call, Endpoint, Extension, ServerCa
 from tidegate.edge.names import MODEL_PREFIX
 from tidegate.errors import InvalidInput, ModelNotFound, ModelNotReady
 from tidegate.gateway.figures import Figures
+from tidegate.gateway.handshake import TlsTroubles
 from tidegate.gateway.health import NOT_ASKED, EndpointHealth
 from tidegate.gateway.models import ModelMembers
 from tidegate.protocols import open_inference
@@ -37,6 +38,7 @@ class GatewayCalls:
         self._controller = controller
         self.figures = Figures()
         self.endpoint_health = EndpointHealth(controller.edge.clusters, controller.clock)
+        self.tls_troubles = TlsTroubles(controller.clock)
         self.health = HealthCalls(lambda: controller.ready, self._models, self._look)
         self.server = ServerCalls(
             (
@@ -84,6 +86,15 @@ class GatewayCalls:
 
     async def _look(self) -> None:
         await self.endpoint_health.look(self._controller.plan.clusters)
+
+    async def look_closely(self) -> None:
+        """Look, and find out why endpoints are not well whose TLS may be the reason."""
+        await self._look()
+        controller, feels = self._controller, self.endpoint_health.of
+        pools = (pool for model in controller.members.values() for pool in model.pools)
+        unwell = [e for p in pools for e in p.endpoints if feels(p.name, e.address) in NOT_ASKED]
+        tls = controller.settings.trust.upstream_tls
+        await self.tls_troubles.look(unwell, tls, controller.config.endpoint_tls)
 
     def _servable(self, name: str) -> bool:
         """Whether some endpoint of a model gets calls, by what is decided here and checked."""

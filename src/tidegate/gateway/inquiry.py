@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import http.client
 import io
-import os
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ import grpc
 import orjson
 from google.protobuf.message import DecodeError
 
-from tidegate.config.addresses import is_numeric, split_address
+from tidegate.config.addresses import split_address
 from tidegate.config.gateway import ClientTls as ClientFiles
 from tidegate.edge.trust import ClientTls
 from tidegate.gateway.endpoints import Endpoint
+from tidegate.gateway.handshake import Handshakes, NoConnection, NoTls
 from tidegate.protocols.open_inference import MODEL_READY
 from tidegate.protocols.open_inference.messages import ModelReadyRequest, ModelReadyResponse
 from tidegate.protocols.tensorflow_serving import GET_MODEL_STATUS
@@ -33,12 +33,12 @@ from tidegate.protocols.tensorflow_serving.messages import (
     GetModelStatusResponse,
 )
 
-CONNECT_TIMEOUT, ASK_TIMEOUT = 2.0, 2.0
+ASK_TIMEOUT = 2.0
 _AT_A_TIME = 64
 _LARGEST_ANSWER = 2**20
 _GET = b"GET %s HTTP/1.1\r\nhost: %s\r\naccept: */*\r\nconnection: close\r\n\r\n"
 _AVAILABLE = 30
-_LONGEST_WORDS = 200
+_LONGEST_WORDS = 300
 _NOT_SPOKEN = (
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.UNAVAILABLE,
@@ -118,8 +118,7 @@ class _NotReady(Exception):
 class _Inquirer:
     def __init__(self, tls: ClientTls, files: ClientFiles | None) -> None:
         self._tls = tls
-        self._named, self._nameless = (_context(tls, files) for _ in range(2))
-        self._nameless.check_hostname = False
+        self._handshakes = Handshakes(tls, files)
 
     async def ask(self, asked: Asked) -> Answer:
         """Ask one endpoint."""
@@ -136,7 +135,7 @@ class _Inquirer:
     async def _ask(self, asked: Asked) -> None:
         endpoint = asked.endpoint
         name = await self._connect(endpoint, endpoint.address)
-        server = _Server(endpoint, self._tls, self._nameless, name)
+        server = _Server(endpoint, self._tls, self._handshakes.nameless, name)
         ask: Callable[[], Awaitable[None]]
         path = asked.health_path
         if path is not None and (endpoint.protocol == "tidegate" or endpoint.rest is not None):
@@ -163,35 +162,12 @@ class _Inquirer:
 
     async def _connect(self, endpoint: Endpoint, place: str) -> str | None:
         """Connect, and shake hands; return a name of the certificate."""
-        host, port = split_address(place)
-        secure: dict[str, Any] = {}
-        if endpoint.secure:
-            own = endpoint.name.rpartition(":")[0] or endpoint.name
-            expected = self._tls.server_name or (None if is_numeric(own) or not own else own)
-            if expected is None and self._tls.anybody_passes:
-                raise _Wrong(
-                    "over TLS, an IP address passes with a private `endpoint_tls.ca` alone, or "
-                    "with `endpoint_tls.server_name`"
-                )
-            context = self._nameless if expected is None else self._named
-            secure = {"ssl": context, "server_hostname": expected or ""}
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, writer = await asyncio.open_connection(host, port, **secure)
-        except TimeoutError:
-            raise _NotReady(f"nobody answered at {place} in {CONNECT_TIMEOUT:g} s") from None
-        except ssl.SSLError as error:
-            raise _Wrong(f"no TLS with {place}: {error.reason or error}") from None
-        except ssl.CertificateError as error:
-            raise _Wrong(f"no TLS with {place}: {error}") from None
-        except OSError as error:
-            words = os.strerror(error.errno) if error.errno else str(error)
-            where = "" if place == endpoint.address else f" to {place}"
-            raise _NotReady(f"no connection{where}: {words}") from None
-        certificate = writer.get_extra_info("peercert") or {}
-        writer.transport.abort()
-        names = [value for _, value in certificate.get("subjectAltName", ())]
-        return names[0] if names else None
+            return await self._handshakes.connect(endpoint, place)
+        except NoTls as error:
+            raise _Wrong(str(error)) from None
+        except NoConnection as error:
+            raise _NotReady(str(error)) from None
 
 
 class _Server:
@@ -366,17 +342,6 @@ async def _spoken(server: _Server, model: str) -> str | None:
                     f"and this one as `rest: {port}`)"
                 )
     return None
-
-
-def _context(tls: ClientTls, files: ClientFiles | None) -> ssl.SSLContext:
-    """Return how the edge's TLS looks to Python."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if tls.ca is not None:
-        context.load_verify_locations(cadata=tls.ca.decode("ascii", "replace"))
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    if files is not None and files.certificate is not None:
-        context.load_cert_chain(files.certificate, files.key)
-    return context
 
 
 def _shortened(error: Exception, kind: str = "") -> str:
