@@ -88,7 +88,7 @@ async def test_what_is_the_gateways_own_leaves_it_neither_way(gateway: GatewayEd
     await gateway.publish()
     lies: dict[str, Any] = {
         "x_tidegate_cluster": "model/other",
-        "x_tidegate_origin": "https://a.example",
+        "x_tidegate_key": "root",
         "x_envoy_max_retries": "9",
         "x_envoy_retry_on": "5xx",
         "x_envoy_upstream_rq_timeout_ms": "1",

@@ -71,7 +71,8 @@ def guard(routes: route_pb2.RouteConfiguration, keys: ApiKeys | None) -> None:
     for key in keys.keys:
         known.credentials.add(key=key.secret, client=key.name)
     routes.typed_per_filter_config[KEY_FILTER].CopyFrom(packed(known))
-    routes.internal_only_headers.append(KEY_HEADER)
+    if KEY_HEADER not in routes.internal_only_headers:
+        routes.internal_only_headers.append(KEY_HEADER)
 
 
 def _none_needed() -> matcher_pb2.Matcher:

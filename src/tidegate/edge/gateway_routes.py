@@ -33,6 +33,7 @@ from tidegate.edge.names import (
     AWAITED,
     BUFFER_FILTER,
     CLUSTER_HEADER,
+    KEY_HEADER,
     MODEL_PREFIX,
     ROUTING_FILTER,
     SOLE,
@@ -80,7 +81,10 @@ def gateway_route_configuration(
         host.matcher.CopyFrom(found.matcher)
     else:
         host.matcher.on_no_match.CopyFrom(found)
-    return configuration(host, topology.server_metadata)
+    routes = configuration(host, topology.server_metadata)
+    # With or without keys: a gateway says by it who has called, and nobody else does.
+    routes.internal_only_headers.append(KEY_HEADER)
+    return routes
 
 
 def _leaves(topology: GatewayTopology, settings: EdgeSettings) -> tuple[_Leaves, _Leaves]:

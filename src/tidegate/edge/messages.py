@@ -8,15 +8,15 @@ from envoy.config.core.v3 import address_pb2, config_source_pb2
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 
-from tidegate.edge.names import CLUSTER_HEADER, ORIGIN_HEADER
+from tidegate.edge.names import CLUSTER_HEADER, METADATA
 
 _OPERATORS = ("UPSTREAM_CLUSTER", {"command": "REQ", "param": CLUSTER_HEADER})
 TARGET = f"%COALESCE({json.dumps({'operators': _OPERATORS})})%"
 """In a text of Envoy's: the cluster that a request went to, or that it asked for in vain."""
 
 PAGE_HEADERS = (
-    # Without the header that is empty, and an empty one is left out.
-    ("access-control-allow-origin", f"%REQ({ORIGIN_HEADER})%"),
+    # The script for origins says which site may read it. Without that it is left out.
+    ("access-control-allow-origin", f"%DYNAMIC_METADATA({METADATA}:origin)%"),
     ("access-control-expose-headers", "*"),
     ("vary", "origin"),
 )

@@ -25,5 +25,6 @@ function envoy_on_request(handle)
   end
   headers:remove("origin")
   headers:remove("sec-fetch-site")
-  headers:replace(ORIGIN_HEADER, origin)
+  -- For the answer alone: no server has to know it.
+  handle:streamInfo():dynamicMetadata():set(METADATA, "origin", origin)
 end

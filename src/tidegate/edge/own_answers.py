@@ -9,7 +9,7 @@ from google.protobuf import wrappers_pb2
 
 from tidegate.edge.forwarding import Routes
 from tidegate.edge.messages import PAGE_HEADERS
-from tidegate.edge.names import CLUSTER_HEADER, ORIGIN_HEADER, ROUTES
+from tidegate.edge.names import CLUSTER_HEADER, ROUTES
 from tidegate.edge.settings import EdgeSettings
 from tidegate.protocols.plain_http.paths import LIST
 
@@ -46,7 +46,7 @@ def configuration(
         name=ROUTES,
         virtual_hosts=[host],
         # Dropped from what clients send before a route is looked up for the first time.
-        internal_only_headers=[CLUSTER_HEADER, ORIGIN_HEADER],
+        internal_only_headers=[CLUSTER_HEADER],
         max_direct_response_body_size_bytes=wrappers_pb2.UInt32Value(
             value=max(_MIN_DIRECT_RESPONSE, len(server_metadata))
         ),

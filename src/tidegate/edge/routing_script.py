@@ -34,7 +34,7 @@ _Lua: TypeAlias = "str | int | bool | Mapping[str, _Lua] | Mapping[int, _Lua] | 
 
 def origins_script(origins: Iterable[str]) -> str:
     """Return the Lua program that lets pages of ``origins`` call as programs do."""
-    tables = {"ORIGINS": dict.fromkeys(origins, True), "ORIGIN_HEADER": names.ORIGIN_HEADER}
+    tables = {"ORIGINS": dict.fromkeys(origins, True), "METADATA": names.METADATA}
     return _filled(_ORIGINS_TEMPLATE, tables)
 
 
