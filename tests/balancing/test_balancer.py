@@ -217,3 +217,67 @@ def test_in_a_panic_who_is_probed_is_told() -> None:
     assert cluster.verdict("a").state == "probing"
     assert cluster.balancer.version > version
     assert "a" in cluster.balancer.changed(cluster.now)
+
+
+def test_probes_whose_callers_gave_up_are_not_waited_for() -> None:
+    """They end neither well nor badly; one that gets no more probes would be out for ever."""
+    cluster = Cluster("a", "b")
+    cluster.report(8, a=good(), b=good())
+    cluster.report(a=bad(), b=good())
+    cluster.report(4, b=good())
+    share = cluster.verdict("a").weight
+    assert cluster.verdict("a").state == "probing"
+    cluster.report(8, a=Outcome(0, 0, 1, 0), b=good())
+    assert cluster.verdict("a").weight == share
+    cluster.report(a=Outcome(0, 0, 6, 6), b=good())
+    assert cluster.verdict("a").weight == 1
+    cluster.report(b=good())
+    assert cluster.verdict("a").weight >= share
+    assert "not answered" not in cluster.verdict("a").reason
+    cluster.report(a=Outcome(3, 0, 3, 0), b=good())
+    assert cluster.verdict("a").state == "warming"
+
+
+def test_a_busy_hour_is_forgotten_when_nobody_calls() -> None:
+    """One that fails in the quiet after it gets as many probes as a quiet cluster gives."""
+    cluster = Cluster("a", "b")
+    cluster.report(40, a=good(500), b=good(500))
+    cluster.report()
+    cluster.now += 600
+    for _ in range(5):
+        cluster.report(a=Outcome(0, 1, 1, 0))
+    assert cluster.verdict("a").state == "ejected"
+    cluster.now += 1
+    assert cluster.verdict("a").state == "probing"
+    assert cluster.verdict("a").weight == 10_000
+
+
+def test_another_policy_keeps_what_is_known() -> None:
+    cluster = Cluster("a", "b", "c")
+    cluster.report(8, a=good(), b=good(), c=good())
+    cluster.report(a=bad(), b=good(), c=good())
+    cluster.balancer.follow(BalancingPolicy(slow_start=1.0, ejection_time=5.0, probe_calls=50))
+    assert cluster.verdict("a").state == "ejected"
+    cluster.report(4, b=good(), c=good())
+    assert cluster.verdict("a").state == "probing"
+    cluster.report(a=Outcome(49, 0, 49, 0), b=good(), c=good())
+    assert cluster.verdict("a").state == "probing"
+    cluster.report(a=bad(1), b=good(), c=good())
+    assert cluster.verdict("a").reason.startswith("ejected for 5.0 s")
+
+
+def test_the_sick_stay_out_while_there_is_overflow_that_is_well() -> None:
+    cluster = Cluster()
+    bases = dict.fromkeys("abcd", 100)
+    cluster.balancer.update(bases, cluster.now, overflow="d")
+    cluster.report(8, a=good(), b=good(), c=good())
+    version = cluster.balancer.version
+    cluster.report(2, a=bad(), b=bad(), c=bad())
+    assert cluster.weights() == {"a": 0, "b": 0, "c": 0, "d": 10_000}
+    assert (cluster.balancer.leaning, cluster.balancer.panic) == (True, False)
+    assert cluster.balancer.version > version
+    cluster.report(2, d=bad())
+    assert (cluster.balancer.leaning, cluster.balancer.panic) == (False, True)
+    assert all(cluster.weights().values())
+    cluster.balancer.update(bases, cluster.now)
+    assert cluster.balancer.panic

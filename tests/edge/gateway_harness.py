@@ -108,6 +108,13 @@ class Gateway(Edge):
             return False
         return True
 
+    async def is_answered_by(self, name: str) -> bool:
+        """Whether a call is answered, and by this one."""
+        try:
+            return bool((await self.call())["replica"] == name)
+        except grpc.aio.AioRpcError:
+            return False
+
     async def shares(self, count: int) -> Counter[str]:
         """Call so many times, one after the other; return who answered."""
         return Counter([(await self.call())["replica"] for _ in range(count)])

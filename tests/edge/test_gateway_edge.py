@@ -72,6 +72,20 @@ async def test_an_ejected_server_gets_nothing_and_ends_what_it_has(gateway: Gate
     assert 1 <= (await gateway.shares(300))["a"] <= 6
 
 
+async def test_a_last_resort_gets_calls_when_the_overflow_is_not_ready(gateway: Gateway) -> None:
+    a, b = await gateway.server("a"), await gateway.server("b")
+    first = Server(a.address, ejected=True, last_resort=True)
+    await gateway.route(first, Server(b.address, priority=1))
+    await until(lambda: gateway.answers())
+    assert set(await gateway.shares(50)) == {"b"}
+    b.ready = False
+    await until(lambda: gateway.is_answered_by("a"))
+    assert set(await gateway.shares(50)) == {"a"}
+    b.ready = True
+    await until(lambda: gateway.is_answered_by("b"))
+    assert set(await gateway.shares(50)) == {"b"}
+
+
 async def test_what_becomes_of_calls_is_reported(gateway: Gateway) -> None:
     await gateway.serve_from("a", retries=0)
     await gateway.warm()

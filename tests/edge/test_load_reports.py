@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tidegate.edge.load_reports import EndpointLoad, LoadReport, read_report
 from tidegate.edge.pools import Server
 from tidegate.edge.process import EnvoyProcess
 from tidegate.edge.retry_floors import LEAST, RetryFloors
+from tidegate.protocols.load_reports import CALLERS
 
 
 @pytest.fixture
@@ -44,6 +46,27 @@ def test_a_report_is_read() -> None:
     assert read_report(request) == LoadReport(
         0.25, {"c": {"[fd00::1]:80": EndpointLoad(3, 2, 6, 1, 0.5)}}
     )
+
+
+@pytest.mark.parametrize(
+    ("callers", "expected"),
+    [(1.0, (4, 1)), (99.0, (5, 0)), (-7.0, (3, 2)), (math.nan, (3, 2)), (math.inf, (3, 2))],
+)
+def test_numbers_that_no_server_should_send_change_nothing(
+    callers: float, expected: tuple[int, int]
+) -> None:
+    request = lrs_pb2.LoadStatsRequest()
+    stats = request.cluster_stats.add(cluster_name="c")
+    endpoint = stats.upstream_locality_stats.add().upstream_endpoint_stats.add(
+        total_successful_requests=3, total_error_requests=2, total_issued_requests=5
+    )
+    for name in (CALLERS, "application_utilization"):
+        endpoint.load_metric_stats.add(
+            metric_name=name, num_requests_finished_with_metric=1, total_metric_value=callers
+        )
+    (load,) = read_report(request).clusters["c"].values()
+    assert (load.succeeded, load.failed) == expected
+    assert load.utilization == (callers if math.isfinite(callers) else None)
 
 
 def test_the_least_of_retries_rises_at_once_and_falls_late() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from envoy.extensions.load_balancing_policies.least_request.v3 import least_request_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,3 +104,31 @@ def test_what_is_in_flight_is_that_of_the_last_report() -> None:
     first, second = (figures.of("m", address) for address in ADDRESSES[:2])
     assert (first.succeeded, first.issued, first.in_flight) == (1, 3, 0)
     assert (second.succeeded, second.failed, second.in_flight) == (1, 1, 1)
+
+
+def test_the_first_are_a_last_resort_where_all_of_them_are_sick() -> None:
+    """As many would be a panic, and calls would go on to fail, were there no overflow."""
+    balancers, model = Balancers(), members((100,) * 4, (0, 0, 0, 1))
+    balancers.update([model], 0.0)
+    well, failed = EndpointLoad(20, 0, 20, 1), EndpointLoad(0, 20, 20, 0)
+    for number in range(8):
+        balancers.observe(report(n1=well, n2=well, n3=well), {"pool/m": "m"}, 0.25 * number)
+    balancers.observe(report(n1=failed, n2=failed), {"pool/m": "m"}, 2.0)
+    servers = balancers.routed(model, 2.0).pool.servers
+    assert [s.ejected for s in servers] == [True, True, False, False]
+    assert not any(s.last_resort for s in servers)
+    balancers.observe(report(n3=failed), {"pool/m": "m"}, 2.25)
+    servers = balancers.routed(model, 2.25).pool.servers
+    assert [s.last_resort for s in servers] == [True, True, True, False]
+
+
+def test_an_edit_of_the_slow_start_forgets_nobody_s_faults() -> None:
+    balancers, model = Balancers(), members((100,) * 4, (0,) * 4)
+    balancers.update([model], 0.0)
+    well, failed = EndpointLoad(20, 0, 20, 1), EndpointLoad(0, 20, 20, 0)
+    balancers.observe(report(n1=failed, n2=well, n3=well, n4=well), {"pool/m": "m"}, 0.25)
+    assert balancers.routed(model, 0.25).pool.servers[0].ejected
+    model = replace(model, slow_start=30.0)
+    balancers.update([model], 0.5)
+    assert balancers.routed(model, 0.5).pool.servers[0].ejected
+    assert balancers.ejections("m") == 1

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests import models as models_of_tests
 from tests.edge.fake_server import FakeServer
 from tests.edge.gateway_harness import processes
-from tests.edge.harness import channel, message
+from tests.edge.harness import call, channel, message
 from tests.gateway.harness import ServedGateway, Traffic, endpoints_of
 from tests.node.harness import ServedNode, fetch
 
@@ -99,6 +99,35 @@ async def test_an_edit_counts_as_a_whole_and_a_bad_one_not_at_all() -> None:
             assert (await gateway.status())["problem"] is None
             await traffic.more(20, of="a")
         assert traffic.errors == []
+
+
+async def test_calls_with_headers_meet_nobody_else_when_their_order_changes() -> None:
+    async with servers("a", "b", "c") as (a, b, c):
+        routes = [
+            {"header": "x-team", "value": name, "endpoints": [each.address]}
+            for name, each in (("a", a), ("b", b), ("c", c))
+        ]
+        said: dict[str, Any] = {"models": {"m": {"endpoints": [a.address], "headers": routes}}}
+        async with ServedGateway(said) as gateway:
+            await gateway.healthy()
+            async with channel(gateway.port) as connection:
+
+                async def who(team: str) -> str:
+                    return str((await call(connection, message(), x_team=team))["replica"])
+
+                async def ask_on() -> None:
+                    while True:
+                        assert await who("a") == "a"
+                        assert await who("b") == "b"
+
+                asking = asyncio.create_task(ask_on())
+                for _ in range(4):
+                    routes.reverse()
+                    await gateway.edit(said)
+                    await gateway.healthy()
+                asking.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asking
 
 
 async def test_settings_of_the_start_are_said_to_wait() -> None:

@@ -95,6 +95,23 @@ def test_pools_have_names_of_their_own() -> None:
         "m",
         "m/canary",
         "m/mirror",
-        "m/header-0",
-        "m/header-1",
+        "m/header-x-team=blue",
+        "m/header-x-team",
     ]
+
+
+def test_pools_of_headers_are_the_same_in_any_order() -> None:
+    """Else calls with one header would meet the endpoints of another while an edit comes in."""
+    routes = [
+        {"header": "x-team", "value": value, "endpoints": [f"10.0.0.{number}:1"]}
+        for number, value in enumerate(["blue", "a b", "é" * 200, "a=b", None], start=1)
+    ]
+    first, second = (
+        members_of(said, found, {}, {})["m"].headers
+        for said in (
+            config(models={"m": {"headers": routes}}),
+            config(models={"m": {"headers": [*reversed(routes), *routes]}}),
+        )
+    )
+    assert len({pool.name for _, _, pool in first}) == len(routes)
+    assert second == tuple(reversed(first))

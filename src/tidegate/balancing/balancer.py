@@ -16,10 +16,9 @@ from tidegate.balancing.outcome import Outcome
 from tidegate.balancing.policy import BalancingPolicy
 from tidegate.balancing.reasons import HEALTHY, explain
 from tidegate.balancing.record import Record, Tally
+from tidegate.balancing.scale import scale_of
 from tidegate.balancing.verdict import MAX_WEIGHT, Verdict
 
-_FULL = 10_000
-"""The verdict's weight of a configured weight of 100."""
 _NOTICEABLE = 0.03
 """A weight that changes by a smaller part is left as it is: who picks begins its turns anew."""
 _NOTICEABLE_PROBING = 3.0
@@ -45,15 +44,18 @@ class Balancer:
         self._verdicts: dict[str, Verdict] = {}
         self._changed: set[str] = set()
         self._version = 0
-        self._scale = float(_FULL)
+        self._scale = scale_of({})
         self._restless: set[str] = set()  # those whose verdict changes with time alone
         self._due = math.inf
         self._out: set[str] = set()
         self._panic = False
+        self._overflow: Collection[str] = ()
+        self._leaning = False
         self._active: set[str] = set()  # those with calls in flight by the latest report
         self._failing: set[str] = set()  # those of which calls failed in it
         self._tally = Tally(0.0)
         self._rate = 0.0  # calls per second
+        self._observed_at = 0.0
         self._crowd = 0.0  # calls in flight for each endpoint that serves
         self._mean_base = 1.0
         self._capacity: float | None = None  # what the shares of probed ones are measured by
@@ -68,11 +70,25 @@ class Balancer:
         """Whether so many are sick that none is left out."""
         return self._panic
 
-    def update(self, bases: Mapping[str, int], now: float) -> None:
+    @property
+    def leaning(self) -> bool:
+        """Whether it would be a panic, if there were no overflow that is well."""
+        return self._leaning
+
+    def follow(self, policy: BalancingPolicy) -> None:
+        """Decide by another policy from now on; what is known of the endpoints stays."""
+        self._policy = policy
+        for record in self._records.values():
+            record.follow(policy)
+
+    def update(self, bases: Mapping[str, int], now: float, overflow: Collection[str] = ()) -> None:
         """Set the endpoints, each with its configured weight, 0 for none of the calls.
 
         Those that stay keep what is known of them. A newcomer to a cluster that already serves
         begins with a small share; in a cluster without any, all begin with the full one.
+
+        ``overflow`` are those of the last priority, where there are several: while they are well
+        they take the calls of those that are sick, however many these are.
 
         Raises:
             ValueError: a weight is negative. Nothing has changed.
@@ -92,9 +108,10 @@ class Balancer:
             ):
                 known.discard(address)
         established = any(r.ejection.state == "serving" for r in self._records.values())
-        scale = _scale(bases)
+        scale = scale_of(bases)
         stale = set(bases) if scale != self._scale else set()
         self._scale = scale
+        self._overflow = frozenset(overflow)
         self._capacity = None
         positive = [base for base in bases.values() if base]
         self._mean_base = sum(positive) / len(positive) if positive else 1.0
@@ -114,9 +131,12 @@ class Balancer:
         """Take in one report: the outcomes of all endpoints that had calls.
 
         ``elapsed`` is the time in seconds that it covers. One that is missing had no calls and
-        has none in flight; one that is not known is passed over.
+        has none in flight; one that is not known is passed over. Since the report before, nobody
+        had calls but in that time.
         """
         elapsed = max(elapsed, 1e-3)
+        self._rest(now - elapsed - self._observed_at)
+        self._observed_at = now
         touched = self._step(now)
         known: list[tuple[str, Record, Outcome]] = []
         for address in self._active - outcomes.keys():
@@ -160,6 +180,12 @@ class Balancer:
         touched.update(address for address, _, _ in known)
         touched.update(self._probed())
         self._decide(touched, now)
+
+    def _rest(self, idle: float) -> None:
+        """Take in that there were no calls, and no reports, for so many seconds."""
+        if idle > 0:
+            self._rate *= math.exp(-idle)
+            self._crowd *= math.exp(-idle / self._policy.crowd_window)
 
     def _judge(
         self,
@@ -258,11 +284,11 @@ class Balancer:
                 self._out.add(address)
             else:
                 self._out.discard(address)
-        count = sum(1 for r in self._records.values() if r.base) if self._out else 0
-        panic = len(self._out) > min(
-            count - 1, math.floor(count * self._policy.max_ejected + 1e-9)
-        )
-        panic = panic and bool(self._out)
+        sick = self._too_many_out(self._records)
+        panic = sick and (not self._overflow or self._too_many_out(self._overflow))
+        if (sick and not panic) != self._leaning:
+            self._leaning = not self._leaning
+            self._version += 1
         if panic != self._panic:
             self._panic = panic
             stale = {*stale, *self._out}
@@ -276,6 +302,15 @@ class Balancer:
             ),
             default=math.inf,
         )
+
+    def _too_many_out(self, among: Iterable[str]) -> bool:
+        """Whether so many of these are sick that those that are left would break down."""
+        if not self._out:
+            return False
+        told = [address for address in among if self._records[address].base]
+        out = len(self._out.intersection(told))
+        most = min(len(told) - 1, math.floor(len(told) * self._policy.max_ejected + 1e-9))
+        return out > max(0, most)
 
     def _publish(self, address: str, now: float) -> None:
         record = self._records[address]
@@ -364,7 +399,7 @@ class Balancer:
         bias = policy.active_request_bias
         # Not the effective weight, which its failures have brought down to next to nothing.
         full = max(1, min(MAX_WEIGHT, round(record.base * self._scale)))
-        if ejection.issued - ejection.counted >= 2 * policy.probe_calls:
+        if record.awaited >= 2 * policy.probe_calls:
             return 1  # enough are on their way
         slow = ejection.cause == "slow"
         part = policy.slow_probe_share if slow else policy.probe_share
@@ -382,14 +417,3 @@ class Balancer:
             )
         share = wanted / self._rate
         return max(1, min(full, round(self._capacity * share / (1.0 - share))))
-
-
-def _scale(bases: Mapping[str, int]) -> float:
-    """What configured weights are multiplied by: factors must not be lost in rounding.
-
-    The sum of an edge's weights must fit 32 bits, each one :data:`MAX_WEIGHT`, and there must be
-    room above for those that get more than their weight for being fast.
-    """
-    largest = max(bases.values(), default=1) or 1
-    bound = min(MAX_WEIGHT, 2**32 // max(1, len(bases))) / 20
-    return min(max(_FULL / 100, _FULL / largest), bound / largest)

@@ -36,6 +36,10 @@ class Ejection:
         self.issued = self.passed = self.counted = 0
         self.probing_since = now
 
+    def follow(self, policy: BalancingPolicy) -> None:
+        """Go by another policy from now on; what has begun ends as it was to."""
+        self._policy = policy
+
     @property
     def out(self) -> bool:
         """Whether it is not trusted with its share: ejected or probing."""

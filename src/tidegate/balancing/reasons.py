@@ -23,7 +23,7 @@ def explain(record: Record, sick: tuple[int, int] | None, now: float) -> str:
         again = f", {_times(ejection.flaps)}" if ejection.flaps > 1 else ""
         return f"ejected for {ejection.length:.1f} s{again}: {ejection.why}"
     if ejection.state == "probing":
-        waiting = ejection.issued - ejection.counted
+        waiting = round(record.awaited)
         answers = f", {waiting} not answered yet" if waiting > 0 else ""
         return f"gets a few calls to see whether it has healed{answers}: {ejection.why}"
     return "; ".join(_parts(record, now)) or HEALTHY

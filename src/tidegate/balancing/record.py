@@ -87,6 +87,16 @@ class Record:
         """What the weight is multiplied by for how busy it says it is."""
         return math.exp(self.load_log_factor)
 
+    @property
+    def awaited(self) -> float:
+        """Probes that are on their way; one whose caller gave up comes to no end that counts."""
+        return min(self.ejection.issued - self.ejection.counted, self.in_flight)
+
+    def follow(self, policy: BalancingPolicy) -> None:
+        """Be judged by another policy from now on."""
+        self._policy = policy
+        self.ejection.follow(policy)
+
     def rebase(self, base: int) -> None:
         """Take a new configured weight; the effective one keeps its place below it."""
         self.effective = max(min(1.0, base), base * self.reliability)

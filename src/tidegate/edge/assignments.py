@@ -20,6 +20,7 @@ from google.protobuf import any_pb2, wrappers_pb2
 from tidegate.edge.ads import ENDPOINTS
 from tidegate.edge.health_checks import asks_rest
 from tidegate.edge.plan import PlannedCluster
+from tidegate.edge.pools import Server
 from tidegate.edge.tls import certificate_name
 
 SECURE = "tls"
@@ -42,7 +43,7 @@ def assignment(planned: PlannedCluster) -> any_pb2.Any:
         place = server.address if not planned.rest else planned.place(server)
         check_at = server.rest if checks_rest and server.rest != place else None
         endpoint = _where(place, check_at, server.name)
-        state = _state(server.weight, server.ejected, server.secure)
+        state = _state(server.weight, _health(server), server.secure)
         by_priority.setdefault(server.priority, []).append(endpoint + state)
     # Envoy wants priorities without a gap.
     localities = [
@@ -80,11 +81,18 @@ def _where(place: str, check_at: str | None, name: str) -> bytes:
     return encoded
 
 
+def _health(server: Server) -> health_check_pb2.HealthStatus:
+    """Return the verdict; a degraded one comes after the healthy of all priorities."""
+    if not server.ejected:
+        return health_check_pb2.UNKNOWN
+    return health_check_pb2.DEGRADED if server.last_resort else health_check_pb2.UNHEALTHY
+
+
 @functools.lru_cache(maxsize=_KNOWN)
-def _state(weight: int, ejected: bool, secure: bool) -> bytes:
+def _state(weight: int, health: health_check_pb2.HealthStatus, secure: bool) -> bytes:
     """Return the part of an ``LbEndpoint`` that says what it gets."""
     found = _LbEndpoint(
-        health_status=health_check_pb2.UNHEALTHY if ejected else health_check_pb2.UNKNOWN,
+        health_status=health,
         load_balancing_weight=wrappers_pb2.UInt32Value(value=weight),
     )
     if secure:

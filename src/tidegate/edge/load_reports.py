@@ -5,6 +5,7 @@ Source: https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/load_stats/v3
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ def place_of(address: address_pb2.Address) -> str:
 
 
 def _load(stats: load_report_pb2.UpstreamEndpointStats) -> EndpointLoad:
-    callers = min(_sum(stats.load_metric_stats, CALLERS), stats.total_error_requests)
+    callers = _count(stats.load_metric_stats, CALLERS, stats.total_error_requests)
     return EndpointLoad(
         succeeded=stats.total_successful_requests + callers,
         failed=stats.total_error_requests - callers,
@@ -99,9 +100,12 @@ def _load(stats: load_report_pb2.UpstreamEndpointStats) -> EndpointLoad:
     )
 
 
-def _sum(metrics: Iterable[load_report_pb2.EndpointLoadMetricStats], name: str) -> int:
-    found = [float(m.total_metric_value) for m in metrics if m.metric_name == name]
-    return round(sum(found))
+def _count(
+    metrics: Iterable[load_report_pb2.EndpointLoadMetricStats], name: str, most: int
+) -> int:
+    """Return the sum of a metric, a number of calls; a server may have sent any number."""
+    found = sum(float(m.total_metric_value) for m in metrics if m.metric_name == name)
+    return round(min(most, max(0.0, found))) if math.isfinite(found) else 0
 
 
 def _utilization(metrics: Iterable[load_report_pb2.EndpointLoadMetricStats]) -> float | None:
@@ -110,4 +114,5 @@ def _utilization(metrics: Iterable[load_report_pb2.EndpointLoadMetricStats]) -> 
         for metric in metrics
         if metric.num_requests_finished_with_metric
     }
-    return next((means[name] for name in UTILIZATIONS if name in means), None)
+    found = next((means[name] for name in UTILIZATIONS if name in means), None)
+    return found if found is None or math.isfinite(found) else None

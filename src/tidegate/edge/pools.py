@@ -28,6 +28,7 @@ class Server:
         weight: its share of the calls, from 1.
         priority: 0 is asked first; the next when too few of those are healthy.
         ejected: whether it gets no calls now, by the controller's verdict.
+        last_resort: whether it gets calls all the same where nobody else passes his checks.
         versions: those that it serves; ``None``: it may be asked for any.
         labels: those that it knows; ``None``: it may be asked for any.
         secure: whether it is spoken to over TLS.
@@ -40,6 +41,7 @@ class Server:
     weight: int = 100
     priority: int = 0
     ejected: bool = False
+    last_resort: bool = False
     versions: frozenset[int] | None = None
     labels: frozenset[str] | None = None
     secure: bool = False

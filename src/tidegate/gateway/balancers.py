@@ -38,9 +38,10 @@ class Balancers:
             self._routed.pop(name, None)
         for name, (pool, slow_start) in named.items():
             balanced = self._balanced.get(name)
-            if balanced is None or balanced.policy.slow_start != slow_start:
-                policy = replace(self._policy, slow_start=slow_start)
-                balanced = self._balanced[name] = _Balanced(policy)
+            if balanced is None:
+                balanced = self._balanced[name] = _Balanced()
+            if balanced.policy is None or balanced.policy.slow_start != slow_start:
+                balanced.follow(replace(self._policy, slow_start=slow_start))
             balanced.update(pool, now)
 
     def observe(self, report: LoadReport, pool_of: Mapping[str, str], now: float) -> None:
@@ -123,9 +124,9 @@ class _Routed:
 class _Balanced:
     """A pool's balancer, and the pool as it was told last: the same one while nothing changes."""
 
-    def __init__(self, policy: BalancingPolicy) -> None:
-        self.policy = policy
-        self.balancer = Balancer(policy)
+    def __init__(self) -> None:
+        self.policy: BalancingPolicy | None = None
+        self.balancer = Balancer()
         self._members: PoolMembers | None = None
         self._pool: Pool | None = None
         self._version = -1
@@ -133,12 +134,18 @@ class _Balanced:
         self._moved: Mapping[str, int] = {}
         self.ejections = 0
 
+    def follow(self, policy: BalancingPolicy) -> None:
+        """Decide by another policy from now on."""
+        self.policy = policy
+        self.balancer.follow(policy)
+
     def update(self, members: PoolMembers, now: float) -> None:
         """Take who is in the pool."""
         if members == self._members:
             return
         self._members, self._pool = members, None
-        self.balancer.update({e.address: e.weight for e in members.endpoints}, now)
+        bases = {e.address: e.weight for e in members.endpoints}
+        self.balancer.update(bases, now, _overflow(members.endpoints))
 
     def pool(self, now: float) -> Pool:
         """Return the pool with the weights of this moment."""
@@ -160,8 +167,11 @@ class _Balanced:
         kinds = before.kinds if before is not None and moved == self._moved else {}
         self._moved = moved
         known: Iterable[Server | None] = repeat(None) if before is None else before.servers
+        leaning = self.balancer.leaning
         servers = tuple(
-            _server(server, e, verdicts[e.address].weight, moved.get(e.address, e.priority))
+            _server(
+                server, e, verdicts[e.address].weight, moved.get(e.address, e.priority), leaning
+            )
             for e, server in zip(endpoints, known)
         )
         return Pool(members.name, servers, kinds)
@@ -189,12 +199,23 @@ def _moved(endpoints: Iterable[Endpoint], verdicts: Mapping[str, Verdict]) -> di
     }
 
 
-def _server(known: Server | None, endpoint: Endpoint, weight: int, priority: int) -> Server:
+def _overflow(endpoints: Iterable[Endpoint]) -> frozenset[str]:
+    """Return the addresses of the last priority, if there are others before it."""
+    priorities = {e.priority for e in endpoints}
+    if len(priorities) < 2:
+        return frozenset()
+    last = max(priorities)
+    return frozenset(e.address for e in endpoints if e.priority == last)
+
+
+def _server(
+    known: Server | None, endpoint: Endpoint, weight: int, priority: int, leaning: bool
+) -> Server:
     """Return what the edge is told of an endpoint; ``known`` if that is what it was told."""
     told, ejected = max(1, weight), weight == 0
     if known is not None:
         same = known.weight == told and known.ejected == ejected
-        if same and known.priority == priority:
+        if same and known.priority == priority and known.last_resort == (ejected and leaning):
             return known
     return Server(
         address=endpoint.address,
@@ -203,6 +224,8 @@ def _server(known: Server | None, endpoint: Endpoint, weight: int, priority: int
         weight=told,
         priority=priority,
         ejected=ejected,
+        # The overflow may not be well either: that only the edge's checks see.
+        last_resort=ejected and leaning,
         versions=endpoint.versions,
         labels=endpoint.labels,
         secure=endpoint.secure,

@@ -6,6 +6,8 @@ and a ``nodefile.txt``.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -117,8 +119,8 @@ def members_of(
             if model.mirror is None
             else (model.mirror.percent, _pool(f"{name}/mirror", gather(model.mirror.endpoints))),
             headers=tuple(
-                (each.header, each.value, _pool(f"{name}/header-{i}", gather(each.endpoints)))
-                for i, each in enumerate(model.headers)
+                (header, value, _pool(f"{name}/{_part(header, value)}", gather(endpoints)))
+                for (header, value), endpoints in _by_header(model).items()
             ),
         )
     return members
@@ -135,6 +137,27 @@ def tasks_of(
 def task_model(task: str) -> str:
     """Return the name of the model that a task of a nodefile is."""
     return f"task-{task}"
+
+
+def _by_header(model: GatewayModel) -> dict[tuple[str, str | None], tuple[Endpoints, ...]]:
+    """Return the endpoints of calls with each header and value; of two for the same the first."""
+    found: dict[tuple[str, str | None], tuple[Endpoints, ...]] = {}
+    for each in model.headers:
+        found.setdefault((each.header, each.value), each.endpoints)
+    return found
+
+
+def _part(header: str, value: str | None) -> str:
+    """Return how the pool of calls with a header is called.
+
+    By what they carry, and not by a number: when the order changes, calls that are still led by
+    the order before must not meet the endpoints of others.
+    """
+    if value is None:
+        return f"header-{header}"
+    if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
+        return f"header-{header}={value}"
+    return f"header-{header}~{hashlib.sha256(value.encode()).hexdigest()[:16]}"
 
 
 def _described(endpoint: Endpoint, section: Endpoints, secure: bool) -> Endpoint:
