@@ -2,10 +2,10 @@
 
 What it does is told by the request header ``x-do``, a list of steps with ``;`` between them:
 
-``sleep 0.5``; ``grpc 13 words``; ``http 429``; ``close`` (break off before an answer); ``half``
-(break off in the middle of one); ``big 1000`` (so many bytes). The steps after ``only NAME`` are
-for the replica of this name, those after ``once`` for the first request. Without any it answers
-with what it got, as JSON.
+``sleep 0.5``; ``hold`` (until ``release`` is set); ``grpc 13 words``; ``http 429``; ``close``
+(break off before an answer); ``half`` (break off in the middle of one); ``big 1000`` (so many
+bytes). The steps after ``only NAME`` are for the replica of this name, those after ``once`` for
+the first request. Without any it answers with what it got, as JSON.
 
 It listens on a Unix socket, or over TCP at ``HOST:PORT``. Run ``python -m
 tests.edge.fake_replica SOCKET`` for one that can be killed.
@@ -38,6 +38,7 @@ class FakeReplica:
         self.cancelled = 0
         self.request_event = asyncio.Event()
         self.cancelled_event = asyncio.Event()
+        self.release = asyncio.Event()
         self.server = Server(Path(socket), self.handle, _LIMIT, idle_timeout=idle_timeout)
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -106,8 +107,8 @@ class FakeReplica:
         }
         payload = json.dumps(info).encode()
         for verb, rest in self.steps(headers.get("x-do", "")):
-            if verb == "sleep":
-                await asyncio.sleep(float(rest))
+            if verb in ("sleep", "hold"):
+                await (asyncio.sleep(float(rest)) if rest else self.release.wait())
             elif verb == "big":
                 payload = bytes(int(rest))
             elif verb in ("close", "half"):

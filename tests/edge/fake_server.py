@@ -1,11 +1,13 @@
 """A server for tests on a port of its own: a fake replica that tells Envoy whether it is ready.
 
-Run ``python -m tests.edge.fake_server PORT NAME [HOST]`` for one that can be killed or stopped.
+Run ``python -m tests.edge.fake_server PORT NAME [HOST]`` for one that can be killed or stopped;
+SIGUSR1 releases what it holds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 
 from tests.edge.fake_replica import FakeReplica, _headers
@@ -43,6 +45,7 @@ class FakeServer(FakeReplica):
 
 async def main(port: str, name: str, host: str = "127.0.0.1") -> None:
     server = FakeServer(name, int(port), host)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, server.release.set)
     async with server:
         print(server.address, flush=True)
         await asyncio.Event().wait()

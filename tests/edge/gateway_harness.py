@@ -16,6 +16,7 @@ import grpc
 
 from tests.edge.fake_server import FakeServer
 from tests.edge.harness import Edge, channel, edge_settings, until
+from tests.ports import free_port
 from tidegate.edge.control import ControlServer
 from tidegate.edge.load_reports import EndpointLoad, LoadReport
 from tidegate.edge.pools import GatewayTopology, Pool, RoutedModel, Server, TrafficPolicy
@@ -31,8 +32,9 @@ class ServerProcess:
 
     @classmethod
     async def start(cls, name: str, port: int = 0, host: str = "127.0.0.1") -> ServerProcess:
+        """Start one, on a port that stays free for another after it has been killed."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.edge.fake_server", str(port), name, host,
+            sys.executable, "-m", "tests.edge.fake_server", str(port or free_port()), name, host,
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert process.stdout is not None
@@ -49,6 +51,10 @@ class ServerProcess:
 
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)
+
+    def release(self) -> None:
+        """Let it answer the calls that it holds."""
+        self.process.send_signal(signal.SIGUSR1)
 
 
 class Gateway(Edge):
@@ -135,7 +141,7 @@ class Gateway(Edge):
 
     async def reported(self, condition: Callable[[], bool]) -> None:
         """Wait until the reports say so."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 self.report_event.clear()
                 await self.report_event.wait()

@@ -146,7 +146,7 @@ async def call(
     channel: grpc.aio.Channel,
     request: bytes,
     method: str = INFER,
-    timeout: float | None = 20,
+    timeout: float | None = 60,
     compression: grpc.Compression | None = None,
     **metadata: str,
 ) -> Any:
@@ -168,7 +168,8 @@ async def failure(awaitable: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
     raise AssertionError("the call was answered")
 
 
-async def until(condition: Callable[[], Awaitable[bool]], timeout: float = 10) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], timeout: float = 60) -> None:
+    """Wait until ``condition`` holds."""
     async with asyncio.timeout(timeout):
         while not await condition():  # noqa: ASYNC110 - the condition is in another process
             await asyncio.sleep(0.02)
@@ -300,7 +301,7 @@ class Load:
         async def reached() -> bool:
             return self.done >= goal or len(self.errors) > 20
 
-        await until(reached, 30)
+        await until(reached)
 
     async def stop(self) -> None:
         self.stopping = True

@@ -174,7 +174,7 @@ async def test_what_a_stranger_sends_is_not_held(guarded: Edge) -> None:
 async def test_a_thousand_keys_change_while_calls_run(guarded: Edge) -> None:
     """New keys count at once, old ones no more, and no connection ends."""
     many = tuple(ApiKey(f"key-{i}", f"{i:032}") for i in range(1000))
-    running = asyncio.create_task(guarded.call(x_api_key=A, x_do="sleep 1"))
+    running = asyncio.create_task(guarded.call(x_api_key=A, x_do="hold"))
     await guarded.replicas["a"].request_event.wait()
     guarded.change(api_keys=ApiKeys(many))
     await guarded.publish()
@@ -182,6 +182,7 @@ async def test_a_thousand_keys_change_while_calls_run(guarded: Edge) -> None:
         answer = await guarded.call(x_api_key=f"{i:032}")
         assert answer["headers"]["x-tidegate-key"] == f"key-{i}"
     assert (await guarded.failure(x_api_key=A))[0] == "UNAUTHENTICATED"
+    guarded.replicas["a"].release.set()
     assert (await running)["headers"]["x-tidegate-key"] == "team-a"
     totals = await guarded.envoy.admin.get("/stats?filter=downstream_cx_(total|drain_close)$")
     assert b"http.clients.downstream_cx_drain_close: 0" in totals

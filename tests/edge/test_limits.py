@@ -132,7 +132,7 @@ async def test_many_large_messages_do_not_exhaust_the_machine(run_dir: Path) -> 
         assert set(codes) <= {"OK", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "INTERNAL"}, codes
         assert codes.count("OK") < 10
         assert psutil.Process(edge.envoy.pid).memory_info().rss < 700 * MIB
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:  # until the memory has been given back
                 with contextlib.suppress(AssertionError):
                     await failure(edge.call())
@@ -159,7 +159,7 @@ async def test_a_silent_sender_is_cut_and_a_long_inference_is_not(run_dir: Path)
         await edge.serve(m="a")
         frame = b"\0" + len(message()).to_bytes(4, "big") + message()
         client = Rest(edge.port)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await client.send(
                 f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\n"
                 "x-tidegate-cluster: model/m\r\n"  # must not pass for a routed request

@@ -73,11 +73,11 @@ async def test_a_replica_that_breaks_off_within_its_answer(edge: Edge) -> None:
 
 async def test_no_answer_in_time(edge: Edge) -> None:
     await edge.serve(m="a")
-    async with asyncio.timeout(5):
-        code, _, status, words = await both(edge, x_do="sleep 30", grpc_timeout="300m")
+    async with asyncio.timeout(30):
+        code, _, status, words = await both(edge, x_do="sleep 60", grpc_timeout="300m")
     assert (code, status) == ("DEADLINE_EXCEEDED", 504)
     assert words == ("no answer of model/m in the time that the caller gave (grpc-timeout: 300m)")
-    async with asyncio.timeout(5):  # the replica learns of both
+    async with asyncio.timeout(30):  # the replica learns of both
         while edge.replicas["a"].cancelled < 2:
             edge.replicas["a"].cancelled_event.clear()
             await edge.replicas["a"].cancelled_event.wait()
@@ -108,7 +108,7 @@ async def test_an_inference_longer_than_fifteen_seconds_is_not_cut(edge: Edge) -
 async def test_a_client_that_cancels_frees_the_replica(edge: Edge) -> None:
     await edge.serve(m="a")
     pending = asyncio.create_task(edge.call(x_do="sleep 30"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await edge.replicas["a"].request_event.wait()
         pending.cancel()
         await edge.replicas["a"].cancelled_event.wait()

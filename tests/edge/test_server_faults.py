@@ -10,12 +10,17 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.edge.fake_server import FakeServer
 from tests.edge.gateway_harness import Gateway, ServerProcess, mute_server, processes
 from tests.edge.harness import Load, message, until
 from tidegate.edge.load_reports import EndpointLoad
 from tidegate.edge.pools import Server
+from tidegate.edge.retry_floors import LEAST
 
 NOTHING = EndpointLoad(0, 0, 0, 0)
+FEW = LEAST - 16
+"""Calls in flight, the others of ``Load`` beside them, all of which may be on the server that dies
+and be tried elsewhere, though no report has told yet that they are so many."""
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ async def gateway(run_dir: Path) -> AsyncIterator[Gateway]:
 async def test_a_killed_server_fails_no_call(gateway: Gateway) -> None:
     async with processes("abc") as servers:
         await gateway.route(*(Server(each.address) for each in servers))
-        async with Load(gateway, width=96) as load:
+        async with Load(gateway, width=FEW) as load:
             for victim in servers:
                 await victim.kill()
                 await load.more(500)
@@ -46,7 +51,7 @@ async def test_a_frozen_server_fails_no_call(gateway: Gateway) -> None:
     """Its calls are reset when it answers no ping, and go elsewhere; then it gets none."""
     async with processes("abc") as servers:
         await gateway.route(*(Server(each.address) for each in servers))
-        async with Load(gateway, width=96) as load:
+        async with Load(gateway, width=FEW) as load:
             servers[0].freeze()
             await until(lambda: unhealthy(gateway, servers[0].address))
             await load.more(500)
@@ -72,13 +77,15 @@ async def test_many_calls_in_flight_on_a_server_that_dies_are_all_tried_elsewher
         await gateway.route(*(Server(each.address) for each in servers))
         await gateway.warm()
         # The most in flight on one server, of the reports of the last ten seconds, is what counts.
-        calls = [asyncio.create_task(gateway.call(x_do="sleep 1.5")) for _ in range(600)]
+        calls = [asyncio.create_task(gateway.call(x_do="hold")) for _ in range(600)]
 
         def under_way() -> bool:
             return all(gateway.total().get(s.address, NOTHING).in_flight > 100 for s in servers)
 
         await gateway.reported(under_way)
         await servers[0].kill()
+        for each in servers[1:]:
+            each.release()
         answers = await asyncio.gather(*calls)
         assert {each["replica"] for each in answers} == {"b", "c"}
 
@@ -127,14 +134,20 @@ async def answered_by_one(gateway: Gateway, name: str) -> bool:
 
 async def test_a_server_that_is_taken_out_ends_what_it_has(gateway: Gateway) -> None:
     await gateway.serve_from("a", "b")
-    running = [asyncio.ensure_future(gateway.call(x_do="sleep 1")) for _ in range(20)]
-    a = gateway.servers["a"]
-    await a.request_event.wait()
+    running = [asyncio.ensure_future(gateway.call(x_do="hold")) for _ in range(20)]
+    a, b = (gateway.servers[name] for name in "ab")
+    await until(lambda: have_begun(a, b, 20))
     await gateway.serve_from("b")
     begun = a.requests
     assert await gateway.shares(50) == {"b": 50}
+    for server in (a, b):
+        server.release.set()
     assert {(await each)["replica"] for each in running} == {"a", "b"}
     assert a.requests == begun
+
+
+async def have_begun(a: FakeServer, b: FakeServer, count: int) -> bool:
+    return a.requests + b.requests == count
 
 
 async def test_no_server_gets_more_at_a_time_than_it_may_have(run_dir: Path) -> None:
@@ -149,10 +162,16 @@ async def test_no_server_gets_more_at_a_time_than_it_may_have(run_dir: Path) -> 
                 await asyncio.sleep(0.01)
 
         watching = asyncio.create_task(watch())
+
+        async def full() -> bool:
+            return min(most.values()) >= 2 and any(each.done() for each in calls)
+
         async with Load(gateway, width=1):
-            results = await asyncio.gather(
-                *(gateway.call(x_do="sleep 0.3") for _ in range(30)), return_exceptions=True
-            )
+            calls = [asyncio.ensure_future(gateway.call(x_do="hold")) for _ in range(30)]
+            await until(full)
+            for server in gateway.servers.values():
+                server.release.set()
+            results = await asyncio.gather(*calls, return_exceptions=True)
         watching.cancel()
         assert all(2 <= count <= 4 for count in most.values())
         refused = [each for each in results if isinstance(each, grpc.aio.AioRpcError)]
