@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,33 +17,44 @@ from tidegate.edge.pools import Server
 _SERVERS, _FILES = 3000, 1500
 
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readuntil(b"\r\n\r\n")
-    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-    await reader.read()  # until the other side closes
-    writer.close()
+class Asked:
+    """A server behind every address of the loopback network; notes where it was asked."""
+
+    def __init__(self) -> None:
+        self.places: set[str] = set()
+        self.port = 0
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            self.places.add(writer.get_extra_info("sockname")[0])
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            await reader.read()  # until the other side closes
+        writer.close()
 
 
 @pytest.fixture
-async def port() -> AsyncIterator[int]:
-    """A server behind every address of the loopback network."""
-    server = await asyncio.start_server(_answer, "0.0.0.0", 0, backlog=4096)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+async def asked() -> AsyncIterator[Asked]:
+    asked = Asked()
+    async with await asyncio.start_server(asked.answer, "0.0.0.0", 0, backlog=4096) as server:
+        asked.port = server.sockets[0].getsockname()[1]
+        yield asked
 
 
-async def test_first_checks_do_not_take_all_sockets(run_dir: Path, port: int) -> None:
+async def test_first_checks_do_not_take_all_sockets(run_dir: Path, asked: Asked) -> None:
     """Envoy ends when it may open no more; all at once, the checks would be twice as many."""
-    servers = [Server(f"127.20.{i // 250}.{1 + i % 250}:{port}") for i in range(_SERVERS)]
+    servers = [Server(f"127.20.{i // 250}.{1 + i % 250}:{asked.port}") for i in range(_SERVERS)]
     async with Gateway(run_dir) as gateway:
         edge = psutil.Process(gateway.envoy.pid)
         edge.rlimit(psutil.RLIMIT_NOFILE, (_FILES, _FILES))
         await gateway.route(*servers)
 
-        async def all_healthy() -> bool:
-            stats = await gateway.envoy.admin.stats("membership_healthy")
-            return stats.get("cluster.pool/m.membership_healthy") == _SERVERS
+        # Not that all are healthy at one time: that many answers are much for a busy machine.
+        async def all_asked() -> bool:
+            return len(asked.places) == _SERVERS
 
-        await until(all_healthy)
+        await until(all_asked)
+        stats = await gateway.envoy.admin.stats("membership_healthy")
+        assert stats["cluster.pool/m.membership_healthy"] > 0
         # Nor are connections kept from one check to the next.
         assert edge.num_fds() < _SERVERS / 2

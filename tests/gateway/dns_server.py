@@ -14,6 +14,8 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
+from tests.ports import free_port
+
 Manners = Literal[
     "answers", "silent", "garbage", "servfail", "refused", "truncates", "other", "loop", "update"
 ]
@@ -31,8 +33,8 @@ class DnsServer:
 
     async def __aenter__(self) -> DnsServer:
         loop = asyncio.get_running_loop()
-        self.tcp = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port = self.tcp.sockets[0].getsockname()[1]
+        port = free_port()
+        self.tcp = await asyncio.start_server(self._serve, "127.0.0.1", port)
         self.udp, _ = await loop.create_datagram_endpoint(
             lambda: _Datagrams(self), local_addr=("127.0.0.1", port)
         )

@@ -29,7 +29,7 @@ class Following:
         at: TracebackType | None,
     ) -> None:
         self.task.cancel()
-        done, _ = await asyncio.wait([self.task], timeout=10)
+        done, _ = await asyncio.wait([self.task], timeout=60)
         assert done, "a source must end when it is cancelled"
         if not self.task.cancelled():
             self.task.result()
@@ -56,7 +56,7 @@ class Following:
     def problem(self) -> str | None:
         return self.problems[-1] if self.problems else None
 
-    async def until(self, true: Callable[[], bool], seconds: float = 10) -> None:
+    async def until(self, true: Callable[[], bool], seconds: float = 60) -> None:
         """Wait until something holds, looked at whenever the source has said something."""
         try:
             async with asyncio.timeout(seconds):

@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.ports import free_port
+
 PATH = "/apis/discovery.k8s.io/v1/namespaces/"
 
 
@@ -37,7 +39,7 @@ class ApiServer:
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.tls = tls
-        self.port = 0
+        self.port = free_port()
         self.version = 100
         self.oldest = 0
         self.slices: dict[str, dict[str, Any]] = {}
@@ -68,7 +70,6 @@ class ApiServer:
 
     async def start(self) -> None:
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
-        self.port = self.server.sockets[0].getsockname()[1]
         self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     async def stop(self) -> None:
@@ -119,7 +120,7 @@ class ApiServer:
 
     async def until_watched(self, number: int = 1) -> None:
         """Wait until there have been so many watches."""
-        async with asyncio.timeout(20), self.news:
+        async with asyncio.timeout(60), self.news:
             await self.news.wait_for(
                 lambda: (
                     sum("watch" in params for _, params, _ in self.requests) >= number
@@ -129,7 +130,7 @@ class ApiServer:
 
     async def until_asked(self, number: int) -> None:
         """Wait until there have been so many requests."""
-        async with asyncio.timeout(20), self.news:
+        async with asyncio.timeout(60), self.news:
             await self.news.wait_for(lambda: len(self.requests) >= number)
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tests.ports import free_port
 from tidegate.clock import MonotonicClock
 from tidegate.controller.admin import AdminServer
 from tidegate.gateway.registration_calls import registration_routes
@@ -35,7 +36,7 @@ class GatewayStandIn:
         self.fault: int | None = None
         """A status that all calls get."""
         self._tls = tls
-        self.port = 0
+        self.port = free_port()
 
     @property
     def url(self) -> str:
@@ -55,7 +56,6 @@ class GatewayStandIn:
             self.registry, lambda: self.token, MonotonicClock(), self._change, self.applied.wait
         )
         self._socket = socket.create_server(("127.0.0.1", self.port))
-        self.port = self._socket.getsockname()[1]
         self._server = AdminServer(self._faulty(Starlette(routes=routes)), Path("/nowhere"))  # type: ignore[arg-type]
         if self._tls is not None:
             self._server.config.ssl_certfile, self._server.config.ssl_keyfile = self._tls
@@ -84,7 +84,7 @@ class GatewayStandIn:
 
         return answer
 
-    async def until(self, condition: Callable[[], object], timeout: float = 30.0) -> None:
+    async def until(self, condition: Callable[[], object], timeout: float = 60.0) -> None:
         """Wait until ``condition`` holds."""
         async with asyncio.timeout(timeout):
             while not condition():  # noqa: ASYNC110 - what is waited for has no event

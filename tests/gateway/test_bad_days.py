@@ -79,7 +79,7 @@ async def test_a_bad_server_gets_no_calls_and_status_says_so(handler: Handler) -
             lambda s: endpoints_of(s, "m")[good.address]["health"] == "healthy"
         )
         for _ in range(20):
-            assert (await gateway.ask(timeout=5))["replica"] == "a"
+            assert (await gateway.ask())["replica"] == "a"
         found = (await gateway.endpoints())[bad]
         assert found["health"] in ("unchecked", "unhealthy")
         assert found["succeeded"] == 0
@@ -88,8 +88,8 @@ async def test_a_bad_server_gets_no_calls_and_status_says_so(handler: Handler) -
 @pytest.mark.parametrize("handler", BAD.values(), ids=list(BAD))
 async def test_where_all_are_bad_callers_are_told_at_once(handler: Handler) -> None:
     async with listening(handler) as bad, ServedGateway(serving(bad)) as gateway:
-        async with asyncio.timeout(5):
-            code, words = await gateway.refusal(timeout=20)
+        async with asyncio.timeout(20):
+            code, words = await gateway.refusal(timeout=60)
         assert code == "UNAVAILABLE"
         assert "m" in words
         status, _ = await gateway.get("/v2/models/m")
@@ -113,7 +113,7 @@ async def test_a_server_that_breaks_off_in_the_middle_of_an_answer() -> None:
         ServedGateway(serving(a.address, b.address)) as gateway,
     ):
         await gateway.healthy()
-        code, words = await gateway.refusal(x_do="half", timeout=5)
+        code, words = await gateway.refusal(x_do="half")
         assert code in ("UNAVAILABLE", "INTERNAL"), words
         assert (await gateway.ask())["replica"] in "ab"
 
@@ -180,7 +180,7 @@ async def test_a_server_that_fails_all_calls_is_ejected_probed_and_taken_back() 
 async def test_a_frozen_server_is_left_alone_and_taken_back() -> None:
     async with processes("abc") as (a, b, c), ServedGateway(three(a, b, c)) as gateway:
         await gateway.healthy()
-        async with Traffic(gateway, timeout=10) as traffic:
+        async with Traffic(gateway) as traffic:
             a.freeze()
             await traffic.more(300)
             await gateway.eventually(

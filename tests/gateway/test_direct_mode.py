@@ -56,6 +56,6 @@ async def test_calls_go_around_the_gateway_and_survive_it(tmp_path: Path) -> Non
                 Client(f"grpc://{gateway.target}", direct=True) as client,
                 pytest.raises(ServerUnreachable, match=gateway.target),
             ):
-                client.infer("scale", asked, timeout=5)
+                client.infer("scale", asked, timeout=20)
 
         await asyncio.to_thread(blocking)

@@ -14,6 +14,7 @@ from tests.edge.fake_server import FakeServer
 from tests.gateway.dns_server import DnsServer
 from tests.gateway.harness import ServedGateway, Traffic, endpoints_of
 from tests.gateway.kubernetes_server import ApiServer, slice_of
+from tests.node.harness import START
 
 
 def found_by(**place: object) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def port_of(server: FakeServer) -> int:
 
 async def names(gateway: ServedGateway, *expected: str) -> None:
     """Wait until the model has these endpoints."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(START):
         while set(await gateway.endpoints()) != set(expected):  # noqa: ASYNC110 - over HTTP
             await asyncio.sleep(0.02)
 

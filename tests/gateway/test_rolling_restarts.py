@@ -98,7 +98,7 @@ async def test_one_of_two_gateways_is_restarted() -> None:
                 nonlocal answered
                 while not stopping:
                     try:
-                        await call(channel, message(), timeout=10)
+                        await call(channel, message())
                         answered += 1
                     except grpc.aio.AioRpcError as error:
                         errors.append(f"{error.code().name}: {error.details()}")

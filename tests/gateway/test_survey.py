@@ -24,6 +24,8 @@ from tidegate.gateway.survey import Survey, survey
 from tidegate.protocols.open_inference import MODEL_READY
 from tidegate.protocols.tensorflow_serving import GET_MODEL_STATUS
 
+PATIENCE = 30.0
+"""Seconds for those who do answer."""
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -36,7 +38,8 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
 
 
 async def look(models: dict[str, Any], **more: Any) -> Survey:
-    return await survey(GatewayConfig.model_validate({"models": models, **more}), find=2.0)
+    config = GatewayConfig.model_validate({"models": models, **more})
+    return await survey(config, find=2.0, ask=PATIENCE)
 
 
 async def one(name: str, endpoint: dict[str, Any], **more: Any) -> tuple[str, str]:
@@ -161,8 +164,9 @@ async def test_all_at_once_and_nobody_is_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         places = [f"127.0.0.1:{port}", f"127.0.0.1:{closed}"]
-        async with asyncio.timeout(20):
-            found = await look({f"m{n}": {"endpoints": places} for n in range(20)})
+        models = {f"m{n}": {"endpoints": places} for n in range(20)}
+        async with asyncio.timeout(PATIENCE):
+            found = await survey(GatewayConfig.model_validate({"models": models}))
     assert len(found.pools) == 20
     for pool in found.pools:
         words = {e.address: a.words for e, a in zip(pool.endpoints, pool.answers, strict=True)}

@@ -20,14 +20,14 @@ class Waits:
 
     async def reached(self) -> float:
         """Wait until somebody waits; return for how long."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             over = await self._waiting.get()
         self._waiting.put_nowait(over)
         return self.asked[-1]
 
     async def go_on(self) -> None:
         """End a wait, as soon as somebody waits."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             (await self._waiting.get()).set()
 
     async def go(self) -> None:

@@ -24,7 +24,7 @@ import grpc
 import numpy as np
 
 from tests import models
-from tests.node.harness import ServedNode
+from tests.node.harness import START, ServedNode
 from tidegate.protocols import open_inference
 from tidegate.protocols.open_inference import messages
 from tidegate.replica.flight import read_suspects
@@ -251,7 +251,7 @@ async def until_state(
     node: ServedNode, model: str, wanted: Callable[[dict[str, Any]], object]
 ) -> dict[str, Any]:
     """Wait until the model's entry in ``/status`` is as ``wanted``, and return it."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + START
     while not wanted(found := await state_of(node, model)):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{found}; the node said:\n{node.output}")
@@ -276,7 +276,7 @@ async def _all_down(node: ServedNode, client: Client) -> Answer:
 
 
 async def _until_answered(client: Client, model: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + START
     while (answer := await client.infer(model, 0)).code not in ("200", "OK"):
         if time.monotonic() > deadline:
             raise TimeoutError(str(answer))

@@ -89,7 +89,12 @@ class ServedNode:
 
     async def until_ready(self) -> None:
         """Wait until ``/v2/health/ready`` is 200."""
-        while (await self.get("/v2/health/ready"))[0] != 200:  # noqa: ASYNC110 - over HTTP
+        answer = 0, b""
+        deadline = time.monotonic() + 2 * START
+        while answer[0] != 200:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"still {answer}; the node said:\n{self.output}")
+            answer = await self.get("/v2/health/ready")
             await asyncio.sleep(0.02)
 
     @property

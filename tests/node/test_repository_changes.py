@@ -86,13 +86,12 @@ class Place:
     async def state(self, model: str, wanted: str) -> dict[str, Any]:
         return await until_state(self.node, model, lambda m: m["state"] == wanted)
 
-    async def until_code(self, model: str, code: int) -> float:
-        """Wait until ``/ready`` of the model answers ``code``; return the seconds it took."""
+    async def until_code(self, model: str, code: int) -> None:
+        """Wait until ``/ready`` of the model answers ``code``."""
         began = time.monotonic()
         while (await self.node.get(f"/v2/models/{model}/ready"))[0] != code:
-            assert time.monotonic() - began < 30, self.node.output
+            assert time.monotonic() - began < START, self.node.output
             await asyncio.sleep(0.02)
-        return time.monotonic() - began
 
     async def watch_the_start(self) -> None:
         ready = 0
@@ -193,7 +192,7 @@ async def test_a_model_that_does_not_fit_says_so(place: Place) -> None:
 async def test_a_model_comes_and_goes_while_the_others_stay(place: Place) -> None:
     others = {pid for name in LOADABLE for pid in place.node.replicas(name)}
     models.scale(place.root / "fresh.onnx", 3.0)
-    assert await place.until_code("fresh", 200) < 10
+    await place.until_code("fresh", 200)
     assert await place.scale("fresh") == 3.0
     (pid,) = place.node.replicas("fresh")
     (place.root / "fresh.onnx").unlink()
@@ -271,7 +270,7 @@ async def test_what_dies_again_and_again_backs_off_and_says_so(place: Place) -> 
     assert time.monotonic() - began > 3.5
     await says(place, "second", found["reason"])
     assert (await place.node.get("/v2/health/ready"))[0] == 200
-    assert await place.until_code("second", 200) < 10
+    await place.until_code("second", 200)
     if platform.machine() == "x86_64":
         await until_told(place, "deadly", "again and again")
         found = await place.state("deadly", "not ready")
@@ -300,6 +299,6 @@ async def until_told(place: Place, model: str, words: str) -> None:
     answer = Answer("", "")
     began = time.monotonic()
     while words not in answer.message:
-        assert time.monotonic() - began < 30, answer
+        assert time.monotonic() - began < START, answer
         answer = await place.rest.ask("GET", f"/v2/models/{model}/ready")
         await asyncio.sleep(0.02)

@@ -24,7 +24,7 @@ async def test_a_look_at_the_repository_holds_up_nothing(
     def hang(root: Path) -> Repository:
         nonlocal looks
         looks += 1
-        assert going_on.wait(10), "nothing else went on"
+        assert going_on.wait(60), "nothing else went on"
         return Repository({})
 
     monkeypatch.setattr(followed_repository, "scan", hang)
@@ -32,7 +32,7 @@ async def test_a_look_at_the_repository_holds_up_nothing(
     node = controller.Controller(tmp_path, NodeConfig(), directory, print)
     look = asyncio.create_task(node._followed.look())
     take = asyncio.create_task(node.take("m", unloaded=False))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not looks:  # noqa: ASYNC110 - in a thread
             await asyncio.sleep(0.001)
         assert looks == 1  # one after the other, so that the later one is the last word
