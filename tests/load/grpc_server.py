@@ -11,6 +11,8 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
+from tests.ports import free_port
+
 WORDS = "wrong shape é %: 3 ≠ 4"
 
 
@@ -43,7 +45,10 @@ async def _grow(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
 
 
 async def start(port: int = 0) -> tuple[grpc.aio.Server, int]:
-    """Return a server that serves ``/t.S/{Echo,Refuse,LateError,TimeLeft,Slow,Grow}``."""
+    """Return a server that serves ``/t.S/{Echo,Refuse,LateError,TimeLeft,Slow,Grow}``.
+
+    Its port stays free when it has ended, unless another one is started there.
+    """
     methods = {
         "Echo": _echo,
         "Refuse": _refuse,
@@ -55,7 +60,7 @@ async def start(port: int = 0) -> tuple[grpc.aio.Server, int]:
     handlers = {n: grpc.unary_unary_rpc_method_handler(m) for n, m in methods.items()}
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.S", handlers),))
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    bound = server.add_insecure_port(f"127.0.0.1:{port or free_port()}")
     await server.start()
     return server, bound
 

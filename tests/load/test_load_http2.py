@@ -21,7 +21,7 @@ async def load(
 ) -> Result:
     return await grpc_load(
         server.target, "/s/m", b"abc", connections=connections, in_flight=in_flight, calls=calls,
-        timeout=10, check=lambda message: message == b"abc",
+        timeout=60, check=lambda message: message == b"abc",
     )  # fmt: skip
 
 
@@ -302,11 +302,11 @@ async def test_calls_that_are_not_answered_expire() -> None:
 
     async with scripted(script) as server:
         result = await grpc_load(
-            server.target, "/s/m", b"", connections=1, in_flight=2, calls=20, timeout=0.2
+            server.target, "/s/m", b"", connections=1, in_flight=2, calls=10, timeout=1.0
         )
-        assert result.codes == Counter(OK=16, DEADLINE_EXCEEDED=4)
+        assert result.codes == Counter(OK=8, DEADLINE_EXCEEDED=2)
         resets = [f for f in server.connections[0].frames if f[0] == h2.RST_STREAM]
-        assert len(resets) == 4
+        assert len(resets) == 2
 
 
 async def test_a_server_that_hangs_up_at_once() -> None:
