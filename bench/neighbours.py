@@ -75,7 +75,7 @@ async def measure(
     stop.set()
     busy = await beside if beside is not None else Result()
     for one in (result, busy):
-        if one.failed:
+        if one.failures:  # a call that was due and not sent is none: it is late
             raise SystemExit(f"{one}\n{one.failures[:3]}")
     return Round(result.latency(50), result.latency(99), result.latency(99.9), busy.rate)
 

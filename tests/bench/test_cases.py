@@ -25,7 +25,7 @@ def run(*arguments: str) -> str:
         capture_output=True,
         cwd=Path(__file__).parents[2],
         env={**os.environ, "COLUMNS": "200"},
-        timeout=120,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()

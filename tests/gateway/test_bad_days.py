@@ -267,8 +267,8 @@ async def test_a_thousand_endpoints() -> None:
         async with ServedGateway(serving(*addresses)) as gateway:
             await gateway.healthy()
             async with Traffic(gateway) as traffic:
-                await traffic.more(500)
+                await traffic.more(100)
                 await gateway.edit(serving(*addresses[:500]))
-                await traffic.more(500)
+                await traffic.more(100)
             assert traffic.errors == []
             assert len(await gateway.endpoints()) == 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 
 import numpy as np
@@ -131,7 +132,7 @@ async def test_a_server_that_keeps_up() -> None:
             times=after_warm_up("poisson", 400, 0.2, 0.5), check=lambda m: m == b"abc",
         )  # fmt: skip
     assert result.codes == Counter(OK=200)
-    assert result.seconds >= 0.4
+    assert result.seconds > 0
     assert result.latencies_ms.min() > 0
 
 
@@ -157,13 +158,16 @@ async def test_a_closed_loop_forgets_its_warm_up() -> None:
         return True
 
     async with grpc_server.running() as target:
+        began = time.monotonic()
         result = await grpc_load(
             target, "/t.S/Echo", b"abc", connections=1, in_flight=2, seconds=0.2, warm_up=0.2,
             check=check,
         )  # fmt: skip
+        whole = time.monotonic() - began
     assert 0 < result.calls < calls
     assert len(result.latencies_ms) == result.calls
-    assert result.seconds >= 0.2
+    # Without the warm-up, which may have ended late.
+    assert 0 < result.seconds < whole - 0.19
 
 
 @pytest.mark.parametrize("target", ["x", "host:", ":80", "host:port", "http://host:80", "h:70000"])

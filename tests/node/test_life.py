@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from tests import models
 from tests.node.harness import ServedNode
 from tests.node.kill_replicas import kill_replicas, ready_pids, replicas_of
 from tests.node.traffic import Traffic
+from tidegate.controller.run_directory import RunDirectory
 
 CALLS = int(os.environ.get("TEST_CALLS", "50000"))
 
@@ -137,12 +139,31 @@ async def test_replicas_end_when_controller_and_edge_are_killed(node: ServedNode
 async def test_replicas_outlive_an_edge_and_a_controller_that_come_back(node: ServedNode) -> None:
     """The edge is killed first; a controller that comes within their grace keeps them."""
     replicas, edge = sorted(await ready_pids(node)), await edge_of(node)
+    # Their grace is two seconds, in which a busy machine does not start a controller.
+    for replica in replicas:
+        os.kill(replica, signal.SIGSTOP)
     await kill(node)
     os.kill(edge, signal.SIGKILL)
-    await node.serve()
+    lifeline = RunDirectory(node.run_dir, node.port).lifeline
+    await node.until(lambda: not is_held(lifeline))
+    starting = await start(node)
+    await node.until(lambda: is_held(lifeline))
+    for replica in replicas:
+        os.kill(replica, signal.SIGCONT)
+    await starting
     await node.until_ready()
     assert sorted(await ready_pids(node)) == replicas
     assert await edge_of(node) != edge
+
+
+def is_held(lifeline: Path) -> bool:
+    """Whether a controller or an edge holds on to the lifeline."""
+    with lifeline.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def edges(node: ServedNode) -> list[str]:

@@ -35,8 +35,7 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
     made.network().save(root / "network/model.keras")
     made.settings(root / "weights", "")
     made.checkpoint(root / "weights")
-    async with ServedNode(root, wait_ready=False) as served:
-        await served.until(lambda: served.output.count(" ready in ") == 2)
+    async with ServedNode(root) as served:
         yield served
 
 
