@@ -129,6 +129,7 @@ async def test_a_gateway_whose_controller_is_killed_knows_its_nodes(
             assert gateway.process is not None
             await gateway.process.wait()
             await traffic.more(500)
+            await node.until(lambda: "nobody answers there" in node.output)
             await gateway.serve()
             await gateway.eventually(serves(node))
             await node.until(lambda: "knows this node again" in node.output)
