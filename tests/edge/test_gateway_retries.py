@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -69,6 +70,27 @@ async def test_a_lone_server_is_not_asked_again_for_what_it_broke_off(
     assert (await gateway.failure(x_do="close"))[0] == "UNAVAILABLE"
     assert await total(gateway) == 1
     assert (await gateway.call())["replica"] == "a"
+
+
+async def test_a_lone_canary_takes_no_retries_from_the_others(gateway: GatewayEdge) -> None:
+    """Most canaries are one server. A call of theirs is not sent to it again, as usual."""
+    servers = [await gateway.server(name) for name in "ab"]
+    canary = await gateway.pool("m/canary", "c")
+    for retries in (1, 0):
+        await gateway.model("m", *servers, canary=(50, canary), retries=retries)
+        await gateway.publish()
+        asked: Counter[int] = Counter()
+        for _ in range(40):
+            counts = {name: each.requests for name, each in gateway.replicas.items()}
+            assert (await gateway.failure(x_do="close", x_envoy_retry_on="5xx"))[0] == (
+                "UNAVAILABLE"
+            )
+            more = {n: e.requests - counts[n] for n, e in gateway.replicas.items()}
+            tries = sum(more.values())
+            asked[tries] += 1
+            assert tries == 1 if retries == 0 or more["c"] else more == {"a": 1, "b": 1, "c": 0}
+        assert len(asked) == 1 + retries
+    assert "x-envoy-retry-on" not in (await gateway.call())["headers"]
 
 
 async def test_an_overflow_pool_takes_what_the_only_first_server_broke_off(

@@ -91,6 +91,15 @@ def test_what_is_joined_comes_apart_again(
     assert split_address(join_address(host, port)) == (host, port)
 
 
+def test_an_ipv4_address_in_ipv6_is_one_place() -> None:
+    """Envoy writes it as ``::ffff:10.0.0.7`` in its reports, and others in another way."""
+    for text in ("[::ffff:10.0.0.7]:80", "[::FFFF:a00:7]:80"):
+        assert numeric_address(text) == "10.0.0.7:80"
+        assert Endpoint(text, "tidegate").address == "10.0.0.7:80"
+    with pytest.raises(ValueError, match="no machine"):
+        numeric_address("[::ffff:0.0.0.0]:80")
+
+
 @given(st.text(max_size=80))
 def test_any_text_is_an_address_or_a_short_error(text: str) -> None:
     try:

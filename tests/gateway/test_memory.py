@@ -46,6 +46,19 @@ async def test_a_file_that_cannot_be_written_is_told_and_tried_again(tmp_path: P
     assert endpoint.address == "10.0.0.7:8000"
 
 
+async def test_what_was_remembered_holds_for_entries_of_the_start() -> None:
+    """One that an edit brings back, hours later, begins with what its source says."""
+    entry = Endpoints(file=Path("/gone"))
+    known = sources()
+    known.remember({key_of(entry): (Endpoint("10.0.0.7:8000", "tidegate"),)})
+    known.want([entry])
+    assert known.found(entry)
+    known.want([])
+    known.want([entry])
+    assert known.found(entry) == ()
+    await known.close()
+
+
 async def test_what_a_source_said_that_is_away_outlives_controllers(
     tmp_path: Path,
 ) -> None:

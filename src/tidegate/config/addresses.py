@@ -57,6 +57,9 @@ def numeric_address(text: str) -> str:
 def numeric_host(host: str, shown: str = "") -> str:
     """Return the canonical form of an IP address (without brackets); ``shown`` is for errors.
 
+    An IPv4 address that is mapped into IPv6 (``::ffff:10.0.0.7``) is the former: it is the same
+    place, and the latter is written in two ways.
+
     Raises:
         ValueError: it is a name, has a zone (``fe80::1%eth0``), or is no machine's.
     """
@@ -69,7 +72,9 @@ def numeric_host(host: str, shown: str = "") -> str:
             f"{shortened(shown or host)}: an address with a zone means something on one machine "
             "only; give one that is routed"
         )
-    if found.is_unspecified or found.is_multicast or host == "255.255.255.255":
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    if found.is_unspecified or found.is_multicast or found.compressed == "255.255.255.255":
         raise ValueError(f"{shortened(shown or host)} is the address of no machine: {_HINT}")
     return found.compressed
 

@@ -19,7 +19,7 @@ from pydantic import (
 from tidegate.config.addresses import host_name, name_server, place
 from tidegate.config.node import Port, WebOrigin, words
 from tidegate.config.section import Section
-from tidegate.config.units import Duration, Size
+from tidegate.config.units import Duration, Size, Timeout
 from tidegate.protocols.routing import NAME_PATTERN, TASK_PATTERN
 
 Protocol: TypeAlias = Literal["tidegate", "tensorflow-serving", "open-inference", "seldon"]
@@ -58,6 +58,7 @@ ModelName = Annotated[str, AfterValidator(_model_name)]
 TaskId = Annotated[str, BeforeValidator(_task)]
 Weight = Annotated[int, Field(ge=1, le=1_000_000)]
 Percent = Annotated[float, Field(ge=0, le=100)]
+Version = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 
 class Kubernetes(Section):
@@ -134,7 +135,7 @@ class Endpoints(Section):
     priority: Annotated[int, Field(ge=0, le=16)] = Field(
         0, description="0 is asked first; higher ones are overflow pools"
     )
-    versions: tuple[PositiveInt, ...] | None = Field(
+    versions: tuple[Version, ...] | None = Field(
         None, description="the versions that they serve (default: they are asked for any)"
     )
     tls: bool | None = Field(
@@ -186,12 +187,12 @@ class HeaderRoute(Section):
 class Traffic(Section):
     """How calls of a model travel."""
 
-    timeout: Annotated[Duration, Field(gt=0)] | None = Field(
+    timeout: Timeout | None = Field(
         None,
         description="the longest a call may take, retry and all, whatever its caller allows "
         "(default: the caller's deadline alone)",
     )
-    per_try_timeout: Annotated[Duration, Field(gt=0)] | None = Field(
+    per_try_timeout: Timeout | None = Field(
         None,
         description="how long one endpoint may take before another is asked (default: as long as "
         "the call may)",
@@ -204,7 +205,7 @@ class Traffic(Section):
         description="of the calls in flight, so many percent may be retries; never less than one "
         "endpoint's share of them",
     )
-    max_in_flight: PositiveInt | None = Field(
+    max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None, description="calls that one endpoint may have at a time (default: no limit)"
     )
     slow_start: Annotated[Duration, Field(ge=0, le=600)] = Field(
@@ -356,10 +357,10 @@ class GatewayConfig(Section):
         description="the largest request message that is kept until it is answered, so that "
         "another endpoint can be asked",
     )
-    drain_timeout: Annotated[Duration, Field(ge=0)] = Field(
+    drain_timeout: Annotated[Duration, Field(ge=0, le=86_400)] = Field(
         30.0, description="how long running requests may take to end when the gateway stops"
     )
-    idle_timeout: Annotated[Duration, Field(gt=0)] = Field(
+    idle_timeout: Timeout = Field(
         60.0, description="how long a sender may be silent in the middle of its request"
     )
     forwarded_for: bool = Field(

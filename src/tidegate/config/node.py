@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PositiveInt
 
 from tidegate.config.section import Section
-from tidegate.config.units import Duration, Size
+from tidegate.config.units import Duration, Size, Timeout
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -51,7 +51,7 @@ class NodeConfig(Section):
     drain_timeout: Annotated[Duration, Field(ge=0)] = Field(
         30.0, description="how long running requests may take to end when something stops"
     )
-    idle_timeout: Annotated[Duration, Field(gt=0)] = Field(
+    idle_timeout: Timeout = Field(
         60.0, description="how long a sender may be silent in the middle of its request"
     )
     access_log: bool = Field(False, description="log every request to logs/access.log")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-zµ]*)\s*")
 _BYTES = {
@@ -51,3 +51,5 @@ Size = Annotated[int, BeforeValidator(parse_size)]
 """Bytes."""
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 """Seconds."""
+Timeout = Annotated[Duration, Field(ge=0.001, le=2_592_000)]
+"""Seconds: a millisecond, less than which is no time to Envoy, to thirty days."""

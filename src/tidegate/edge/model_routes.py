@@ -25,6 +25,9 @@ _SHARES = 999_983
 remainders, so parts of a power of ten would make copies of just those calls that go one way."""
 _MILLIONTHS = 10_000
 """In a percent."""
+_NOT_BEGUN = "connect-failure,refused-stream,reset-before-request"
+"""When a call is tried again that changes something."""
+_OF_A_LONE_ONE = "refused-stream,reset-before-request"
 _OWN_HEADERS = (
     CLUSTER_HEADER, ASK_HEADER, "x-envoy-external-address", "x-envoy-attempt-count",
 )  # fmt: skip
@@ -204,16 +207,35 @@ def _retry(
     retry.num_retries.value = traffic.retries
     if traffic.per_try_timeout is not None:
         retry.per_try_timeout.CopyFrom(seconds(traffic.per_try_timeout))
+    if calls.changes:
+        retry.retry_on = _NOT_BEGUN
     if any(len(cluster.servers) == 1 for cluster in clusters):
-        retry.retry_on = "refused-stream,reset-before-request"
-    elif calls.changes:
-        retry.retry_on = "connect-failure,refused-stream,reset-before-request"
+        _retry_by_cluster(route.route, clusters)
     if any(server.priority for cluster in clusters for server in cluster.servers):
         # The first pool may have one server alone that is healthy.
         retry.retry_priority.name = "envoy.retry_priorities.previous_priorities"
         retry.retry_priority.typed_config.CopyFrom(
             packed(previous_priorities_config_pb2.PreviousPrioritiesConfig(update_frequency=1))
         )
+
+
+def _retry_by_cluster(
+    action: route_components_pb2.RouteAction, clusters: Sequence[PlannedCluster]
+) -> None:
+    """Ask a lone server again for less than is asked of others, where calls are shared out.
+
+    A route has one policy. Envoy adds to it what a header of the call says: its own, since those
+    that come from outside are dropped.
+    """
+    usual, action.retry_policy.retry_on = action.retry_policy.retry_on, _OF_A_LONE_ONE
+    if not action.retry_policy.num_retries.value:
+        return
+    for cluster, share in zip(clusters, action.weighted_clusters.clusters):
+        if len(cluster.servers) > 1:
+            share.request_headers_to_add.add(
+                header=base_pb2.HeaderValue(key="x-envoy-retry-on", value=usual),
+                append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+            )
 
 
 def _nobody(route: route_components_pb2.Route, pool: Pool) -> None:

@@ -74,7 +74,7 @@ def status_of(controller: GatewayController, *, details: bool = False) -> dict[s
         "ready": controller.ready,
         "edge": {"pid": controller.edge.pid},
         "generation": controller.settings.generation,
-        "problem": controller.settings.problem,
+        "problem": controller.settings.problem or controller.problem,
         "sources": controller.sources_state(),
         "nodes": controller.registry.describe(controller.clock.now()),
         "models": [

@@ -104,6 +104,8 @@ class GatewayController:
         self._told: GatewayTopology | None = None
         self._told_settings: EdgeSettings | None = None
         self._short_of_files = False
+        self.problem: str | None = None
+        """Why the edge is not as it should be, if it is not."""
         self._settled = False
         self._draining = False
         self._adopted = False
@@ -275,6 +277,7 @@ class GatewayController:
             waiters, self._waiters = self._waiters, []
             try:
                 await self._apply()
+                self.problem = None
                 for waiter in waiters:
                     if not waiter.done():
                         waiter.set_result(None)
@@ -282,7 +285,8 @@ class GatewayController:
                 self._waiters += waiters
                 if not isinstance(error, EdgeFailed):
                     log.exception("a change cannot be applied")
-                self.announce(f"a change is not in effect yet: {error}")
+                self.problem = f"a change is not in effect yet: {error}"
+                self.announce(self.problem)
                 await asyncio.sleep(_RETRY_PUBLISH)
                 self._told = None
                 self._found()

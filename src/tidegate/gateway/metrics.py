@@ -44,7 +44,8 @@ class Metrics:
             for pool in model.pools:
                 self._write_pool(page, model, pool)
         page.add(names.NODES, len(controller.registry.describe(controller.clock.now())))
-        page.add(names.CONFIG_PROBLEM, int(controller.settings.problem is not None))
+        problem = controller.settings.problem or controller.problem
+        page.add(names.CONFIG_PROBLEM, int(problem is not None))
         write_controller(page, self._started, controller.control, controller.edge.pid)
         return page
 

@@ -45,7 +45,7 @@ class Sources:
         self._changed = changed
         self._announce = announce
         self._followed: dict[Endpoints, _Followed] = {}
-        self._remembered: Mapping[str, tuple[Endpoint, ...]] = {}
+        self._remembered: dict[str, tuple[Endpoint, ...]] = {}
 
     def want(self, entries: Iterable[Endpoints]) -> None:
         """Follow these entries, and no others."""
@@ -71,7 +71,7 @@ class Sources:
 
     def remember(self, known: Mapping[str, tuple[Endpoint, ...]]) -> None:
         """Take what an earlier controller knew: it holds until a source tells otherwise."""
-        self._remembered = known
+        self._remembered = dict(known)
 
     def known(self) -> dict[str, tuple[Endpoint, ...]]:
         """Return what is known, for :meth:`remember`.
@@ -99,7 +99,8 @@ class Sources:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _follow(self, entry: Endpoints) -> _Followed:
-        followed = _Followed(self._remembered.get(key_of(entry), ()))
+        # Once: an entry that comes back by an edit is not what it was when the controller began.
+        followed = _Followed(self._remembered.pop(key_of(entry), ()))
         followed.task = asyncio.create_task(
             self._keep(entry, self._make(entry), followed), name=f"follow {named(entry)}"
         )

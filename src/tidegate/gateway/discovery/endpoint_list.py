@@ -208,8 +208,8 @@ def _versions(value: object) -> frozenset[int]:
     if not isinstance(value, list) or len(value) > 1000:
         raise ValueError(f"versions must be a list of numbers, as [1, 2], not {_brief(value)}")
     found = frozenset(_number(version, "each of versions") for version in value)
-    if any(version < 1 for version in found):
-        raise ValueError("versions are numbers from 1 on")
+    if any(not 1 <= version < 2**63 for version in found):
+        raise ValueError("versions are numbers from 1 to 2**63 - 1")
     return found
 
 
