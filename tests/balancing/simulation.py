@@ -58,7 +58,7 @@ class Backend:
         self.running: set[Call] = set()
         self.queue: deque[Call] = deque()
         self.hung: set[Call] = set()
-        self.succeeded = self.failed = self.issued = 0
+        self.succeeded = self.failed = self.issued = self.cancelled = 0
 
 
 class Simulation:
@@ -74,6 +74,8 @@ class Simulation:
         seed: int = 1,
         retries: int = 1,
         utilization: bool = False,
+        deadline: float = math.inf,
+        hopeless: float = 0.0,
     ) -> None:
         self.now = 0.0
         self.chance = random.Random(seed)
@@ -84,6 +86,8 @@ class Simulation:
         self.rate = rate
         self.retries = retries
         self.utilization = utilization
+        self.deadline = deadline
+        self.hopeless = hopeless  # the part of the calls whose deadline nobody can hold
         self.weights: dict[str, float] = {}
         self.turns = Turns()
         self.heap: list[tuple[float, int, str]] = []
@@ -124,10 +128,12 @@ class Simulation:
     def _report(self) -> None:
         outcomes: dict[str, Outcome] = {}
         for name, b in self.backends.items():
-            if b.succeeded or b.failed or b.issued or b.in_flight:
+            if b.succeeded or b.failed or b.issued or b.in_flight or b.cancelled:
                 load = min(1.0, len(b.running) / b.slots) if self.utilization else None
-                outcomes[name] = Outcome(b.succeeded, b.failed, b.issued, b.in_flight, load)
-                b.succeeded = b.failed = b.issued = 0
+                outcomes[name] = Outcome(
+                    b.succeeded, b.failed, b.issued, b.in_flight, load, b.cancelled
+                )
+                b.succeeded = b.failed = b.issued = b.cancelled = 0
         if self.balanced:
             self.balancer.observe(outcomes, REPORT, self.now)
             self.history.append((self.now, dict(self.balancer.verdicts(self.now))))
@@ -183,6 +189,10 @@ class Simulation:
         self.sent.append((self.now, name))
         backend.issued += 1
         backend.in_flight += 1
+        hopeless = self.hopeless and self.chance.random() < self.hopeless
+        deadline = 0.001 if hopeless else self.deadline
+        if deadline < math.inf:
+            self.after(deadline, lambda: self._cancel(backend, call))
         if backend.mode == "refuse":
             self.after(0.0005, lambda: self._end(backend, call, success=False))
         elif backend.mode == "hang":
@@ -199,6 +209,16 @@ class Simulation:
         if call in backend.hung:
             backend.hung.remove(call)
             self._end(backend, call, success=False)
+
+    def _cancel(self, backend: Backend, call: Call) -> None:
+        """The caller waits no longer."""
+        for waiting in (backend.running, backend.queue, backend.hung):
+            if call in waiting:
+                waiting.remove(call)
+                backend.in_flight -= 1
+                backend.cancelled += 1
+                self._finish(call, success=False)
+                self._start(backend)
 
     def _start(self, backend: Backend) -> None:
         while backend.mode == "ok" and backend.queue and len(backend.running) < backend.slots:

@@ -281,3 +281,73 @@ def test_the_sick_stay_out_while_there_is_overflow_that_is_well() -> None:
     assert all(cluster.weights().values())
     cluster.balancer.update(bases, cluster.now)
     assert cluster.balancer.panic
+
+
+def given_up(calls: int = 3) -> Outcome:
+    return Outcome(0, 0, calls, 0, cancelled=calls)
+
+
+def test_one_whose_callers_all_give_up_is_ejected_and_probed() -> None:
+    cluster = Cluster("a", "b", "c")
+    cluster.report(4, a=good(), b=good(), c=good())
+    cluster.report(2, a=given_up(), b=good(), c=good())
+    assert cluster.verdict("a").state == "serving"  # it may be one client that has gone away
+    cluster.report(a=given_up(), b=good(), c=good())
+    assert cluster.verdict("a").reason == (
+        "ejected for 0.8 s: 9 calls in a row were given up by their callers"
+    )
+    cluster.report(4, b=good(), c=good())
+    assert cluster.verdict("a").state == "probing"
+    cluster.report(a=given_up(1), b=good(), c=good())
+    assert cluster.verdict("a").reason == "ejected for 0.8 s: a probe was given up by its caller"
+
+
+def test_one_that_many_callers_give_up_is_ejected() -> None:
+    cluster = Cluster("a", "b", "c")
+    cluster.report(8, a=good(), b=good(), c=good())
+    cluster.report(20, a=Outcome(5, 0, 10, 0, cancelled=5), b=good(), c=good())
+    assert "callers gave up" in cluster.verdict("a").reason
+    assert cluster.verdict("a").state in ("ejected", "probing")
+
+
+def test_callers_who_give_up_everywhere_say_nothing_of_one() -> None:
+    cluster = Cluster("a", "b", "c")
+    half = Outcome(5, 0, 10, 0, cancelled=5)
+    cluster.report(80, a=half, b=half, c=half)
+    cluster.report(80, a=given_up(), b=given_up(), c=given_up())
+    assert {cluster.verdict(name).state for name in "abc"} == {"serving"}
+
+
+def test_a_client_that_goes_away_with_all_its_calls_ejects_nobody() -> None:
+    cluster = Cluster("a", "b")
+    cluster.report(8, a=good(), b=good())
+    cluster.report(a=Outcome(0, 0, 50, 50), b=good(40))
+    cluster.report(a=Outcome(0, 0, 0, 0, cancelled=50), b=good(40))
+    cluster.report(8, b=good(40))
+    assert cluster.verdict("a").state == "serving"
+
+
+def test_probes_that_nobody_waited_for_do_not_keep_it_out() -> None:
+    """Some callers give up everywhere: of those that probe it, too."""
+    cluster = Cluster("a", "b", "c")
+    some = Outcome(20, 0, 30, 0, cancelled=10)
+    cluster.report(20, a=some, b=some, c=some)
+    cluster.report(a=bad(), b=some, c=some)
+    cluster.report(4, b=some, c=some)
+    assert cluster.verdict("a").state == "probing"
+    for _ in range(3):
+        cluster.report(a=given_up(1), b=some, c=some)
+        cluster.report(a=Outcome(1, 0, 1, 0), b=some, c=some)
+    assert cluster.verdict("a").state == "warming"
+
+
+def test_what_was_in_flight_before_it_was_probed_is_no_probe_that_was_given_up() -> None:
+    cluster = Cluster("a", "b", "c")
+    cluster.report(4, a=good(), b=good(), c=good())
+    cluster.report(a=Outcome(0, 25, 35, 10), b=good(), c=good())
+    cluster.report(4, a=Outcome(0, 0, 0, 10), b=good(), c=good())
+    assert cluster.verdict("a").state == "probing"
+    cluster.report(a=Outcome(0, 0, 2, 2, cancelled=10), b=good(), c=good())
+    assert cluster.verdict("a").state == "probing"
+    cluster.report(a=Outcome(3, 0, 1, 0), b=good(), c=good())
+    assert cluster.verdict("a").state == "warming"

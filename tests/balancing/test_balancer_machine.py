@@ -21,6 +21,7 @@ OUTCOMES = st.builds(
     COUNTS,
     st.one_of(COUNTS, st.floats(0, 1e6)),
     st.one_of(st.none(), st.floats(-1, 3)),
+    COUNTS,
 )
 SECONDS = st.one_of(st.just(0.25), st.floats(0, 3), st.floats(0, 1e5))
 

@@ -79,6 +79,57 @@ def test_a_sick_endpoint_leaves_and_returns_when_healed(fault: str, count: int, 
     assert all(states(run, name) == ["serving"] for name in others)
 
 
+@pytest.mark.parametrize(
+    ("rate", "deadline", "within"),
+    [(1000.0, 1.0, 2.0), (1000.0, 0.1, 2.0), (30.0, 1.0, 4.0), (30.0, 0.1, 4.0), (4.0, 0.1, 30.0)],
+)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_worker_that_hangs_is_found_by_callers_who_give_up(
+    rate: float, deadline: float, within: float, seed: int
+) -> None:
+    """Its health checks pass, and no call of it ends before its deadline."""
+    backends = [Backend(f"n{number}", 0.005, spread=0.2) for number in range(3)]
+    run = Simulation(*backends, rate=rate, seed=seed, retries=0, deadline=deadline)
+    fault, healed = 20.0, 60.0
+    run.run(fault)
+    freeze(run, "n0")
+    run.run(fault + within)
+    assert latest(run, "n0").state in ("ejected", "probing")
+    run.run(healed)
+    probes = [time for time, name in run.sent if name == "n0" and fault + within < time]
+    assert len(probes) < 4.0 * (healed - fault - within)
+    run.heal("n0")
+    run.run(healed + 8.0)
+    assert latest(run, "n0").state == "serving"
+    run.run(healed + 40.0)
+    assert run.shares(healed + 20.0, healed + 40.0)["n0"] == pytest.approx(1 / 3, rel=0.3)
+
+
+@pytest.mark.parametrize("hopeless", [0.02, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("rate", [3.0, 30.0, 300.0])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_callers_who_give_up_everywhere_eject_nobody(
+    hopeless: float, rate: float, seed: int
+) -> None:
+    backends = [Backend(f"n{number}", 0.02, spread=0.2) for number in range(3)]
+    run = Simulation(*backends, rate=rate, seed=seed, retries=0, hopeless=hopeless)
+    run.run(120.0)
+    for name in run.backends:
+        assert states(run, name) in (["serving"], ["new", "serving"])
+
+
+@pytest.mark.parametrize("hopeless", [0.1, 0.5])
+def test_one_that_has_healed_comes_back_though_callers_give_up(hopeless: float) -> None:
+    backends = [Backend(f"n{number}", 0.02, spread=0.2) for number in range(3)]
+    run = Simulation(*backends, rate=300.0, seed=1, retries=0, hopeless=hopeless)
+    run.run(FAULT)
+    fail(run, "n0")
+    run.run(HEALED)
+    run.heal("n0")
+    run.run(HEALED + 20.0)
+    assert latest(run, "n0").state == "serving"
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_flapping_endpoint_does_not_oscillate(seed: int) -> None:
     run = cluster(seed=seed)

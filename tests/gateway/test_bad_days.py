@@ -177,6 +177,67 @@ async def test_a_server_that_fails_all_calls_is_ejected_probed_and_taken_back() 
         assert traffic.errors == []
 
 
+async def give_up(gateway: ServedGateway, told: str, after: float) -> None:
+    """Call over REST, and go away when nothing is answered in the time."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    head = f"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\nx-do: {told}\r\n"
+    writer.write(f"{head}content-length: 2\r\n\r\n{{}}".encode())
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(reader.read(1), after)
+    writer.close()
+
+
+@pytest.mark.parametrize("protocol", ["tidegate", "open-inference"])
+async def test_a_server_whose_worker_hangs_is_ejected_though_its_checks_pass(
+    protocol: str,
+) -> None:
+    """Callers go away before anybody sees a failure, and few calls wait at a time."""
+    async with FakeServer("a") as a, FakeServer("b") as b, FakeServer("c") as c:
+        endpoints = [
+            {"address": s.address, "rest": int(s.address.split(":")[1]), "protocol": protocol}
+            for s in (a, b, c)
+        ]
+        async with ServedGateway(serving(*endpoints)) as gateway:
+            await gateway.healthy()
+            stuck = asyncio.Event()
+
+            async def call_until_stuck() -> None:
+                while not stuck.is_set():
+                    await give_up(gateway, "only a;sleep 1000", 0.05)
+
+            callers = [asyncio.create_task(call_until_stuck()) for _ in range(2)]
+            status = await gateway.eventually(
+                lambda s: endpoints_of(s, "m")[a.address]["state"] == "ejected"
+            )
+            stuck.set()
+            await asyncio.gather(*callers)
+            found = endpoints_of(status, "m")[a.address]
+            assert found["health"] == "healthy"
+            assert found["cancelled"] >= 5
+            assert found["failed"] == 0
+            async with Traffic(gateway) as traffic:
+                await gateway.eventually(
+                    lambda s: endpoints_of(s, "m")[a.address]["state"] == "serving"
+                )
+                await traffic.more(50, of="a")
+            assert traffic.errors == []
+
+
+async def test_callers_who_wait_for_nobody_demote_nobody() -> None:
+    async with (
+        FakeServer("a") as a,
+        FakeServer("b") as b,
+        ServedGateway(serving(a.address, b.address)) as gateway,
+    ):
+        await gateway.healthy()
+        async with Traffic(gateway, width=4) as traffic:
+            while (await gateway.endpoints())[a.address]["cancelled"] < 50:
+                await asyncio.gather(*(give_up(gateway, "sleep 1000", 0.01) for _ in range(8)))
+                found = (await gateway.endpoints()).values()
+                assert {e["state"] for e in found} <= {"new", "serving"}
+        assert traffic.errors == []
+
+
 async def test_a_frozen_server_is_left_alone_and_taken_back() -> None:
     async with processes("abc") as (a, b, c), ServedGateway(three(a, b, c)) as gateway:
         await gateway.healthy()

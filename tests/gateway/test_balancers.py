@@ -49,6 +49,10 @@ def report(**loads: EndpointLoad) -> LoadReport:
     )
 
 
+def observe(balancers: Balancers, told: LoadReport, now: float) -> None:
+    balancers.observe(Figures().note(told, {"pool/m": "m"}), told.elapsed, now)
+
+
 _LOADS = st.sampled_from(
     [None, EndpointLoad(20, 0, 20, 1), EndpointLoad(0, 20, 20, 0), EndpointLoad(2, 0, 20, 18)]
 )
@@ -71,7 +75,7 @@ def test_what_is_told_step_by_step_is_what_was_decided(
         now += 0.25
         if isinstance(step, dict):
             loads = {name: load for name, load in step.items() if load is not None}
-            balancers.observe(report(**loads), {"pool/m": "m"}, now)
+            observe(balancers, report(**loads), now)
         elif isinstance(step, tuple):
             model = members(step, priorities)
             balancers.update([model], now)
@@ -90,7 +94,7 @@ def test_another_weight_makes_one_server_another() -> None:
     balancers.update([model], 0.0)
     before = balancers.routed(model, 0.0)
     failed, well = EndpointLoad(0, 20, 20, 0), EndpointLoad(20, 0, 20, 1)
-    balancers.observe(report(n1=failed, n2=well, n3=well, n4=well), {"pool/m": "m"}, 0.25)
+    observe(balancers, report(n1=failed, n2=well, n3=well, n4=well), 0.25)
     after = balancers.routed(model, 0.25)
     assert after is not before
     same = [a is b for a, b in zip(before.pool.servers, after.pool.servers)]
@@ -112,12 +116,12 @@ def test_the_first_are_a_last_resort_where_all_of_them_are_sick() -> None:
     balancers.update([model], 0.0)
     well, failed = EndpointLoad(20, 0, 20, 1), EndpointLoad(0, 20, 20, 0)
     for number in range(8):
-        balancers.observe(report(n1=well, n2=well, n3=well), {"pool/m": "m"}, 0.25 * number)
-    balancers.observe(report(n1=failed, n2=failed), {"pool/m": "m"}, 2.0)
+        observe(balancers, report(n1=well, n2=well, n3=well), 0.25 * number)
+    observe(balancers, report(n1=failed, n2=failed), 2.0)
     servers = balancers.routed(model, 2.0).pool.servers
     assert [s.ejected for s in servers] == [True, True, False, False]
     assert not any(s.last_resort for s in servers)
-    balancers.observe(report(n3=failed), {"pool/m": "m"}, 2.25)
+    observe(balancers, report(n3=failed), 2.25)
     servers = balancers.routed(model, 2.25).pool.servers
     assert [s.last_resort for s in servers] == [True, True, True, False]
 
@@ -126,9 +130,28 @@ def test_an_edit_of_the_slow_start_forgets_nobody_s_faults() -> None:
     balancers, model = Balancers(), members((100,) * 4, (0,) * 4)
     balancers.update([model], 0.0)
     well, failed = EndpointLoad(20, 0, 20, 1), EndpointLoad(0, 20, 20, 0)
-    balancers.observe(report(n1=failed, n2=well, n3=well, n4=well), {"pool/m": "m"}, 0.25)
+    observe(balancers, report(n1=failed, n2=well, n3=well, n4=well), 0.25)
     assert balancers.routed(model, 0.25).pool.servers[0].ejected
     model = replace(model, slow_start=30.0)
     balancers.update([model], 0.5)
     assert balancers.routed(model, 0.5).pool.servers[0].ejected
     assert balancers.ejections("m") == 1
+
+
+def test_calls_that_are_no_longer_in_flight_and_have_not_ended_were_cancelled() -> None:
+    figures, pool_of = Figures(), {"pool/m": "m", "pool/m/rest": "m"}
+    figures.note(report(n1=EndpointLoad(0, 0, 5, 5)), pool_of)
+    outcomes = figures.note(report(n1=EndpointLoad(1, 1, 4, 3)), pool_of)
+    assert outcomes["m"][ADDRESSES[0]].cancelled == 4
+    outcomes = figures.note(report(), pool_of)
+    assert outcomes["m"][ADDRESSES[0]].cancelled == 3
+    assert figures.of("m", ADDRESSES[0]).cancelled == 7
+    assert figures.note(LoadReport(0.25, {}), pool_of) == {}
+    # A connection that is refused is a failure of a call that was never sent.
+    outcomes = figures.note(report(n1=EndpointLoad(0, 3, 0, 0)), pool_of)
+    assert outcomes["m"][ADDRESSES[0]].cancelled == 0
+    # One endpoint in two clusters: what is in flight is that of both.
+    loads = {ADDRESSES[0]: EndpointLoad(0, 0, 2, 2)}
+    figures.note(LoadReport(0.25, dict.fromkeys(pool_of, loads)), pool_of)
+    outcomes = figures.note(LoadReport(0.25, {"pool/m": loads}), pool_of)
+    assert outcomes["m"][ADDRESSES[0]].cancelled == 4

@@ -142,10 +142,10 @@ class Balancer:
         for address in self._active - outcomes.keys():
             record = self._records[address]
             record.in_flight = record.latency.held = 0
-        avoided = self._failing - outcomes.keys()
+        avoided = [a for a in self._failing if a not in outcomes or outcomes[a].is_over]
         self._active.clear()
         self._failing.clear()
-        succeeded = failed = issued = 0
+        succeeded = failed = cancelled = issued = 0
         for address, outcome in outcomes.items():
             found = self._records.get(address)
             if found is None:
@@ -153,13 +153,14 @@ class Balancer:
             known.append((address, found, outcome))
             succeeded += outcome.succeeded
             failed += outcome.failed
+            cancelled += outcome.cancelled
             issued += outcome.issued
             if outcome.in_flight:
                 self._active.add(address)
             if outcome.failed:
                 self._failing.add(address)
             found.observe(outcome, elapsed, now)
-        self._tally.add(succeeded, failed, now, self._policy.failure_window)
+        self._tally.add(succeeded, failed, cancelled, now, self._policy.failure_window)
         step = 1.0 - math.exp(-elapsed)
         self._rate += (issued / elapsed - self._rate) * step
         serving = max(1, len(self._records) - len(self._out))
@@ -199,8 +200,9 @@ class Balancer:
         ejection = record.ejection
         if ejection.state == "ejected":
             return
+        others = self._tally.without(record.tally)
         if ejection.state == "probing":
-            well, wrong = record.probed(outcome, reference, elapsed, now)
+            well, wrong = record.probed(outcome, others, reference, elapsed, now)
             if wrong:
                 record.eject(ejection.cause, wrong, now)
             elif well:
@@ -212,9 +214,6 @@ class Balancer:
                 ejection.warm(now, ejection.ramp)
             else:
                 ejection.serve(now)
-        others = Tally(now)
-        others.succeeded = self._tally.succeeded - record.tally.succeeded
-        others.failed = self._tally.failed - record.tally.failed
         complaint = record.complaint(outcome, others, reference, others_ended, elapsed)
         if complaint is None and len(reference) > 1:
             complaint = record.slowness(outcome, reference, elapsed)

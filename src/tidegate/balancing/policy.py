@@ -31,6 +31,13 @@ class BalancingPolicy:
     failure_window: float = 3.0
     """The time constant in which failures are forgotten for the two rules above."""
 
+    # Calls that nobody waited for any longer
+    chance: float = 1e-7
+    """So unlikely it must be that calls of one endpoint were cancelled one after the other without
+    its doing, each with the probability that calls of the others are, for it to be ejected."""
+    probe_chance: float = 0.05
+    """The same for one that is probed to be left out."""
+
     # Silence
     stuck_after: float = 0.5
     """An endpoint that ends no call for this long is ejected as stuck, if others do end theirs."""

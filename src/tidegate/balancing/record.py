@@ -21,33 +21,55 @@ _SURELY_SOME = 8.0
 """So many calls are expected of an endpoint that none at all is no chance."""
 _SURELY_WELL = 2.0
 """How many calls fewer must be seen in flight than of an endpoint that is still slow."""
+_NO_CHANCE = 5.0
+"""A difference of so many standard deviations is none."""
 
 
 class Tally:
     """Calls that ended lately, with time forgotten."""
 
-    __slots__ = ("at", "failed", "succeeded")
+    __slots__ = ("at", "cancelled", "failed", "succeeded")
 
     def __init__(self, now: float) -> None:
         self.succeeded = 0.0
         self.failed = 0.0
+        self.cancelled = 0.0
         self.at = now
 
-    def add(self, succeeded: int, failed: int, now: float, window: float) -> None:
+    def add(self, succeeded: int, failed: int, cancelled: int, now: float, window: float) -> None:
         """Add calls that ended now."""
         kept = math.exp(min(0.0, self.at - now) / window)
         self.succeeded = self.succeeded * kept + succeeded
         self.failed = self.failed * kept + failed
+        self.cancelled = self.cancelled * kept + cancelled
         self.at = now
+
+    def without(self, part: Tally) -> Tally:
+        """Return what is left when a part of them is left out."""
+        rest = Tally(self.at)
+        rest.succeeded = max(0.0, self.succeeded - part.succeeded)
+        rest.failed = max(0.0, self.failed - part.failed)
+        rest.cancelled = max(0.0, self.cancelled - part.cancelled)
+        return rest
+
+    @property
+    def cancelled_part(self) -> float:
+        """The probability that a call is cancelled: 1/2 while no call is known."""
+        return (self.cancelled + 0.5) / (self.calls + 1.0)
+
+    @property
+    def calls(self) -> float:
+        """All of them."""
+        return self.succeeded + self.failed + self.cancelled
 
 
 class Record:
     """One endpoint: its weight, its latency, its life."""
 
     __slots__ = (
-        "_policy", "base", "crowd", "effective", "ejection", "explained_at", "in_flight",
-        "latency", "load", "load_log_factor", "missed", "published_at", "run", "run_at", "silent",
-        "tally", "waiting",
+        "_policy", "base", "cancelled", "cancelled_at", "crowd", "effective", "ejection",
+        "explained_at", "in_flight", "latency", "load", "load_log_factor", "missed",
+        "published_at", "run", "run_at", "silent", "tally", "waiting",
     )  # fmt: skip
 
     def __init__(self, policy: BalancingPolicy, base: int, state: State, now: float) -> None:
@@ -64,6 +86,8 @@ class Record:
         self.tally = Tally(now)
         self.run = 0  # failures without a success between them
         self.run_at = now
+        self.cancelled = 0  # calls without a success between them
+        self.cancelled_at = now  # when the first of them was
         self.silent = 0.0  # seconds since a call ended, while some were in flight
         self.waiting = 0.0  # calls issued since then
         self.missed = 0.0  # calls that should have ended meanwhile
@@ -109,7 +133,8 @@ class Record:
         self.in_flight = outcome.in_flight
         self.crowd += (outcome.in_flight - self.crowd) * (1.0 - math.exp(-elapsed))
         latency = self.latency
-        latency.held = min(latency.held, outcome.in_flight)
+        old = min(latency.held, outcome.cancelled)
+        latency.held = min(latency.held - old, outcome.in_flight)
         if not self.ejection.out and 4 * outcome.failed <= ended:
             # Failures are quicker than answers, or slower: they tell nothing of the latency.
             in_flight = outcome.in_flight - latency.held
@@ -117,7 +142,15 @@ class Record:
         self.effective = window_weight(
             self.effective, self.base, outcome.succeeded, outcome.failed
         )
-        self.tally.add(outcome.succeeded, outcome.failed, now, policy.failure_window)
+        self.tally.add(
+            outcome.succeeded, outcome.failed, outcome.cancelled, now, policy.failure_window
+        )
+        if outcome.succeeded:
+            self.cancelled = 0
+        elif outcome.cancelled > old:
+            if not self.cancelled:
+                self.cancelled_at = now
+            self.cancelled += math.floor(outcome.cancelled - old)
         if outcome.succeeded or now - self.run_at > 4 * policy.failure_window:
             self.run = 0
         if outcome.failed:
@@ -175,9 +208,36 @@ class Record:
                 if rate >= policy.failure_rate and usual < rate / 2:
                     whose = f"{usual:.0%} of the others'"
                     return "failures", f"{rate:.0%} of its calls failed, {whose}"
+        if outcome.cancelled and (why := self._deserted(others, enough)):
+            return "failures", why
         if self.silent and others_ended:
             return self._silence(reference, elapsed)
         return None
+
+    def _deserted(self, others: Tally, enough: int) -> str:
+        """Say so if callers gave up who would not have, were it like the ``others``.
+
+        Its worker hangs, say, and its health checks pass. Callers who go away, or whose deadlines
+        nobody can hold, do so at all endpoints; one who goes away alone does so at one moment.
+        """
+        policy, tally = self._policy, self.tally
+        usual = others.cancelled_part
+        if (
+            self.cancelled >= enough
+            and tally.at - self.cancelled_at >= policy.stuck_after
+            and usual**self.cancelled <= policy.chance
+        ):
+            return f"{self.cancelled} calls in a row were given up by their callers"
+        rate = tally.cancelled / tally.calls
+        spread = 1.0 / tally.calls + 1.0 / (others.calls + 1.0)
+        noise = math.sqrt(usual * (1.0 - usual) * spread)
+        if (
+            tally.calls >= policy.failure_rate_calls
+            and rate >= policy.failure_rate
+            and rate - usual >= max(rate / 2, _NO_CHANCE * noise)
+        ):
+            return f"callers gave up {rate:.0%} of its calls, {usual:.0%} of the others'"
+        return ""
 
     def avoided(self, elapsed: float) -> str:
         """Say so if the edge keeps calls from it since some broke off, though its share is whole.
@@ -234,7 +294,7 @@ class Record:
             self.latency.get_used_to(_ALARM)
         self.latency.forget()
         self.silent = self.missed = 0.0
-        self.run = self.waiting = 0
+        self.run = self.waiting = self.cancelled = 0
         self.ejection.eject(cause, why, now)
 
     def step(self, now: float) -> None:
@@ -253,9 +313,15 @@ class Record:
         self.latency.held = self.in_flight
         self.latency.forget()
         self.silent = 0.0
+        self.cancelled = 0
 
     def probed(
-        self, outcome: Outcome, reference: Reference, elapsed: float, now: float
+        self,
+        outcome: Outcome,
+        others: Tally,
+        reference: Reference,
+        elapsed: float,
+        now: float,
     ) -> tuple[bool, str]:
         """Judge one that is probed; return whether it is well, and what is wrong.
 
@@ -270,8 +336,10 @@ class Record:
         ejection.passed += new - failed
         if failed:
             return False, f"{failed} of {ejection.counted} probes failed"
-        others = reference.others(None) or 0.0
-        usual = latency.usual(others)
+        if self.cancelled and others.cancelled_part**self.cancelled <= policy.probe_chance:
+            again = "" if self.cancelled == 1 else f", {self.cancelled} times"
+            return False, f"a probe was given up by its caller{again}"
+        usual = latency.usual(reference.others(None) or 0.0)
         in_flight = self.in_flight - latency.held
         patience = max(2 * policy.stuck_after, policy.slow_outlier * usual)
         if self.silent >= patience and in_flight:

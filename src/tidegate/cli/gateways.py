@@ -54,8 +54,9 @@ def _models(state: dict[str, Any]) -> Table:
 
 def _endpoints(state: dict[str, Any]) -> Table:
     table = _table(
-        "model", "endpoint", "protocol", "state", "share", "in flight", "ok", "failed", "why"
-    )
+        "model", "endpoint", "protocol", "state", "share", "in flight", "ok", "failed",
+        "cancelled", "why",
+    )  # fmt: skip
     for model in state.get("models", ()):
         for pool in model["pools"]:
             part = _part(model, pool)
@@ -72,6 +73,7 @@ def _endpoints(state: dict[str, Any]) -> Table:
                     str(each["in_flight"]),
                     str(each["succeeded"]),
                     str(each["failed"]),
+                    str(each["cancelled"]),
                     escape(each["reason"]),
                 )
     return table

@@ -120,6 +120,7 @@ def _pool(controller: GatewayController, pool: PoolMembers, *, details: bool) ->
                 "in_flight": sums.in_flight,
                 "succeeded": sums.succeeded,
                 "failed": sums.failed,
+                "cancelled": sums.cancelled,
                 **({"verdict": asdict(verdict)} if details else {}),
             }
         )

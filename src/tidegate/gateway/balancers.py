@@ -11,7 +11,6 @@ from tidegate.balancing.balancer import Balancer
 from tidegate.balancing.outcome import Outcome
 from tidegate.balancing.policy import BalancingPolicy
 from tidegate.balancing.verdict import Verdict
-from tidegate.edge.load_reports import EndpointLoad, LoadReport
 from tidegate.edge.pools import HeaderPool, Pool, RoutedModel, Server
 from tidegate.edge.server_clusters import ACTIVE_REQUEST_BIAS
 from tidegate.gateway.endpoints import Endpoint
@@ -28,7 +27,7 @@ class Balancers:
         self._balanced: dict[str, _Balanced] = {}
         self._routed: dict[str, _Routed] = {}
         self._busy: set[str] = set()
-        """The pools in the last report."""
+        """The pools with calls when :meth:`observe` was last called."""
 
     def update(self, models: Iterable[ModelMembers], now: float) -> None:
         """Take what pools there are, and who is in them; what is known of those who stay holds."""
@@ -44,20 +43,16 @@ class Balancers:
                 balanced.follow(replace(self._policy, slow_start=slow_start))
             balanced.update(pool, now)
 
-    def observe(self, report: LoadReport, pool_of: Mapping[str, str], now: float) -> None:
-        """Take a report of the edge's; ``pool_of`` names the pool of each of its clusters."""
-        by_pool: dict[str, list[Mapping[str, EndpointLoad]]] = {}
-        for cluster, loads in report.clusters.items():
-            pool = pool_of.get(cluster)
-            if pool is not None:
-                by_pool.setdefault(pool, []).append(loads)
+    def observe(
+        self, outcomes: Mapping[str, Mapping[str, Outcome]], elapsed: float, now: float
+    ) -> None:
+        """Take what became of the calls of ``elapsed`` seconds, by pool and address."""
         # Those that had calls, and have none now, are told so once.
-        for pool in by_pool.keys() | self._busy:
+        for pool in outcomes.keys() | self._busy:
             balanced = self._balanced.get(pool)
             if balanced is not None:
-                outcomes = _summed(by_pool.get(pool, ()))
-                balanced.balancer.observe(outcomes, report.elapsed, now)
-        self._busy = set(by_pool)
+                balanced.balancer.observe(outcomes.get(pool, {}), elapsed, now)
+        self._busy = set(outcomes)
 
     def routed(self, model: ModelMembers, now: float) -> RoutedModel:
         """Return a model as the edge is told of it: the same object while nothing changes."""
@@ -231,20 +226,3 @@ def _server(
         secure=endpoint.secure,
         name=endpoint.name,
     )
-
-
-def _summed(parts: Iterable[Mapping[str, EndpointLoad]]) -> dict[str, Outcome]:
-    """Add up what the clusters of one pool say of the same endpoints."""
-    sums: dict[str, Outcome] = {}
-    for loads in parts:
-        for address, load in loads.items():
-            before = sums.get(address, Outcome(0, 0, 0, 0))
-            utilization = load.utilization
-            sums[address] = Outcome(
-                before.succeeded + load.succeeded,
-                before.failed + load.failed,
-                before.issued + load.issued,
-                before.in_flight + load.in_flight,
-                before.utilization if utilization is None else utilization,
-            )
-    return sums

@@ -263,9 +263,8 @@ class GatewayController:
         await waiter
 
     def _observe(self, report: LoadReport) -> None:
-        pool_of = self.plan.pools
-        self.balancers.observe(report, pool_of, self.clock.now())
-        self.calls.figures.note(report, pool_of)
+        outcomes = self.calls.figures.note(report, self.plan.pools)
+        self.balancers.observe(outcomes, report.elapsed, self.clock.now())
         self._changed.set()
 
     async def _apply_changes(self) -> None:

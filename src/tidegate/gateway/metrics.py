@@ -67,4 +67,5 @@ class Metrics:
             page.add(names.ENDPOINT_SHARE, shares[endpoint.address], *labels)
             page.add(names.ENDPOINT_CALLS, sums.succeeded, *labels, "succeeded")
             page.add(names.ENDPOINT_CALLS, sums.failed, *labels, "failed")
+            page.add(names.ENDPOINT_CALLS, sums.cancelled, *labels, "cancelled")
             page.add(names.ENDPOINT_IN_FLIGHT, sums.in_flight, *labels)

@@ -180,7 +180,7 @@ ENDPOINT_SHARE = Metric(
 ENDPOINT_CALLS = Metric(
     "tidegate_endpoint_calls_total",
     "counter",
-    "calls that an endpoint has ended: succeeded, failed",
+    "calls of an endpoint that have ended: succeeded, failed, cancelled",
     (*_ENDPOINT, "outcome"),
 )
 ENDPOINT_IN_FLIGHT = Metric(
