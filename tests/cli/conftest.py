@@ -21,7 +21,7 @@ from tests.ports import free_port
 from tidegate.types import DType
 
 ENVIRONMENT = {name: v for name, v in os.environ.items() if not name.startswith("TIDEGATE_")}
-START = 90.0
+START = 120.0
 
 
 def command(*arguments: str) -> list[str]:
@@ -30,7 +30,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def tidegate(
-    *arguments: str, stdin: bytes = b"", cwd: Path | None = None, timeout: float = 90
+    *arguments: str, stdin: bytes = b"", cwd: Path | None = None, timeout: float = 240
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end."""
     return subprocess.run(

@@ -77,7 +77,7 @@ def test_an_install_without_the_parts(missing: str, options: list[str]) -> None:
         f"import sys; sys.modules[{missing!r}] = None; from tidegate.cli.main import run; "
         f"sys.exit(run({arguments!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=240)
     assert done.returncode == os.EX_UNAVAILABLE, done.stderr
     assert missing.encode() in done.stderr
     assert b"pip install 'tidegate[bench]'" in done.stderr

@@ -39,7 +39,7 @@ async def command(*arguments: object) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    said, _ = await asyncio.wait_for(process.communicate(), 240)
     assert process.returncode is not None
     return process.returncode, said.decode()
 

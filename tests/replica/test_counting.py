@@ -201,6 +201,7 @@ async def test_one_that_does_not_answer_in_time_says_nothing(tmp_path: Path) -> 
 
     async with await asyncio.start_unix_server(silent, str(tmp_path / "s")):
         assert await ask_stats(tmp_path / "s", timeout=0.05) is None
-        assert heard.is_set()
+        async with asyncio.timeout(WAIT):
+            await heard.wait()
     async with await asyncio.start_unix_server(other, str(tmp_path / "o")):
         assert await ask_stats(tmp_path / "o") is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-WAIT = 20.0
+WAIT = 60.0
 """Seconds after which something that should come has not come."""
 
 

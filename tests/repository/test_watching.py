@@ -92,7 +92,7 @@ async def test_a_change_is_told(tmp_path: Path) -> None:
     await anext(watching)
     told = asyncio.ensure_future(anext(watching))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             number = 0
             while not told.done():  # The watch begins at some moment after the call.
                 number += 1
@@ -106,7 +106,7 @@ async def test_a_change_is_told(tmp_path: Path) -> None:
 
 async def test_the_tick_comes_without_a_change(tmp_path: Path) -> None:
     watching = changes(tmp_path, tick=0.2)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await anext(watching)
         await anext(watching)
         await anext(watching)
@@ -116,7 +116,7 @@ async def test_the_tick_comes_without_a_change(tmp_path: Path) -> None:
 async def test_a_root_that_goes_and_comes_back(tmp_path: Path) -> None:
     root = tmp_path / "models"
     watching = changes(root, tick=0.1)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await anext(watching)
         await anext(watching)
         root.mkdir()
@@ -138,7 +138,7 @@ async def test_polls_when_the_system_gives_no_notifications(
 
     monkeypatch.setattr(watchfiles, "awatch", limited)
     watching = changes(tmp_path, tick=0.2)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await anext(watching)
         await anext(watching)
     await watching.aclose()

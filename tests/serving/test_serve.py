@@ -206,7 +206,7 @@ def test_a_program_that_ends_in_the_middle_takes_its_node_along(repository: Path
         "print(s._node._run_dir)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(repository)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, str(repository)], capture_output=True, text=True, timeout=240
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert_nothing_left(Path(done.stdout.strip()))
