@@ -72,7 +72,7 @@ def status_of(controller: GatewayController, *, details: bool = False) -> dict[s
         "admin_port": config.admin_port,
         "run_dir": str(controller.directory.path),
         "ready": controller.ready,
-        "edge": {"pid": controller.edge.pid},
+        "edge": {"pid": controller.edge.process.pid},
         "generation": controller.settings.generation,
         "problem": controller.settings.problem or controller.problem,
         "sources": controller.sources_state(),

@@ -37,7 +37,7 @@ class GatewayCalls:
     def __init__(self, controller: GatewayController) -> None:
         self._controller = controller
         self.figures = Figures()
-        self.endpoint_health = EndpointHealth(controller.edge.clusters, controller.clock)
+        self.endpoint_health = EndpointHealth(controller.edge.process.clusters, controller.clock)
         self.tls_troubles = TlsTroubles(controller.clock)
         self.health = HealthCalls(lambda: controller.ready, self._models, self._look)
         self.server = ServerCalls(

@@ -6,31 +6,20 @@ was told last; the next controller of the same port adopts it.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tidegate.clock import Clock, MonotonicClock
 from tidegate.config.gateway import Endpoints, GatewayConfig
-from tidegate.controller.api import ControllerApi, server_metadata
-from tidegate.controller.edge_keeper import EdgeKeeper
-from tidegate.controller.edge_logs import EdgeLogs
-from tidegate.controller.machine import check_free
-from tidegate.controller.run_directory import (
-    GatewayRecord,
-    RunDirectory,
-    log_settings,
-)
+from tidegate.controller.api import server_metadata
+from tidegate.controller.changes import Changes
+from tidegate.controller.controlled_edge import ControlledEdge
+from tidegate.controller.run_directory import GatewayRecord, RunDirectory, log_settings
 from tidegate.controller.tokens import TokenFile
-from tidegate.edge.control import ControlServer
 from tidegate.edge.load_reports import LoadReport
 from tidegate.edge.plan import Plan
 from tidegate.edge.pools import GatewayTopology
 from tidegate.edge.settings import EdgeSettings
-from tidegate.errors import AddressInUse, EdgeFailed
 from tidegate.gateway.balancers import Balancers
 from tidegate.gateway.calls import GatewayCalls
 from tidegate.gateway.descriptors import REMEDY, short_of_files
@@ -43,17 +32,9 @@ from tidegate.gateway.models import ModelMembers, members_of, tasks_of
 from tidegate.gateway.registry import Registry
 from tidegate.gateway.settings import GatewaySettings
 from tidegate.gateway.sources import Sources
-from tidegate.protocols.grpc_frames import PREFIX_SIZE
-from tidegate.protocols.open_inference.documents import LARGEST
-from tidegate.replica import lifeline
-from tidegate.replica.exchange import OpenConnections
-from tidegate.replica.http import Server
-
-log = logging.getLogger(__name__)
 
 _TICK = 0.25
 """Seconds between looks at what time changes: shares that grow, ejections that end."""
-_RETRY_PUBLISH = 2.0
 _FIRST_LOOK = 3.0
 """Seconds that sources have before the edge is told without them."""
 
@@ -94,28 +75,18 @@ class GatewayController:
         self._token = None if token_file is None else TokenFile(token_file)
         self.sources = Sources(source_of, self._found, announce)
         self._memory = Memory(directory.path / "endpoints.json")
-        self._settings = edge_settings(config, directory, self.settings.trust)
         self._handover = Handover()
-        self._changed = asyncio.Event()
+        self._changes = Changes(self._apply, announce, _TICK)
         self._stale = True
         """Whether who is where has changed since the members were gathered."""
-        self._waiters: list[asyncio.Future[None]] = []
         self._planned: GatewayTopology | None = None
-        self._told: GatewayTopology | None = None
-        self._told_settings: EdgeSettings | None = None
+        self._told: tuple[GatewayTopology | None, EdgeSettings | None] = (None, None)
+        """What Envoy has acknowledged."""
         self._short_of_files = False
-        self.problem: str | None = None
-        """Why the edge is not as it should be, if it is not."""
         self._settled = False
         self._draining = False
-        self._adopted = False
-        self._hurry = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._stack = contextlib.AsyncExitStack()
-        self.edge = EdgeKeeper(self._settings, directory, announce)
-        self._edge_logs = EdgeLogs(
-            directory.edge_log, directory.access_log, log_settings(config), self.edge.reopen_logs
-        )
+        settings = edge_settings(config, directory, self.settings.trust)
+        self.edge = ControlledEdge(settings, directory, log_settings(config), announce)
         self.calls = GatewayCalls(self)
 
     @property
@@ -126,6 +97,11 @@ class GatewayController:
     def token(self) -> str | None:
         """Return what nodes must know to join."""
         return None if self._token is None else self._token.read()
+
+    @property
+    def problem(self) -> str | None:
+        """Why the edge is not as it should be, if it is not."""
+        return self._changes.problem
 
     @property
     def ready(self) -> bool:
@@ -140,52 +116,18 @@ class GatewayController:
             EdgeFailed: Envoy cannot be started, or refuses its configuration.
             ConfigurationError: the run directory cannot be used.
         """
-        self.directory.create()
-        self.directory.lock()
-        self._stack.callback(self.directory.unlock)
-        try:
-            self._find_edge()
+        async with self.edge.claimed():
+            self.edge.adopt(GatewayRecord, self.file)
             try:
                 await self._start()
             except BaseException:
                 await self._give_up()
                 raise
-        except BaseException:
-            await self._stack.aclose()
-            raise
         return self
 
-    def _find_edge(self) -> None:
-        self._stack.callback(os.close, lifeline.hold(self.directory.lifeline))
-        record = self.directory.load()
-        self._adopted = self.edge.adopt(record.edge if record is not None else None)
-        if not self._adopted:
-            check_free(self.config.host, self.config.port)
-        elif not isinstance(record, GatewayRecord) or record.file != self.file:
-            what = "nothing that can be read" if record is None else record.serves
-            raise AddressInUse(
-                f"port {self.config.port} is taken: an edge that serves {what} runs there without "
-                f"a controller; stop it with 'tidegate stop --port {self.config.port}'"
-            )
-
     async def _start(self) -> None:
-        api = ControllerApi(self.calls.server, self.calls.why)
-        connections = OpenConnections()
-        connections.refuse = api.refuse
-        await self._stack.enter_async_context(
-            Server(
-                self.directory.api_socket,
-                api.handle,
-                LARGEST,
-                room=PREFIX_SIZE,
-                connections=connections,
-                opener=self.calls.server.open_stream,
-            )
-        )
-        self.control = await self._stack.enter_async_context(
-            ControlServer(self.directory.ads_socket, self._rejected, self._observe)
-        )
-        if self._adopted:
+        await self.edge.listen(self.calls.server, self.calls.why, self._observe)
+        if self.edge.adopted:
             self.announce("adopted the running edge")
         tasks = self._memory.recall(self.sources, self.registry, self.clock.now())
         self.settings.remember(tasks)
@@ -194,48 +136,31 @@ class GatewayController:
         # Silent until something is known: too early an answer takes traffic from what runs.
         await self.settings.first_told(_FIRST_LOOK)
         await self.sources.first_told(_FIRST_LOOK)
-        await self.control.publish(self._topology(), self._settings)
-        await self.edge.start()
-        self._save()
-        await self.control.wait_acknowledged()
+        await self.edge.start(self._topology(), self._save)
         self._settled = True
-        self._tasks = [
-            asyncio.create_task(self._apply_changes(), name="apply changes"),
-            asyncio.create_task(self._edge_logs.keep(), name="keep the edge's logs"),
-            asyncio.create_task(self.edge.keep(self._edge_is_back), name="keep the edge"),
-        ]
+        self.edge.keep(self._edge_is_back, {"apply changes": self._changes.follow()})
         self._found()
 
     async def _give_up(self) -> None:
         await self._stop_following()
-        if self._adopted:
+        if self.edge.adopted:
             return
-        await self.edge.kill()
+        await self.edge.process.kill()
         self.directory.remove()
 
     def hurry(self) -> None:
         """Stop without waiting for the requests that are being run."""
-        self._hurry.set()
+        self.edge.hurry.set()
 
     async def __aexit__(self, *exc: object) -> None:
         """Drain the edge: health fails first, then connections end, then the process."""
         self._draining = True
         self.calls.health.changed()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._stop_following()
         try:
-            try:
-                with contextlib.suppress(EdgeFailed):
-                    await self.control.publish(self._topology(), self._settings, timeout=1.0)
-                await self.edge.stop(self._hurry)
-            except Exception:
-                log.exception("the edge cannot be drained: it is ended at once")
-                await self.edge.kill()
+            await self._stop_following()
+            await self.edge.drain(self._topology)
         finally:
-            self.directory.remove()
-            await self._stack.aclose()
+            await self.edge.release()
 
     async def _stop_following(self) -> None:
         await self.sources.close()
@@ -244,12 +169,12 @@ class GatewayController:
     def _resettled(self) -> None:
         """Take up other settings."""
         self.sources.want(entries_of(self.config, self.settings.tasks))
-        self._settings = edge_settings(self.config, self.directory, self.settings.trust)
+        self.edge.settings = edge_settings(self.config, self.directory, self.settings.trust)
         self._found()
 
     def _found(self) -> None:
         self._stale = True
-        self._changed.set()
+        self._changes.note()
 
     def joined(self) -> None:
         """Take up that nodes have come or gone."""
@@ -257,48 +182,23 @@ class GatewayController:
 
     async def applied(self) -> None:
         """Wait until the edge has been told of all that is known by now."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
         self._found()
-        await waiter
+        await self._changes.applied()
 
     def _observe(self, report: LoadReport) -> None:
         outcomes = self.calls.figures.note(report, self.plan.pools)
         self.balancers.observe(outcomes, report.elapsed, self.clock.now())
-        self._changed.set()
-
-    async def _apply_changes(self) -> None:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TICK):
-                    await self._changed.wait()
-            self._changed.clear()
-            waiters, self._waiters = self._waiters, []
-            try:
-                await self._apply()
-                self.problem = None
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
-            except Exception as error:
-                self._waiters += waiters
-                if not isinstance(error, EdgeFailed):
-                    log.exception("a change cannot be applied")
-                self.problem = f"a change is not in effect yet: {error}"
-                self.announce(self.problem)
-                await asyncio.sleep(_RETRY_PUBLISH)
-                self._told = None
-                self._found()
+        self._changes.note()
 
     async def _apply(self) -> None:
         if self._handover.pending:
             await self.calls.endpoint_health.look(self.plan.clusters, at_most=_TICK)
-        topology = self._topology()
-        if topology == self._told and self._settings is self._told_settings:
+        told = self._topology(), self.edge.settings
+        if told[0] == self._told[0] and told[1] is self._told[1]:
             return
-        settings = self._settings
-        await self.control.publish(topology, settings)
-        self._told, self._told_settings = topology, settings
+        self._told = None, None  # of what is refused, it may have taken a part
+        await self.edge.publish(told[0])
+        self._told = told
         self.calls.health.changed()
         self._memory.keep(self.sources, self.registry, self.settings.tasks)
 
@@ -307,7 +207,6 @@ class GatewayController:
         if self.registry.expire(now):
             self._stale = True
         if self._stale:
-            self._stale = False
             self._gather(now)
         topology = GatewayTopology(
             models={name: self.balancers.routed(m, now) for name, m in self.members.items()},
@@ -331,8 +230,6 @@ class GatewayController:
         }
         pools = [pool for model in self.members.values() for pool in model.pools]
         self._handover.forget_all_but(pool.name for pool in pools)
-        # Looked at again until the new ones are well.
-        self._stale = self._handover.pending
         self.tasks = tasks_of(self.config, dict(self.registry.tasks(now)), self.settings.tasks)
         self.balancers.update(self.members.values(), now)
         addresses = {p.name: frozenset(e.address for e in p.endpoints) for p in pools}
@@ -342,6 +239,8 @@ class GatewayController:
         if short is not None and not self._short_of_files:
             self.announce(f"{short}; {REMEDY}")
         self._short_of_files = short is not None
+        # Looked at again until the new ones are well.
+        self._stale = self._handover.pending
 
     def _found_by(self, entry: Endpoints) -> tuple[Endpoint, ...]:
         fixed = fixed_endpoint(entry)
@@ -362,12 +261,9 @@ class GatewayController:
 
     def _save(self) -> None:
         self.directory.save(
-            GatewayRecord(file=self.file, config=self.config, edge=self.edge.record())
+            GatewayRecord(file=self.file, config=self.config, edge=self.edge.process.record())
         )
 
     def _edge_is_back(self) -> None:
         self._found()
         self._save()
-
-    def _rejected(self, words: str) -> None:
-        self.announce(f"Envoy refused its configuration: {words}")

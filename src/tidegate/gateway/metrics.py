@@ -30,7 +30,7 @@ class Metrics:
         """Ask the edge, and return what it and the controller know."""
         controller, page = self._controller, Page()
         try:
-            stats = await controller.edge.stats(PATTERN)
+            stats = await controller.edge.process.stats(PATTERN)
         except EdgeFailed:
             stats = None
         await controller.calls.endpoint_health.look(controller.plan.clusters)
@@ -46,7 +46,7 @@ class Metrics:
         page.add(names.NODES, len(controller.registry.describe(controller.clock.now())))
         problem = controller.settings.problem or controller.problem
         page.add(names.CONFIG_PROBLEM, int(problem is not None))
-        write_controller(page, self._started, controller.control, controller.edge.pid)
+        write_controller(page, self._started, controller.edge)
         return page
 
     def _write_pool(self, page: Page, model: ModelMembers, pool: PoolMembers) -> None:

@@ -33,7 +33,7 @@ def status_of(controller: Controller) -> dict[str, Any]:
         "admin_port": config.admin_port,
         "run_dir": str(controller.directory.path),
         "ready": controller.ready,
-        "edge": {"pid": controller.edge.pid, "ready": controller.edge_ready},
+        "edge": {"pid": controller.edge.process.pid, "ready": controller.edge_ready},
         "gateways": controller.joining.describe(),
         "models": [_model(controller, name) for name in sorted(controller.fleet.models)],
         "problems": [

@@ -6,10 +6,6 @@ next controller of the same port adopts them.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,22 +15,15 @@ from pathlib import Path
 
 from tidegate.clock import Clock, MonotonicClock
 from tidegate.config.node import NodeConfig
-from tidegate.controller.api import (
-    ControllerApi,
-    extension_names,
-    server_extension,
-    server_metadata,
-)
-from tidegate.controller.edge_keeper import EdgeKeeper
-from tidegate.controller.edge_logs import EdgeLogs
+from tidegate.controller.api import extension_names, server_extension, server_metadata
+from tidegate.controller.changes import Changes
+from tidegate.controller.controlled_edge import ControlledEdge
+from tidegate.controller.edge_settings import common_settings
 from tidegate.controller.grpc_services import HealthCalls, ReflectionCalls
-from tidegate.controller.machine import check_free, usable_cores
 from tidegate.controller.run_directory import NodeRecord, RunDirectory, log_settings
 from tidegate.controller.server_calls import ServerCalls
-from tidegate.edge.control import ControlServer
-from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.topology import Endpoint, Topology
-from tidegate.errors import AddressInUse, EdgeFailed, ModelNotFound
+from tidegate.errors import ModelNotFound
 from tidegate.node.description import Description
 from tidegate.node.endpoints_calls import endpoints_extension
 from tidegate.node.fleet import Fleet
@@ -53,18 +42,9 @@ from tidegate.node.statistics_calls import StatisticsCalls
 from tidegate.node.tensorflow_serving_calls import TensorFlowServingCalls
 from tidegate.node.trust import NodeTrust
 from tidegate.node.unserved import Unserved
-from tidegate.protocols.grpc_frames import PREFIX_SIZE
-from tidegate.protocols.open_inference.documents import LARGEST
-from tidegate.replica import lifeline
-from tidegate.replica.exchange import OpenConnections
 from tidegate.replica.flight import read_suspects
-from tidegate.replica.http import Server
 from tidegate.replica.spec import ReplicaSpec
 from tidegate.repository.entries import ModelEntry, Repository
-
-log = logging.getLogger(__name__)
-
-_RETRY_PUBLISH = 2.0
 
 
 class Controller:
@@ -90,34 +70,17 @@ class Controller:
         self.statistics = Statistics(self.fleet, self._clock)
         self.unserved: Counter[tuple[str, str]] = Counter()
         """Calls of models without replicas, by model and protocol."""
-        self._changed = asyncio.Event()
-        self._waiters: list[asyncio.Future[None]] = []
-        """Those who wait for the edge to be told."""
+        self._changes = Changes(self._apply, announce)
         self._settled = False
-        self._adopted = False
         self._draining = False
-        self._hurry = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._stack = contextlib.AsyncExitStack()
         self.trust = NodeTrust(config, self._retrusted, announce)
         self.edge_ready = False
         """Whether the edge knows what the node serves, and that it is ready."""
-        self._settings = EdgeSettings(
-            host=config.host,
-            port=config.port,
-            controller_socket=str(directory.api_socket),
-            max_message_size=config.max_message_size,
-            access_log=directory.access_log if config.access_log else None,
-            drain_timeout=config.drain_timeout,
-            idle_timeout=config.idle_timeout,
-            threads=config.envoy_threads or max(1, int(usable_cores())),
-            envoy=config.envoy,
-            origins=config.allowed_origins or (),
-            tls=self.trust.tls,
-        )
-        self.edge = EdgeKeeper(self._settings, directory, announce)
-        self._edge_logs = EdgeLogs(
-            directory.edge_log, directory.access_log, log_settings(config), self.edge.reopen_logs
+        self.edge = ControlledEdge(
+            common_settings(config, directory, self.trust.tls),
+            directory,
+            log_settings(config),
+            announce,
         )
         self.replicas = Replicas(
             self.fleet,
@@ -125,7 +88,7 @@ class Controller:
             config,
             ProcessLauncher(),
             self._clock,
-            changed=self._changed.set,
+            changed=self._changes.note,
             announce=announce,
             crashed=self._crashed,
             ended=self.statistics.ended,
@@ -172,139 +135,86 @@ class Controller:
             ConfigurationError: the repository or the run directory cannot be used, or gateways
                 cannot be told where this node is.
         """
-        self.directory.create()
-        self.directory.lock()
-        self._stack.callback(self.directory.unlock)
-        try:
+        async with self.edge.claimed():
             self.joining.check()
-            self._find_edge()
+            record = self.edge.adopt(NodeRecord, self.repository)
+            if record is not None:
+                self.fleet.unloaded.update(record.unloaded)
             try:
                 await self._start()
             except BaseException:
                 await self._give_up()
                 raise
-        except BaseException:
-            await self._stack.aclose()
-            raise
         return self
 
-    def _find_edge(self) -> None:
-        """Adopt the edge that runs, or make sure that one can be started."""
-        self._stack.callback(os.close, lifeline.hold(self.directory.lifeline))
-        record = self.directory.load()
-        self._adopted = self.edge.adopt(record.edge if record is not None else None)
-        if not self._adopted:
-            check_free(self.config.host, self.config.port)
-        elif isinstance(record, NodeRecord) and record.repository == self.repository:
-            self.fleet.unloaded.update(record.unloaded)
-        elif record is not None:
-            raise AddressInUse(
-                f"port {self.config.port} is taken: an edge that serves {record.serves} runs "
-                f"there without a controller; stop it with 'tidegate stop --port "
-                f"{self.config.port}', or serve that repository again"
-            )
-
     async def _start(self) -> None:
-        api = ControllerApi(self.calls, Unserved(self.fleet, self.unserved).why)
-        connections = OpenConnections()
-        connections.refuse = api.refuse
-        await self._stack.enter_async_context(
-            Server(
-                self.directory.api_socket,
-                api.handle,
-                LARGEST,
-                room=PREFIX_SIZE,
-                connections=connections,
-                opener=self.calls.open_stream,
-            )
-        )
-        self.control = await self._stack.enter_async_context(
-            ControlServer(self.directory.ads_socket, self._rejected)
-        )
+        await self.edge.listen(self.calls, Unserved(self.fleet, self.unserved).why)
         self._quarantine = Quarantine(self._noticeboard.read())
-        self.shared_memory.take_over(adopted=self._adopted)
+        self.shared_memory.take_over(adopted=self.edge.adopted)
         count = await self.replicas.adopt()
-        if self._adopted:
+        if self.edge.adopted:
             s = "" if count == 1 else "s"
             self.announce(f"adopted the running edge and {count} replica{s}")
             self._settled = True
         await self._followed.look()
-        # Silent until here: an early, incomplete answer would take traffic from what runs.
-        await self.control.publish(self._topology(), self._settings)
-        await self.edge.start()
-        # At once: a controller that is killed now must be able to find it again.
-        self._save()
-        await self.control.wait_acknowledged()
-        self._tasks = [
-            asyncio.create_task(self._apply_changes(), name="apply changes"),
-            asyncio.create_task(self._followed.follow(), name="watch the repository"),
-            asyncio.create_task(self._edge_logs.keep(), name="keep the edge's logs"),
-            asyncio.create_task(self.trust.follow(), name="follow the certificates"),
-            asyncio.create_task(self.edge.keep(self._edge_is_back), name="keep the edge"),
-        ]
-        self._changed.set()
+        await self.edge.start(self._topology(), self._save)
+        self.edge.keep(
+            self._edge_is_back,
+            {
+                "apply changes": self._changes.follow(),
+                "watch the repository": self._followed.follow(),
+                "follow the certificates": self.trust.follow(),
+            },
+        )
+        self._changes.note()
         self.joining.start()
 
     async def _give_up(self) -> None:
         """End what was started in vain; an edge that served before goes on, as its replicas do."""
-        if self._adopted:
+        if self.edge.adopted:
             return
-        await self.edge.kill()
+        await self.edge.process.kill()
         await self.replicas.end()
         self.directory.remove()
 
     def hurry(self) -> None:
         """Stop without waiting for the requests that are being run."""
-        self._hurry.set()
+        self.edge.hurry.set()
 
     async def __aexit__(self, *exc: object) -> None:
         """Leave the gateways, drain the edge, then end the replicas; the logs are left."""
         # First of all: until they know, gateways go on sending calls.
-        await self.joining.leave(self._hurry)
+        await self.joining.leave(self.edge.hurry)
         self._draining = True
         self.health.changed()
-        # The edge's keeper, too: an edge that it started from now on would be left behind.
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            try:
-                with contextlib.suppress(EdgeFailed):
-                    await self.control.publish(self._topology(), self._settings, timeout=1.0)
-                await self.edge.stop(self._hurry)
-            except Exception:
-                log.exception("the edge cannot be drained: it is ended at once")
-                await self.edge.kill()
+            await self.edge.drain(self._topology)
             await self.replicas.end()
         finally:
-            self.directory.remove()
-            await self._stack.aclose()
+            await self.edge.release()
 
     def _save(self) -> None:
         self.directory.save(
             NodeRecord(
                 repository=self.repository,
                 config=self.config,
-                edge=self.edge.record(),
+                edge=self.edge.process.record(),
                 unloaded=tuple(sorted(self.fleet.unloaded)),
             )
         )
 
     def _retrusted(self) -> None:
-        self._settings = replace(self._settings, tls=self.trust.tls)
-        self._changed.set()
+        self.edge.settings = replace(self.edge.settings, tls=self.trust.tls)
+        self._changes.note()
 
     def _log_from(self, level: int) -> None:
         self._noticeboard.log_from(level)
-        self._changed.set()
+        self._changes.note()
 
     def _edge_is_back(self) -> None:
         # What was to be retired while there was no edge still waits for it.
-        self._changed.set()
+        self._changes.note()
         self._save()
-
-    def _rejected(self, words: str) -> None:
-        self.announce(f"Envoy refused its configuration: {words}")
 
     def _crashed(self, spec: ReplicaSpec) -> None:
         self.statistics.crashed(spec)
@@ -343,13 +253,11 @@ class Controller:
 
     async def applied(self) -> None:
         """Wait until the edge has been told of the next change, and of all there were before."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        await waiter
+        await self._changes.applied()
 
     def apply_soon(self) -> None:
         """Tell the edge anew, whether something has changed or not."""
-        self._changed.set()
+        self._changes.note()
 
     def _follow(self) -> None:
         """Start what should run by now."""
@@ -358,24 +266,7 @@ class Controller:
         for generation in self.fleet.generations():
             if generation.desired and not generation.final:
                 self.replicas.start(generation)
-        self._changed.set()
-
-    async def _apply_changes(self) -> None:
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            waiters, self._waiters = self._waiters, []
-            try:
-                await self._apply()
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
-            except Exception as error:
-                self._waiters += waiters
-                if not isinstance(error, EdgeFailed):
-                    log.exception("a change cannot be applied")
-                self.announce(f"a change is not in effect yet: {error}")
-                asyncio.get_running_loop().call_later(_RETRY_PUBLISH, self._changed.set)
+        self._changes.note()
 
     async def _apply(self) -> None:
         """Bring the edge to what the fleet says; then, and only then, let the retired go."""
@@ -387,11 +278,11 @@ class Controller:
         if retired:
             await self.joining.withdraw()
         topology = self._topology()
-        await self.control.publish(topology, self._settings)
+        await self.edge.publish(topology)
         self.edge_ready = topology.ready
         self.joining.changed()
         self.health.changed()
-        if not self.edge.serving:
+        if not self.edge.process.serving:
             return
         # What was given up may have come back while the edge was told.
         still = self.fleet.retired()

@@ -67,7 +67,7 @@ class Metrics:
 
     async def _ask_edge(self) -> dict[str, int] | None:
         try:
-            return await self._controller.edge.stats(PATTERN)
+            return await self._controller.edge.process.stats(PATTERN)
         except EdgeFailed:
             return None
 
@@ -125,7 +125,7 @@ class Metrics:
             page.add(names.MODELS, 1, fleet.state(model).replace(" ", "_"))
         for (model, protocol), count in sorted(controller.unserved.items()):
             page.add(names.UNSERVED, count, model, protocol)
-        write_controller(page, self._started, controller.control, controller.edge.pid)
+        write_controller(page, self._started, controller.edge)
 
 
 def _write_stats(page: Page, key: Key, stats: ModelStats) -> None:
