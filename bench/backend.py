@@ -38,7 +38,9 @@ from tidegate.errors import ModelNotReady
 from tidegate.replica.exchange import Exchange, Head, OpenConnections
 from tidegate.replica.header_blocks import BlockReader, MalformedBlock
 from tidegate.replica.http1 import Http1Connection
-from tidegate.replica.http2 import PREFACE, Http2Connection
+from tidegate.replica.http2 import Http2Connection
+from tidegate.replica.http2_answers import Answers
+from tidegate.replica.http2_frames import DATA, PREFACE, frame
 
 _LIMIT = 2**30
 _WINDOW = 2**20
@@ -92,7 +94,7 @@ class Http2(Http2Connection):
 
     def leave(self) -> bool:
         """Close the connection unless a call is under way; return whether that was so."""
-        if self._exchanges or self._coming or self._transport.is_closing():
+        if self._waiting or self._coming or self._transport.is_closing():
             return False
         # RFC 9113, section 6.8: what was sent at the same moment can be sent again elsewhere.
         self._transport.write(b"\0\0\x08\7\0\0\0\0\0" + struct.pack(">II", self._last_stream, 0))
@@ -103,16 +105,11 @@ class Http2(Http2Connection):
         # The answer does not depend on it: a hundred messages of 64 MiB take no memory here.
         taken = self._taken.pop(exchange.stream, 0) + len(piece)
         if taken >= _WINDOW // 2:
-            self._open_window(taken, exchange.stream)
+            self._answers.open_window(taken, exchange.stream)
             taken = 0
         if not ended:
             self._taken[exchange.stream] = taken
         super()._take_piece(exchange, piece[:0], ended=ended)
-
-    def break_off(self, begun: bytes) -> None:
-        """Send this and close the connection."""
-        self._transport.write(begun)
-        self._transport.close()
 
 
 class Http1(Http1Connection):
@@ -126,11 +123,6 @@ class Http1(Http1Connection):
             return False
         self._transport.close()
         return True
-
-    def break_off(self, begun: bytes) -> None:
-        """Send this and close the connection."""
-        self._transport.write(begun)
-        self._transport.close()
 
 
 class _Newcomer(asyncio.Protocol):
@@ -264,21 +256,13 @@ class Backend:
             exchange.fail(ModelNotReady("this backend was told to fail"))
             return
         exchange.on_gone = self._count_gone
-        connection = cast("Http1 | Http2", exchange._connection)
+        connection = cast("Http1 | Answers", exchange._connection)
         if connection._transport.is_closing():
             return
         if self.mode == "reset":
-            self._break_off(exchange, connection)
+            _break_off(connection, _half_of_an_answer(exchange, connection))
         elif self.mode == "garbage":
-            connection.break_off(b"\xff\xfe no HTTP \x00" * 16)
-
-    def _break_off(self, exchange: Exchange, connection: Http1 | Http2) -> None:
-        if isinstance(connection, Http1):
-            connection.break_off(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf")
-            return
-        head = connection._head(exchange.stream, 0, b"\x88")
-        half = b"\0\0\4\0\0" + exchange.stream.to_bytes(4, "big") + b"half"
-        connection.break_off(head + half)
+            _break_off(connection, b"\xff\xfe no HTTP \x00" * 16)
 
     def _count_gone(self) -> None:
         self.gone += 1
@@ -308,6 +292,18 @@ class Backend:
         self._server.close()
         for connection in list(self.connections.all):
             connection.close()
+
+
+def _half_of_an_answer(exchange: Exchange, connection: Http1 | Answers) -> bytes:
+    if isinstance(connection, Http1):
+        return b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf"
+    return connection.head(exchange.stream, 0, b"\x88") + frame(DATA, 0, exchange.stream, b"half")
+
+
+def _break_off(connection: Http1 | Answers, begun: bytes) -> None:
+    """Send this and close the connection."""
+    connection._transport.write(begun)
+    connection._transport.close()
 
 
 async def serve(given: argparse.Namespace) -> None:

@@ -25,7 +25,9 @@ from typing import Any, Self
 from tidegate.replica.exchange import Exchange
 from tidegate.replica.header_blocks import encode_block, text_of
 from tidegate.replica.http import Server, _Newcomer
-from tidegate.replica.http2 import _DATA, Http2Connection, _frame
+from tidegate.replica.http2 import Http2Connection
+from tidegate.replica.http2_answers import Answers
+from tidegate.replica.http2_frames import DATA, frame
 
 _LIMIT = 2**30
 
@@ -147,9 +149,9 @@ def _load(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
 async def _half(exchange: Exchange) -> None:
     """The head of an answer and a part of its body, on the wire."""
     connection, stream = exchange._connection, exchange.stream
-    assert isinstance(connection, Http2Connection)
+    assert isinstance(connection, Answers)
     block = b"\x88" + encode_block([(b"content-type", b"application/grpc")])
-    connection._send(connection._head(stream, 0, block), _frame(_DATA, 0, stream, b"\0\0\0\0\x09"))
+    connection.send(connection.head(stream, 0, block), frame(DATA, 0, stream, b"\0\0\0\0\x09"))
     await asyncio.sleep(0.05)
 
 

@@ -14,7 +14,8 @@ from tidegate.errors import InvalidInput
 from tidegate.protocols.grpc_frames import frame_prefix
 from tidegate.replica.exchange import Exchange, OpenConnections
 from tidegate.replica.http1 import PATIENCE, Http1Connection
-from tidegate.replica.http2 import PREFACE, Http2Connection
+from tidegate.replica.http2 import Http2Connection
+from tidegate.replica.http2_frames import PREFACE
 from tidegate.replica.streams import Outgoing, StreamHandler
 
 _LIMIT = 2000

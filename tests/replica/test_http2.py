@@ -23,7 +23,8 @@ from tidegate.protocols.grpc_frames import frame_prefix
 from tidegate.replica.exchange import Exchange, OpenConnections
 from tidegate.replica.http import Server
 from tidegate.replica.http1 import PATIENCE
-from tidegate.replica.http2 import PREFACE, Http2Connection
+from tidegate.replica.http2 import Http2Connection
+from tidegate.replica.http2_frames import PREFACE
 
 LIMIT = 100_000
 DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9

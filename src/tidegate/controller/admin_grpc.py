@@ -21,7 +21,7 @@ from tidegate.controller.server_calls import ServerCalls
 from tidegate.errors import MethodNotFound, TidegateError
 from tidegate.protocols.open_inference.documents import LARGEST
 from tidegate.protocols.statuses import status_of
-from tidegate.replica.http2 import PREFACE
+from tidegate.replica.http2_frames import PREFACE
 from tidegate.replica.streams import Outgoing, StreamHandler
 
 _MARK = PREFACE[:3]

@@ -9,7 +9,8 @@ from typing import cast
 
 from tidegate.replica.exchange import Handler, OpenConnections
 from tidegate.replica.http1 import Http1Connection
-from tidegate.replica.http2 import IDLE_TIMEOUT, PREFACE, Http2Connection
+from tidegate.replica.http2 import IDLE_TIMEOUT, Http2Connection
+from tidegate.replica.http2_frames import PREFACE
 from tidegate.replica.streams import Opener
 
 _BACKLOG = 4096

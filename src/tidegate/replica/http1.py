@@ -12,13 +12,13 @@ the signal to cancel.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import httptools
 
 from tidegate.errors import MessageTooLarge
-from tidegate.protocols.grpc_frames import frame_prefix
+from tidegate.protocols.grpc_frames import PREFIX_SIZE, frame_prefix
 from tidegate.protocols.load_reports import REPORT_HEADER, callers_own
 from tidegate.replica.exchange import Bytes, Exchange, Handler, Head, Headers, OpenConnections
 from tidegate.replica.header_blocks import literal_of
@@ -28,7 +28,8 @@ REPORT = REPORT_HEADER.encode()
 PATIENCE = 4
 """A body too large is read and dropped to its end, since most clients write all before they
 read the answer; but not beyond so many times the limit."""
-_FRAME = 5
+_LONGEST_NUMBER = 20
+"""Digits of a content-length."""
 _GRPC_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\n\r\n"
 )
@@ -135,16 +136,12 @@ class Http1Connection(asyncio.Protocol):
             return
         self._size += len(body)
         most = self._limit + self._room
-        if self._size <= most and (self._body or self._announced() <= PATIENCE * most):
+        if self._size <= most and (self._body or announced(self._headers) <= PATIENCE * most):
             self._body.append(body)
             return
         self._body = []
-        if max(self._size, self._announced()) > PATIENCE * most:
+        if max(self._size, announced(self._headers)) > PATIENCE * most:
             self._refuse()
-
-    def _announced(self) -> int:
-        length = self._headers.get(b"content-length", b"0")
-        return int(length) if length.isdigit() and len(length) < 20 else 0
 
     def _refuse(self) -> None:
         if not self._refused:
@@ -176,7 +173,7 @@ class Http1Connection(asyncio.Protocol):
         length = sum(map(len, parts))
         report = self._report(200, ())
         head = _GRPC_HEAD if not report else _GRPC_HEAD[:-2] + b"%s: %s\r\n\r\n" % report[0]
-        head += b"%x\r\n" % (length + _FRAME) + frame_prefix(length)
+        head += b"%x\r\n" % (length + PREFIX_SIZE) + frame_prefix(length)
         self._write(head, *parts, _GRPC_TAIL)
 
     def write_response(
@@ -197,6 +194,12 @@ class Http1Connection(asyncio.Protocol):
         self._exchange = None
         if not self._transport.is_closing():
             self._transport.writelines(parts)
+
+
+def announced(headers: Mapping[bytes, bytes]) -> int:
+    """Return how many bytes of body a request says that it has; 0 if it does not say."""
+    length = headers.get(b"content-length", b"")
+    return int(length) if length.isdigit() and len(length) < _LONGEST_NUMBER else 0
 
 
 def too_large(limit: int) -> MessageTooLarge:
