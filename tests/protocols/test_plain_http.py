@@ -231,7 +231,7 @@ BAD = [
     (b"--b\r\n" + b"a: b\r\n" * 99, FORM, IMAGE, InvalidInput, "Maximum header count"),
     (npy(np.array([1.5])), "", IDS, InvalidInput, "the file holds FP64"),
     (npy(np.array(["a"])), "", NUMBERS, InvalidInput, "the file holds BYTES"),
-    (npy(np.array([1e300])), "", NUMBERS, InvalidInput, "FP32 cannot hold"),
+    (npy(np.array([1e300])), "", NUMBERS, InvalidInput, "FP32, which cannot hold"),
     (npy(np.array([[300, 0, 0]])), "", TensorSpec("u", DType.UINT8, (1, 3)), InvalidInput, "300"),
     (npy(np.zeros(3))[:-1], "", NUMBERS, InvalidInput, "is too short"),
     (b"\x93NUMPY\1\0\x46\0" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000,)}"

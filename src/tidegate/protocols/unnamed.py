@@ -8,12 +8,12 @@ error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from tidegate.errors import InvalidInput
-from tidegate.protocols.open_inference.tensors import INTEGER_RANGES, object_array, shown
+from tidegate.protocols.fitting import fit_element, fit_numbers
+from tidegate.protocols.open_inference.tensors import object_array, shown
 from tidegate.types import Array, DType, Json, Signature, Tensor, TensorSpec
 
 _TOO_LARGE = 2**63
@@ -80,8 +80,7 @@ def fit_bytes(content: bytes, signature: Signature) -> tuple[Tensor, ...]:
             f"the model takes {_listed([s.name for s in specs])} as numbers, not bytes or a text: "
             "send an array, or give the model a hooks.py that makes one of them"
         )
-    rank = 1 if specs[0].shape is None else len(specs[0].shape)
-    return (Tensor(specs[0].name, DType.BYTES, object_array([content], (1,) * rank)),)
+    return (fit_element(content, specs[0]),)
 
 
 def array_of(data: object) -> Array:
@@ -139,36 +138,7 @@ def cast(array: Array, spec: TensorSpec) -> Array:
             return np.ascontiguousarray(array)
         wants, sent = ("texts", "numbers") if dtype is DType.BYTES else ("numbers", "texts")
         raise InvalidInput(f"the input {spec.name!r} is {dtype.value}: send {wants}, not {sent}")
-    if array.dtype == dtype.numpy:
-        return np.ascontiguousarray(array)
-    if dtype.numpy.kind in "iub":
-        _check_whole(array, spec)
-    with np.errstate(over="ignore", invalid="ignore"):
-        found = np.ascontiguousarray(array.astype(dtype.numpy))
-        if dtype.numpy.kind in "fV" and array.size:
-            grown = np.isinf(found) & np.isfinite(array.astype(np.float64, copy=False))
-            if grown.any():
-                raise _no_value(array[grown][0], spec)
-    return found
-
-
-def _check_whole(array: Array, spec: TensorSpec) -> None:
-    if not array.size:
-        return
-    least, greatest = (0, 1) if spec.dtype is DType.BOOL else INTEGER_RANGES[spec.dtype]
-    if array.dtype.kind == "f":
-        broken = ~np.isfinite(array) | (array != np.rint(array))
-        if broken.any():
-            raise _no_value(array[broken][0], spec)
-    lowest, highest = int(array.min()), int(array.max())
-    if lowest < least or highest > greatest:
-        raise _no_value(lowest if lowest < least else highest, spec)
-
-
-def _no_value(value: Any, spec: TensorSpec) -> InvalidInput:
-    return InvalidInput(
-        f"the input {spec.name!r} is {spec.dtype.value}, which cannot hold {value}"
-    )
+    return np.ascontiguousarray(fit_numbers(array, spec))
 
 
 def _column(column: Array, spec: TensorSpec) -> Array:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from tidegate.errors import InvalidInput, RuntimeMissing, Unsupported, UnsupportedContent
+from tidegate.protocols.fitting import fit_element, fit_numbers
 from tidegate.protocols.npy import NPY, array_tensor, read_npy
 from tidegate.protocols.open_inference.json_data import from_json
 from tidegate.protocols.open_inference.tensors import (
-    INTEGER_RANGES,
     MAX_RANK,
     object_array,
     shown,
@@ -109,7 +109,7 @@ def _of_body(
 ) -> tuple[Tensor, ...]:
     only = specs[0] if len(specs) == 1 else None
     if only is not None and _takes_document(only):
-        return (_one(only, content.data),)
+        return (fit_element(content.data, only),)
     if content.kind.json:
         document = content.document()
         if isinstance(document, dict) and document.keys() == {spec.name for spec in specs}:
@@ -130,7 +130,7 @@ def _tensor(spec: TensorSpec, content: Content, white: float | None) -> Tensor:
         data = content.data
         if content.kind.text and content.kind.charset not in ("utf-8", "utf8", "us-ascii"):
             data = content.text().encode()
-        return _one(spec, data)
+        return fit_element(data, spec)
     return _of_json(spec, content.document())
 
 
@@ -225,29 +225,8 @@ def _cast(spec: TensorSpec, tensor: Tensor) -> Tensor:
                 f"the input {spec.name!r} takes {spec.dtype.value}, and the file holds "
                 f"{tensor.dtype.value}"
             )
-        if spec.dtype in INTEGER_RANGES:
-            _check_range(spec, array)
-        with np.errstate(over="ignore", invalid="ignore"):
-            found = array.astype(wanted)
-        if wanted.kind in "fV" and np.count_nonzero(np.isinf(found) & ~np.isinf(array)):
-            raise InvalidInput(
-                f"the file has a number that {spec.dtype.value} cannot hold, the type of the "
-                f"input {spec.name!r}"
-            )
-        array = found
+        array = fit_numbers(array, spec)
     return Tensor(spec.name, spec.dtype, _ranked(array, spec))
-
-
-def _check_range(spec: TensorSpec, array: Array) -> None:
-    if not array.size:
-        return
-    least, greatest = INTEGER_RANGES[spec.dtype]
-    lowest, highest = int(array.min()), int(array.max())
-    if lowest < least or highest > greatest:
-        raise InvalidInput(
-            f"the file has the number {lowest if lowest < least else highest}, which "
-            f"{spec.dtype.value} cannot hold, the type of the input {spec.name!r}"
-        )
 
 
 def _ranked(array: Array, spec: TensorSpec) -> Array:
@@ -256,11 +235,6 @@ def _ranked(array: Array, spec: TensorSpec) -> Array:
     if shape and array.ndim == len(shape) - 1 and (shape[0] == 1 or not isinstance(shape[0], int)):
         array = array[np.newaxis]
     return np.require(array, requirements="C")
-
-
-def _one(spec: TensorSpec, element: bytes) -> Tensor:
-    rank = 1 if spec.shape is None else len(spec.shape)
-    return Tensor(spec.name, DType.BYTES, object_array([element], (1,) * rank))
 
 
 def single(spec: TensorSpec) -> bool:
