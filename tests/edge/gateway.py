@@ -17,6 +17,7 @@ from tidegate.edge.pools import (
     Protocol,
     RoutedModel,
     Server,
+    Servers,
     TrafficPolicy,
 )
 from tidegate.protocols.registry import GATEWAY_ROUTINGS
@@ -45,7 +46,7 @@ class GatewayEdge(Edge):
         return Server(address, protocol, address if elsewhere else None, name=name, **more)
 
     async def pool(self, name: str, *servers: str, **more: Any) -> Pool:
-        return Pool(name, tuple([await self.server(each, **more) for each in servers]))
+        return Pool(name, Servers([await self.server(each, **more) for each in servers]))
 
     async def model(
         self,
@@ -58,7 +59,7 @@ class GatewayEdge(Edge):
     ) -> None:
         """Add a model, or replace it; :meth:`publish` makes it known."""
         self.models[name] = RoutedModel(
-            name, Pool(name, servers), TrafficPolicy(**traffic), canary, mirror, headers
+            name, Pool(name, Servers(servers)), TrafficPolicy(**traffic), canary, mirror, headers
         )
 
     def topology(self) -> GatewayTopology:  # type: ignore[override]

@@ -19,7 +19,7 @@ from tests.edge.harness import Edge, channel, edge_settings, until
 from tests.ports import free_port
 from tidegate.edge.control import ControlServer
 from tidegate.edge.load_reports import EndpointLoad, LoadReport
-from tidegate.edge.pools import GatewayTopology, Pool, RoutedModel, Server, TrafficPolicy
+from tidegate.edge.pools import GatewayTopology, Pool, RoutedModel, Server, Servers, TrafficPolicy
 from tidegate.edge.process import EnvoyProcess
 from tidegate.protocols.registry import GATEWAY_ROUTINGS
 
@@ -94,7 +94,9 @@ class Gateway(Edge):
 
     async def route(self, *servers: Server, model: str = "m", **traffic: Any) -> None:
         """Serve a model from ``servers``."""
-        self.models[model] = RoutedModel(model, Pool(model, servers), TrafficPolicy(**traffic))
+        self.models[model] = RoutedModel(
+            model, Pool(model, Servers(servers)), TrafficPolicy(**traffic)
+        )
         await self.publish()
 
     async def serve_from(self, *names: str, **traffic: Any) -> None:

@@ -9,11 +9,11 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 from tidegate.edge.ads import ENDPOINTS
 from tidegate.edge.assignments import assignment, socket_address
 from tidegate.edge.plan import PlannedCluster
-from tidegate.edge.pools import Server, TrafficPolicy
+from tidegate.edge.pools import Server, Servers, TrafficPolicy
 
 
 def told(*servers: Server, rest: bool = False) -> endpoint_pb2.ClusterLoadAssignment:
-    planned = PlannedCluster("pool/m", "m", "m", servers, rest, TrafficPolicy())
+    planned = PlannedCluster("pool/m", "m", "m", Servers(servers), rest, TrafficPolicy())
     resource = assignment(planned)
     assert resource.type_url == ENDPOINTS
     found = endpoint_pb2.ClusterLoadAssignment()

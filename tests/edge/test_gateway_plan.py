@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tidegate.edge.gateway_routes import gateway_route_configuration
 from tidegate.edge.messages import packed
 from tidegate.edge.plan import PROTOCOLS, Plan, outline_of
-from tidegate.edge.pools import GatewayTopology, HeaderPool, Pool, RoutedModel, Server
+from tidegate.edge.pools import GatewayTopology, HeaderPool, Pool, RoutedModel, Server, Servers
 from tidegate.edge.settings import EdgeSettings
 
 SETTINGS = EdgeSettings("127.0.0.1", 1, "/c.sock", gateway=True)
@@ -30,7 +30,7 @@ servers = st.lists(
         name=st.sampled_from(["", "x"]),
     ),
     max_size=5,
-).map(tuple)
+).map(Servers)
 
 
 @st.composite
@@ -75,10 +75,17 @@ def test_every_route_leads_to_a_cluster_that_there_is(model: RoutedModel) -> Non
 
 @settings(deadline=None)
 @given(models())
+def test_the_kinds_of_a_clusters_servers_are_as_if_they_were_counted(model: RoutedModel) -> None:
+    for cluster in Plan(GatewayTopology({"m": model}, True, b"{}")).clusters.values():
+        assert cluster.servers.kinds == Servers(cluster.servers).kinds
+
+
+@settings(deadline=None)
+@given(models())
 def test_the_order_and_the_weights_of_servers_are_no_part_of_an_outline(
     model: RoutedModel,
 ) -> None:
-    turned = tuple(
+    turned = Servers(
         replace(server, weight=server.weight + 1, ejected=not server.ejected, address="10.9.9.9:9")
         for server in reversed(model.pool.servers)
     )

@@ -13,7 +13,15 @@ from tests.edge.gateway_harness import Gateway
 from tests.edge.harness import until
 from tidegate.edge.health_checks import Crowd, health_check
 from tidegate.edge.plan import Plan
-from tidegate.edge.pools import GatewayTopology, Pool, Protocol, RoutedModel, Server, TrafficPolicy
+from tidegate.edge.pools import (
+    GatewayTopology,
+    Pool,
+    Protocol,
+    RoutedModel,
+    Server,
+    Servers,
+    TrafficPolicy,
+)
 from tidegate.protocols.open_inference import MODEL_READY
 from tidegate.protocols.open_inference.messages import ModelReadyRequest, ModelReadyResponse
 from tidegate.protocols.tensorflow_serving import GET_MODEL_STATUS, PREDICT
@@ -95,7 +103,7 @@ async def test_a_grpc_server_is_asked_in_its_own_protocol(
 
 def checks(*servers: Server, **traffic: Any) -> dict[str, Any]:
     """The check of each cluster of a model with these servers."""
-    model = RoutedModel("m", Pool("m", servers), TrafficPolicy(**traffic))
+    model = RoutedModel("m", Pool("m", Servers(servers)), TrafficPolicy(**traffic))
     plan = Plan(GatewayTopology({"m": model}, True, b"{}"))
     return {n: health_check(c, Crowd(3, 3)) for n, c in plan.clusters.items()}
 
@@ -133,7 +141,7 @@ def test_a_path_of_ones_own_is_asked_over_rest() -> None:
 
 def test_thousands_of_servers_are_asked_less_often() -> None:
     assert Crowd(100, 100).spread == 0
-    model = RoutedModel("m", Pool("m", (Server("10.0.0.1:80"),)))
+    model = RoutedModel("m", Pool("m", Servers((Server("10.0.0.1:80"),))))
     (cluster,) = Plan(GatewayTopology({"m": model}, True, b"{}")).clusters.values()
     for servers in (10, 600, 20_000):
         crowd = Crowd(servers, servers)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tidegate.edge.health_checks import Crowd
 from tidegate.edge.load_reports import EndpointLoad, LoadReport
 from tidegate.edge.plan import PlannedCluster
-from tidegate.edge.pools import Server, TrafficPolicy, kinds_of
+from tidegate.edge.pools import Server, Servers, TrafficPolicy
 from tidegate.edge.server_clusters import server_cluster
 from tidegate.edge.settings import EdgeSettings
 from tidegate.gateway.balancers import POLICY, Balancers
@@ -23,7 +23,9 @@ from tidegate.gateway.models import ModelMembers, PoolMembers
 def test_the_balancer_knows_how_the_edge_picks() -> None:
     """Else one that is probed gets a tenth of the calls that it should, and is out for long."""
     server = Server("127.0.0.1:1")
-    planned = PlannedCluster("pool/m", "m", "m", (server,), rest=False, traffic=TrafficPolicy())
+    planned = PlannedCluster(
+        "pool/m", "m", "m", Servers((server,)), rest=False, traffic=TrafficPolicy()
+    )
     settings = EdgeSettings("127.0.0.1", 1, "/run/controller.sock")
     cluster = server_cluster(planned, settings, Crowd(1, 1))
     picks = least_request_pb2.LeastRequest()
@@ -86,7 +88,7 @@ def test_what_is_told_step_by_step_is_what_was_decided(
         weights = [verdict.weight for verdict in balancers.verdicts("m", now).values()]
         told = [0 if server.ejected else server.weight for server in routed.pool.servers]
         assert told == weights
-        assert routed.pool.kinds == kinds_of(routed.pool.servers)
+        assert routed.pool.servers.kinds == Servers(routed.pool.servers).kinds
 
 
 def test_another_weight_makes_one_server_another() -> None:

@@ -27,7 +27,7 @@ from tidegate.edge.names import CONTROLLER_CLUSTER, LISTENER
 from tidegate.edge.names import ROUTES as ROUTES_NAME
 from tidegate.edge.names import RUNTIME as RUNTIME_NAME
 from tidegate.edge.plan import Plan, PlannedCluster, shape_of
-from tidegate.edge.pools import GatewayTopology, Server
+from tidegate.edge.pools import GatewayTopology, Server, Servers
 from tidegate.edge.retry_floors import RetryFloors
 from tidegate.edge.server_clusters import server_cluster
 from tidegate.edge.settings import EdgeSettings
@@ -172,7 +172,7 @@ class GatewayResources:
             interval = crowd.interval(planned)
         asked = planned
         if leaving:
-            asked = replace(planned, servers=(*planned.servers, *leaving), kinds={})
+            asked = replace(planned, servers=Servers((*planned.servers, *leaving)))
         return _Built(
             planned,
             for_settings,

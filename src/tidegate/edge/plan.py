@@ -6,8 +6,8 @@ speak its protocol, and serve the version that it asks for. Clusters are as few 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from tidegate.edge.names import POOL_PREFIX
 from tidegate.edge.pools import (
@@ -16,8 +16,8 @@ from tidegate.edge.pools import (
     Protocol,
     RoutedModel,
     Server,
+    Servers,
     TrafficPolicy,
-    kinds_of,
 )
 
 PROTOCOLS: tuple[Protocol, ...] = (
@@ -72,33 +72,27 @@ class PlannedCluster:
         protocol: that of its calls.
         asked: what these servers, and not all of the pool, can be asked; else nothing.
         copies: whether its calls are copies, whose answers nobody waits for.
-        kinds: the kinds of the servers; they are counted where it is not given.
     """
 
     name: str
     pool: str
     model: str
-    servers: tuple[Server, ...]
+    servers: Servers
     rest: bool
     traffic: TrafficPolicy
     protocol: Protocol = "tidegate"
     asked: Asked = Asked()
     copies: bool = False
-    kinds: Mapping[Server, int] = field(default_factory=dict, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if not self.kinds:
-            object.__setattr__(self, "kinds", kinds_of(self.servers))
 
     @property
     def ours(self) -> bool:
         """Whether all servers are Tidegate's."""
-        return all(server.protocol == "tidegate" for server in self.kinds)
+        return all(server.protocol == "tidegate" for server in self.servers.kinds)
 
     @property
     def secure(self) -> bool:
         """Whether any of them is spoken to over TLS."""
-        return any(server.secure for server in self.kinds)
+        return any(server.secure for server in self.servers.kinds)
 
     def place(self, server: Server) -> str:
         """Return where calls of this cluster reach ``server``: ``HOST:PORT``."""
@@ -138,7 +132,7 @@ def clusters_of(model: RoutedModel) -> Iterable[PlannedCluster]:
     """Return the clusters of a model; some may come twice."""
     for asked in asked_of(model):
         for pool in model.pools:
-            if all(server.protocol == "tidegate" for server in pool.kinds):
+            if all(server.protocol == "tidegate" for server in pool.servers.kinds):
                 ways: Iterable[tuple[Protocol, bool]] = [("tidegate", False)]
             else:
                 ways = [(protocol, rest) for protocol in PROTOCOLS for rest in (False, True)]
@@ -160,7 +154,10 @@ def shape_of(cluster: PlannedCluster) -> object:
         cluster.copies and (traffic.timeout,),
         (traffic.retry_budget, traffic.max_in_flight),
         (traffic.health_interval, traffic.health_path, traffic.known),
-        {(s.secure, s.protocol == "tidegate" or s.rest is not None) for s in cluster.kinds},
+        {
+            (s.secure, s.protocol == "tidegate" or s.rest is not None)
+            for s in cluster.servers.kinds
+        },
     )
 
 
@@ -172,8 +169,8 @@ def outline_of(model: RoutedModel) -> RoutedModel:
     """
 
     def of(pool: Pool) -> Pool:
-        servers = [s for s, count in pool.kinds.items() for _ in range(min(count, 2))]
-        return Pool(pool.name, tuple(sorted(servers, key=_order_of)))
+        servers = [s for s, count in pool.servers.kinds.items() for _ in range(min(count, 2))]
+        return Pool(pool.name, Servers(sorted(servers, key=_order_of)))
 
     canary, mirror = model.canary, model.mirror
     return replace(
@@ -201,7 +198,7 @@ def _order_of(server: Server) -> tuple[object, ...]:
 
 def asked_of(model: RoutedModel) -> Iterable[Asked]:
     """Return everything that calls can ask a model for."""
-    servers = [server for pool in model.pools for server in pool.kinds]
+    servers = [server for pool in model.pools for server in pool.servers.kinds]
     yield Asked()
     for version in sorted({v for s in servers for v in s.versions or ()}):
         yield Asked(version=version)
@@ -225,21 +222,18 @@ def cluster_for(
     def can(server: Server) -> bool:
         return server.speaks(protocol, rest=rest) and asked.served_by(server)
 
-    able = {kind: count for kind, count in pool.kinds.items() if can(kind)}
-    if not able:
+    servers = pool.servers.that(can)
+    if not servers:
         return None
-    servers = pool.servers
-    if len(able) < len(pool.kinds):
-        servers = tuple(filter(can, servers))
-    ours = all(server.protocol == "tidegate" for server in able)
+    ours = all(server.protocol == "tidegate" for server in servers.kinds)
     name = POOL_PREFIX + pool.name
-    if all(asked.served_by(server) for server in pool.kinds):
+    if all(asked.served_by(server) for server in pool.servers.kinds):
         asked = Asked()
     else:
         name += asked.suffix
     if not ours:
         name += f"|{protocol}|{'rest' if rest else 'grpc'}"
-    elif not all(server.protocol == "tidegate" for server in pool.kinds):
+    elif not all(server.protocol == "tidegate" for server in pool.servers.kinds):
         name += "|ours"
     return PlannedCluster(
         name,
@@ -251,5 +245,4 @@ def cluster_for(
         "tidegate" if ours else protocol,
         asked,
         model.mirror is not None and pool is model.mirror[1],
-        able,
     )

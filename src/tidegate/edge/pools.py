@@ -7,7 +7,7 @@ of Envoy's clusters of each; :func:`tidegate.edge.plan.plan` says which.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -60,31 +60,39 @@ class Server:
         return self.protocol == protocol and (not rest or self.rest is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Servers that share calls.
+class Servers(tuple[Server, ...]):
+    """Servers, and how many of them there are of each kind; they are counted once."""
 
-    Attributes:
-        name: unique, as ``digits`` or ``digits/canary``.
-        servers: the servers.
-        kinds: what :func:`kinds_of` says of them; they are counted where it is not given.
-    """
+    _kinds: Mapping[Server, int] | None = None
 
-    name: str
-    servers: tuple[Server, ...]
-    kinds: Mapping[Server, int] = field(default_factory=dict, compare=False, repr=False)
+    @property
+    def kinds(self) -> Mapping[Server, int]:
+        """How many servers there are of each kind that gets different calls.
 
-    def __post_init__(self) -> None:
-        if not self.kinds:
-            object.__setattr__(self, "kinds", kinds_of(self.servers))
+        Of hundreds of servers, most are of one kind. It stands as a server without an address, a
+        weight and a verdict; its priority is 0, or 1 for all overflow pools.
+        """
+        if self._kinds is None:
+            self._kinds = _counted(self)
+        return self._kinds
+
+    def that(self, can: Callable[[Server], bool]) -> Servers:
+        """Return those which ``can``; it says the same of all servers of a kind."""
+        kinds = {kind: count for kind, count in self.kinds.items() if can(kind)}
+        if len(kinds) == len(self.kinds):
+            return self
+        found = Servers(filter(can, self))
+        found._kinds = kinds
+        return found
+
+    def renewed(self, servers: Iterable[Server]) -> Servers:
+        """Return ``servers``, which differ from these in weights and verdicts alone."""
+        found = Servers(servers)
+        found._kinds = self._kinds
+        return found
 
 
-def kinds_of(servers: Iterable[Server]) -> Mapping[Server, int]:
-    """Return how many servers there are of each kind that gets different calls.
-
-    Of hundreds of servers, most are of one kind. It stands as a server without an address, a
-    weight and a verdict; its priority is 0, or 1 for all overflow pools.
-    """
+def _counted(servers: Iterable[Server]) -> Mapping[Server, int]:
     counts = Counter(
         (s.protocol, s.rest is None, s.versions, s.labels, s.secure, s.priority > 0)
         for s in servers
@@ -101,6 +109,14 @@ def kinds_of(servers: Iterable[Server]) -> Mapping[Server, int]:
         ): count
         for (protocol, without_rest, versions, labels, secure, overflow), count in counts.items()
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Servers that share calls; ``name`` is unique, as ``digits`` or ``digits/canary``."""
+
+    name: str
+    servers: Servers
 
 
 @dataclass(frozen=True, slots=True)

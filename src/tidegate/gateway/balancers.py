@@ -11,7 +11,7 @@ from tidegate.balancing.balancer import Balancer
 from tidegate.balancing.outcome import Outcome
 from tidegate.balancing.policy import BalancingPolicy
 from tidegate.balancing.verdict import Verdict
-from tidegate.edge.pools import HeaderPool, Pool, RoutedModel, Server
+from tidegate.edge.pools import HeaderPool, Pool, RoutedModel, Server, Servers
 from tidegate.edge.server_clusters import ACTIVE_REQUEST_BIAS
 from tidegate.gateway.endpoints import Endpoint
 from tidegate.gateway.models import ModelMembers, PoolMembers
@@ -158,18 +158,19 @@ class _Balanced:
         """Return the pool anew; servers of which nothing has changed are the same objects."""
         endpoints = members.endpoints
         moved, before = _moved(endpoints, verdicts), self._pool
-        # Which calls they get does not depend on their weights.
-        kinds = before.kinds if before is not None and moved == self._moved else {}
-        self._moved = moved
         known: Iterable[Server | None] = repeat(None) if before is None else before.servers
         leaning = self.balancer.leaning
-        servers = tuple(
+        servers = (
             _server(
                 server, e, verdicts[e.address].weight, moved.get(e.address, e.priority), leaning
             )
             for e, server in zip(endpoints, known)
         )
-        return Pool(members.name, servers, kinds)
+        # Which calls they get does not depend on their weights.
+        same = before is not None and moved == self._moved
+        self._moved = moved
+        renewed = Servers if before is None or not same else before.servers.renewed
+        return Pool(members.name, renewed(servers))
 
 
 def _moved(endpoints: Iterable[Endpoint], verdicts: Mapping[str, Verdict]) -> dict[str, int]:
