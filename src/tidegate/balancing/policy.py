@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ACTIVE_REQUEST_BIAS = 0.5
+"""The power of the calls in flight by which an edge divides a weight when it picks. Who decides
+the weights must know of it: else one that is probed gets a tenth of the calls that it should."""
+
 
 @dataclass(frozen=True, slots=True)
 class BalancingPolicy:
     """How one cluster is balanced. Times are in seconds, shares and rates between 0 and 1."""
 
-    active_request_bias: float = 0.5
+    active_request_bias: float = ACTIVE_REQUEST_BIAS
     """Who picks divides a weight by this power of its calls in flight, and one more, as Envoy's
     least request does; 0: it does not. Without, the shares of endpoints that have more to do
     than they can swing: reports are a quarter of a second old, and queues are quicker."""

@@ -44,10 +44,8 @@ _STEP = 10
 """Percent: changes of weights that are smaller do not change the retry budget."""
 _ROOM = 120
 """Percent: calls in flight are not spread exactly by weight."""
-
-
 _HELP = 5.0
-"""Seconds for which servers help out that are no longer there."""
+"""Seconds for which servers help out that are no longer there, as in a controller's handover."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +226,10 @@ def _leaving(
 ) -> tuple[tuple[Server, ...], float]:
     """Return which servers still help out, and until when.
 
-    Servers get calls when they have passed a check. When all are replaced at once, as when a name
-    in DNS leads to other addresses, nobody could answer until then.
+    Servers get calls when they have passed a check. When all of a cluster are replaced at once, as
+    those of a model's old version are, nobody could answer until then. Where a whole pool is
+    replaced, the controller keeps the old ones in it (:mod:`tidegate.gateway.handover`), and this
+    finds nothing to do.
     """
     if before is None:
         return (), math.inf

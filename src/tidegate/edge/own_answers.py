@@ -25,8 +25,9 @@ _GET = string_pb2.StringMatcher(safe_regex={"regex": "GET|HEAD"})
 
 def virtual_host(settings: EdgeSettings) -> route_components_pb2.VirtualHost:
     """Return the one host there is, without routes."""
-    # A message can be sent again only while it is held. A node holds all of it; through a gateway
-    # a large one flows as fast as its server takes it.
+    # A message can be sent again only while all of it is held. A node holds it, but for gRPC to an
+    # only model, whose route says so; through a gateway a large one flows as fast as its server
+    # takes it.
     largest = settings.retry_size if settings.gateway else settings.max_message_size
     host = route_components_pb2.VirtualHost(
         name="all",

@@ -7,6 +7,7 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.type.v3 import http_pb2, percent_pb2
 from google.protobuf import wrappers_pb2
 
+from tidegate.balancing.policy import ACTIVE_REQUEST_BIAS
 from tidegate.edge.assignments import SECURE
 from tidegate.edge.clusters import MOST_FRAMES, balancing, first_aid
 from tidegate.edge.health_checks import Crowd, health_check
@@ -19,9 +20,6 @@ from tidegate.edge.tls import upstream_transport_socket
 from tidegate.protocols.load_reports import CALLERS
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-ACTIVE_REQUEST_BIAS = 0.5
-"""The power of the calls in flight by which a weight is divided. The controller, who decides the
-weights, knows of it."""
 _CONNECT_TIMEOUT = 1.0
 _BUFFER = 2**20
 """Bytes of one connection that may wait on either side; a larger message flows through."""

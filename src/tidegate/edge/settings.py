@@ -12,7 +12,8 @@ from tidegate.protocols.routing import Routing
 MIB = 2**20
 USUAL_MESSAGE_SIZE = 64 * MIB
 SMALL_MESSAGE_SIZE = 4 * MIB
-"""What a gateway reads or sends again whatever else it holds, unless it is told otherwise."""
+"""What a gateway reads or sends again whatever else it holds, unless it is told otherwise; and
+what a node keeps of a gRPC message to its only model."""
 _AWAITED_SHARE = 0.5
 """Of a gateway's memory: what it may hold of messages that it has to read before they go on."""
 
@@ -32,7 +33,8 @@ class EdgeSettings:
             replica does.
         max_message_size: the largest request message, on every hop.
         retry_size: the largest that a gateway keeps until it is answered, so that it can ask
-            another server. A node keeps all.
+            another server. A node has no such setting: it keeps all of a message, or
+            :data:`SMALL_MESSAGE_SIZE` of one over gRPC to its only model.
         forwarded_for: whether whoever answers is told the address of a client, in
             ``x-forwarded-for``.
         access_log: the file for one JSON line a request; none is written without it.

@@ -12,11 +12,10 @@ from tidegate.balancing.outcome import Outcome
 from tidegate.balancing.policy import BalancingPolicy
 from tidegate.balancing.verdict import Verdict
 from tidegate.edge.pools import HeaderPool, Pool, RoutedModel, Server, Servers
-from tidegate.edge.server_clusters import ACTIVE_REQUEST_BIAS
 from tidegate.gateway.endpoints import Endpoint
 from tidegate.gateway.models import ModelMembers, PoolMembers
 
-POLICY = BalancingPolicy(active_request_bias=ACTIVE_REQUEST_BIAS)
+POLICY = BalancingPolicy()
 
 
 class Balancers:

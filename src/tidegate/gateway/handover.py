@@ -1,7 +1,12 @@
 """Make before break: the old endpoints of a pool stay until one of the new ones can answer. Pure.
 
 An endpoint gets no calls before it has passed a check, so a pool whose endpoints are all replaced
-at once would be without any for a moment.
+at once would be without any for a moment. Here they stay for all who read the pool: the balancer,
+the status, and clients that call endpoints directly and are told of healthy ones alone.
+
+The edge does the same for each of its clusters (see ``_leaving`` in
+:mod:`tidegate.edge.gateway_resources`): those of one version or protocol may all be replaced while
+the pool, of which this decides, keeps others.
 """
 
 from __future__ import annotations
