@@ -351,7 +351,7 @@ def _framing() -> list[Row]:
         Row("a header length within the JSON", binary(bytes(16), length=10), None, (_BAD, None),
             "not JSON"),
         Row("a header length that is no number", binary(bytes(16), length="-5"), None,
-            (_BAD, None), "must be a number of bytes"),
+            (_BAD, None), "write the number of bytes"),
         Row("binary data beyond the body", binary(bytes(16), size=2**40), None, (_BAD, None),
             "would end at byte"),
         Row("what is not HTTP", cut_off(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" * 20), None,

@@ -269,7 +269,7 @@ async def test_a_quarantined_request_is_refused_alone(folder: Path) -> None:
     request = infer_request({"a": A, "b": B})
     other = infer_request({"a": B, "b": A})
     async with add_sub(folder) as (client, replica):
-        digest = replica.service.digest(frame(request))
+        digest = replica.service.quarantine.digest(frame(request))
         replica.service.notice((2,), frozenset({digest}))
         reply = await client.grpc(INFER, request)
         assert reply.grpc_status == 9
@@ -283,7 +283,7 @@ async def test_a_quarantined_request_is_refused_alone(folder: Path) -> None:
 async def test_the_record_names_the_digest_of_a_retry_alone(folder: Path, attempt: str) -> None:
     request = infer_request({"a": A, "b": B})
     async with held(folder) as (model, replica), EdgeClient(replica.socket) as client:
-        digest = replica.service.digest(frame(request))
+        digest = replica.service.quarantine.digest(frame(request))
         # Digests are made of all requests once one of them is in quarantine.
         replica.service.notice((2,), frozenset({bytes(16)}))
         headers = {**GRPC, "x-request-id": "id-1", "x-envoy-attempt-count": attempt}

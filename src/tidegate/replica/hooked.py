@@ -17,7 +17,6 @@ from typing import Any, TypeAlias, cast
 
 from tidegate.errors import DeadlineExceeded, InferenceFailed, QueueFull, TidegateError
 from tidegate.protocols.load_reports import ASK_HEADER
-from tidegate.protocols.open_inference.places import places_of
 from tidegate.protocols.open_inference.schedule_policy import schedule
 from tidegate.replica.batch import Ran
 from tidegate.replica.binding import Bound
@@ -157,8 +156,7 @@ class HookedService(Service):
         self, exchange: Exchange, request: InferRequest, spoken: Spoken | None = None
     ) -> None:
         if self.regions is not None and request.outputs:
-            for place in places_of(request.outputs).values():
-                self.regions.check(place)
+            self.regions.check_all(request.outputs)
         request.metadata = _headers(exchange)
         priority, timeout = schedule(request.parameters)
         now = self._clock.now()
@@ -173,7 +171,7 @@ class HookedService(Service):
             tag=self._tag(exchange, request),
         )
         slot.exchange, slot.request, slot.service, slot.spoken = exchange, request, self, spoken
-        slot.alone = head.retried and self._deadly(exchange)
+        slot.alone = head.retried and self.quarantine.deadly(exchange)
         slot.prepared = slot.given = slot.ran = slot.working = None
         slot.times = HookTimes()
         slot.since = now
@@ -215,8 +213,8 @@ class HookedService(Service):
 
     def _tag(self, exchange: Exchange, request: InferRequest) -> bytes | None:
         retried = exchange.head.retried
-        if retried or self._quarantined or exchange.request_id is None:
-            return self._entry(exchange, request, retried)
+        if retried or self.quarantine.refused or exchange.request_id is None:
+            return self.quarantine.entry(exchange, request, retried)
         return short(exchange.request_id)
 
     def _admit(self, slot: HookedSlot) -> None:

@@ -14,12 +14,14 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from tidegate.errors import InvalidInput, MessageTooLarge
-from tidegate.protocols.open_inference.places import Place, Placed, parameters_of
+from tidegate.protocols.open_inference.places import Place, Placed, parameters_of, places_of
+from tidegate.types import RequestedOutput
 
 FOLDER = Path("/dev/shm")  # noqa: S108 - where shm_open keeps its names on Linux
 _UNUSABLE = (
@@ -122,13 +124,14 @@ class Regions:
             raise InvalidInput(_UNUSABLE.format(place.region))
         return parameters_of(place, size)
 
-    def check(self, place: Place) -> None:
-        """Make sure, before the model runs, that there is such a place.
+    def check_all(self, outputs: Iterable[RequestedOutput]) -> None:
+        """Make sure, before the model runs, that there are the places where outputs are wanted.
 
         Raises:
-            InvalidInput: there is none.
+            InvalidInput: there is one that is not.
         """
-        self._find(place)
+        for place in places_of(outputs).values():
+            self._find(place)
 
     def _find(self, place: Place) -> tuple[int, int]:
         """Return the descriptor of a region, and where the place begins in it."""

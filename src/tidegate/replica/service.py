@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -16,7 +15,6 @@ from tidegate.errors import (
     MethodNotAllowed,
     MethodNotFound,
     ModelNotFound,
-    Quarantined,
     TidegateError,
 )
 from tidegate.protocols import open_inference
@@ -31,18 +29,17 @@ from tidegate.protocols.open_inference.model_config import (
     encode_model_config,
     encode_model_config_body,
 )
-from tidegate.protocols.open_inference.places import places_of
 from tidegate.protocols.open_inference.schedule_policy import DEFAULT_PRIORITY, schedule
-from tidegate.protocols.open_inference.tensors import to_raw
 from tidegate.protocols.registry import DIALECTS
 from tidegate.protocols.routing import MODEL_HEADER, check_model
 from tidegate.replica.batch import Ran
 from tidegate.replica.binding import Binding
 from tidegate.replica.dialects import Dialects, Spoken, send
 from tidegate.replica.engine import Answer, Engine, RequestSlot
-from tidegate.replica.exchange import Bytes, Exchange
-from tidegate.replica.flight import short, tag
+from tidegate.replica.exchange import Exchange
+from tidegate.replica.flight import short
 from tidegate.replica.inference import InferenceSlot, about
+from tidegate.replica.quarantine import Quarantine
 from tidegate.replica.regions import Regions
 from tidegate.replica.spec import Ready
 from tidegate.scheduling.slot import NO_DEADLINE
@@ -112,7 +109,6 @@ class Service:
         dialects: Sequence[Dialect] = DIALECTS,
     ) -> None:
         self._served = served
-        self._casualties = casualties
         self._ready = ready
         self._metadata = served.metadata
         self._name = served.metadata.name
@@ -134,10 +130,11 @@ class Service:
         )
         self._dialects = Dialects(dialects, self._message, self._body)
         self._dtypes = _output_types(served.metadata)
-        self._quarantined: frozenset[bytes] = frozenset()
-        # What kills one model may be sent to another, and to this one when it has been mended.
-        whose = f"{self._name}\0{served.version}\0{served.fingerprint}"
-        self._digest_key = hashlib.blake2b(whose.encode()).digest()
+        self.quarantine = Quarantine(
+            f"{self._name}\0{served.version}\0{served.fingerprint}",
+            casualties,
+            shared_memory=served.regions is not None,
+        )
         self._grpc: Mapping[bytes, Callable[[Exchange], None]] = {
             _INFER: self._infer_grpc,
             open_inference.MODEL_READY.encode(): self._ready_grpc,
@@ -149,7 +146,7 @@ class Service:
         """Name these versions in the metadata, and refuse requests of these digests."""
         self._metadata = replace(self._metadata, versions=tuple(map(str, versions)))
         self._view = replace(self._view, metadata=self._metadata)
-        self._quarantined = quarantined
+        self.quarantine.refused = quarantined
 
     def handle_traced(self, exchange: Exchange) -> None:
         """Do what :meth:`handle` does, and note when the request came."""
@@ -295,11 +292,12 @@ class Service:
 
     def _infer_rest(self, exchange: Exchange, model: str, version: str) -> None:
         regions = self.regions
+        length = exchange.headers.get(_HEADER_LENGTH)
         request = v2_rest.decode_infer(
             model,
             version,
             self._body(exchange),
-            _header_length(exchange.headers),
+            None if length is None else v2_rest.parse_header_length(length),
             signature=self._served.metadata.signature,
             reader=None if regions is None else regions.reader(),
         )
@@ -310,14 +308,13 @@ class Service:
     ) -> None:
         bound = self._binder.bind(request)
         if self.regions is not None and request.outputs:
-            for place in places_of(request.outputs).values():
-                self.regions.check(place)
+            self.regions.check_all(request.outputs)
         priority, timeout = _UNSAID if not request.parameters else schedule(request.parameters)
         now = self._clock.now()
         head = exchange.head
         retried = head.retried
-        if retried or self._quarantined or exchange.request_id is None:
-            entry = self._entry(exchange, request, retried)
+        if retried or self.quarantine.refused or exchange.request_id is None:
+            entry = self.quarantine.entry(exchange, request, retried)
         else:
             entry = short(exchange.request_id)
         # By position: this is made for every request, and keywords take twice as long.
@@ -329,7 +326,7 @@ class Service:
             # An array of BYTES does not say how long they are.
             max(bound.size, len(exchange.body)),
             # Should it kill this one as well, nothing that runs beside it must be suspected.
-            object() if retried and self._deadly(exchange) else bound.group,
+            object() if retried and self.quarantine.deadly(exchange) else bound.group,
             priority,
             self._deadline(head.timeout, timeout, now),
             entry,
@@ -368,30 +365,6 @@ class Service:
         deadline = NO_DEADLINE if limit is None else now + limit
         return deadline if sent is None else min(deadline, now + parse_timeout(sent))
 
-    def _deadly(self, exchange: Exchange) -> bool:
-        """Say whether another replica died while it was running this request."""
-        return exchange.request_id in self._casualties
-
-    def _entry(self, exchange: Exchange, request: InferRequest, retried: bool) -> bytes | None:
-        """Return the request's entry in the flight recorder, if it may run at all."""
-        shared = self.regions is not None and b"shared_memory_region" in exchange.body
-        # The same message stands for whatever lies in the memory.
-        digest = self.digest(exchange.body, *map(to_raw, request.inputs if shared else ()))
-        if digest in self._quarantined:
-            raise Quarantined(
-                "this very request was being run when two replicas died, and is not run "
-                "again: see the model's log on the server, or change the request"
-            )
-        request_id = exchange.request_id
-        return None if request_id is None else tag(request_id, digest if retried else None)
-
-    def digest(self, *data: Bytes) -> bytes:
-        """Return 16 bytes that tell a request to these files of this version from others."""
-        hashed = hashlib.blake2b(digest_size=16, key=self._digest_key)
-        for part in data:
-            hashed.update(part)
-        return hashed.digest()
-
     def response(self, request: InferRequest, result: Answer) -> InferResponse:
         """Return what came out of the model as the response to ``request``."""
         outputs = []
@@ -416,15 +389,3 @@ def _output_types(metadata: ModelMetadata) -> dict[str, dict[str, DType]]:
         name: {spec.name: spec.dtype for spec in signature.outputs}
         for name, signature in named.items()
     }
-
-
-def _header_length(headers: Mapping[bytes, bytes]) -> int | None:
-    value = headers.get(_HEADER_LENGTH)
-    if value is None:
-        return None
-    if not value.isdigit() or len(value) > 12:
-        raise InvalidInput(
-            f"Inference-Header-Content-Length must be a number of bytes, not "
-            f"{value[:32].decode('latin-1')!r}"
-        )
-    return int(value)

@@ -14,29 +14,28 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from tidegate.errors import InferenceFailed, InvalidInput, Unsupported
+from tidegate.errors import InferenceFailed, InvalidInput
 from tidegate.protocols.descriptors import parsed
 from tidegate.protocols.grpc_frames import Buffer
 from tidegate.protocols.open_inference import messages
 from tidegate.protocols.open_inference.bounds import check_message
 from tidegate.protocols.open_inference.places import (
-    Place,
     Placed,
     Reader,
-    place_of,
     read_tensor,
-    switched_off,
 )
-from tidegate.protocols.open_inference.signature_name import signature_name
+from tidegate.protocols.open_inference.request_message import (
+    InSharedMemory,
+    RequestPlan,
+    places_in,
+    plan_of,
+    read_again,
+    refuse_mixture,
+)
 from tidegate.protocols.open_inference.tensors import (
-    checked_name,
-    checked_shape,
-    dtype_of,
     from_raw,
     shown,
     to_raw,
@@ -47,13 +46,10 @@ from tidegate.protocols.varints import read_length, write_length
 from tidegate.types import (
     NO_PARAMETERS,
     Array,
-    DType,
     InferRequest,
     InferResponse,
     Parameter,
-    RequestedOutput,
     Tensor,
-    element_count,
 )
 
 _ID, _RAW_INPUT = 0x1A, 0x3A
@@ -61,26 +57,6 @@ _OTHERS = frozenset((0x0A, 0x12, 0x22, 0x2A, 0x32))
 """Tags of a request's other fields: name, version, parameters, inputs, outputs."""
 _LONGEST_PLAN = 4096
 """Bytes of a request's head that are worth remembering; bounds the memory of the cache."""
-
-
-class _Input(NamedTuple):
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    numpy: np.dtype[Any]
-    size: int
-    """Bytes of raw data; -1 when they have to be looked at (BOOL, BYTES)."""
-
-
-class _Plan(NamedTuple):
-    """What a request says besides its id and its data."""
-
-    model: str
-    version: str
-    parameters: Mapping[str, Parameter]
-    inputs: tuple[_Input, ...]
-    outputs: tuple[RequestedOutput, ...]
-    signature: str = ""
 
 
 def decode_infer(message: Buffer, reader: Reader | None = None) -> InferRequest:
@@ -96,7 +72,7 @@ def decode_infer(message: Buffer, reader: Reader | None = None) -> InferRequest:
     check_message(message)
     try:
         return _decode_usual(message) or _decode_any(message, reader)
-    except (IndexError, UnicodeDecodeError, _InSharedMemory):
+    except (IndexError, UnicodeDecodeError, InSharedMemory):
         return _decode_any(message, reader)
 
 
@@ -164,18 +140,9 @@ def encode_infer_placed(response: InferResponse, placed: Mapping[str, Placed]) -
     return bytes(message.SerializeToString())
 
 
-@functools.lru_cache(maxsize=1024)
-def _plan(head: bytes) -> _Plan:
-    """Return what a request without its id and raw data says."""
-    request = parsed(messages.ModelInferRequest, head)
-    plan = _plan_of(request)
-    for tensor in request.inputs:
-        if tensor.contents.ByteSize():
-            _refuse_mixture(tensor.name)
-    return plan
-
-
-_last: list[tuple[bytes, bytes, _Plan]] = [(b"\0", b"", _Plan("", "", NO_PARAMETERS, (), ()))]
+_last: list[tuple[bytes, bytes, RequestPlan]] = [
+    (b"\0", b"", RequestPlan("", "", NO_PARAMETERS, (), ()))
+]
 """What the last message said before and after its id, and what that means: the first guess."""
 
 
@@ -218,14 +185,16 @@ def _decode_fields(message: Buffer) -> InferRequest | None:
     before, after = bytes(message[:id_at]), bytes(message[id_end:position])
     head = before + after
     if len(head) > _LONGEST_PLAN:
-        plan = _plan.__wrapped__(head)
+        plan = read_again.__wrapped__(head)
     else:
-        plan = _plan(head)
+        plan = read_again(head)
         _last[0] = before, after, plan
     return _with_data(plan, identity, message, position)
 
 
-def _with_data(plan: _Plan, identity: str, message: Buffer, position: int) -> InferRequest | None:
+def _with_data(
+    plan: RequestPlan, identity: str, message: Buffer, position: int
+) -> InferRequest | None:
     """Return the request when nothing but one raw field for each input follows."""
     model, version, parameters, inputs, outputs, signature = plan
     end = len(message)
@@ -259,50 +228,18 @@ def _with_data(plan: _Plan, identity: str, message: Buffer, position: int) -> In
     )
 
 
-def _plan_of(request: Any, *, shared: bool = False) -> _Plan:
-    seen: set[str] = set()
-    inputs = []
-    for tensor in request.inputs:
-        name = checked_name("an input", tensor.name)
-        if name in seen:
-            raise InvalidInput(f"input {name!r} comes twice; send each input once")
-        seen.add(name)
-        _refuse("input", name, tensor.parameters, shared=shared)
-        dtype = dtype_of(name, tensor.datatype)
-        shape = checked_shape(name, tensor.shape)
-        plain = dtype.itemsize is not None and dtype is not DType.BOOL
-        size = element_count(shape) * dtype.itemsize if plain and dtype.itemsize else -1
-        inputs.append(_Input(name, dtype, shape, dtype.numpy, size))
-    outputs: dict[str, RequestedOutput] = {}
-    for output in request.outputs:
-        name = checked_name("an output", output.name)
-        if name in outputs:
-            raise InvalidInput(f"output {name!r} is requested twice; name each output once")
-        _refuse("output", name, output.parameters, shared=shared)
-        outputs[name] = RequestedOutput(name, _decode_parameters(output.parameters))
-    parameters = _decode_parameters(request.parameters)
-    return _Plan(
-        request.model_name,
-        request.model_version,
-        parameters,
-        tuple(inputs),
-        tuple(outputs.values()),
-        signature_name(parameters),
-    )
-
-
 def _decode_any(message: Buffer, reader: Reader | None = None) -> InferRequest:
     """Decode a message however it is laid out, by protobuf's own parser."""
     request = parsed(messages.ModelInferRequest, message)
-    plan = _plan_of(request, shared=reader is not None)
-    places = {} if reader is None else _places(request)
+    plan = plan_of(request, shared=reader is not None)
+    places = {} if reader is None else places_in(request)
     # The contents or raw data of those that are in the message.
     sent = [(s, t) for s, t in zip(plan.inputs, request.inputs) if s.name not in places]
     raws = request.raw_input_contents
     if raws:
         for _, tensor in sent:
             if tensor.contents.ByteSize():
-                _refuse_mixture(tensor.name)
+                refuse_mixture(tensor.name)
         if len(raws) != len(sent):
             raise InvalidInput(
                 f"there are {len(raws)} raw_input_contents for {len(sent)} inputs; "
@@ -336,34 +273,6 @@ def _decode_any(message: Buffer, reader: Reader | None = None) -> InferRequest:
     )
 
 
-def _places(request: Any) -> dict[str, Place]:
-    """Return where the inputs lie that lie in shared memory."""
-    places: dict[str, Place] = {}
-    for tensor in request.inputs:
-        where = f"input {tensor.name!r}"
-        place = place_of(where, _decode_parameters(tensor.parameters))
-        if place is not None:
-            if tensor.contents.ByteSize():
-                raise InvalidInput(f"{where} has contents and a shared_memory_region; send one")
-            places[tensor.name] = place
-    return places
-
-
-def _decode_parameters(entries: Any) -> Mapping[str, Parameter]:
-    if not entries:
-        return NO_PARAMETERS
-    parameters: dict[str, Parameter] = {}
-    for key, value in entries.items():
-        choice = value.WhichOneof("parameter_choice")
-        if choice is None:
-            raise InvalidInput(
-                f"the parameter {shown(key)} has no value; set one of bool_param, int64_param, "
-                "string_param, double_param and uint64_param"
-            )
-        parameters[key] = getattr(value, choice)
-    return MappingProxyType(parameters)
-
-
 def _encode_parameters(parameters: Mapping[str, Parameter]) -> bytes:
     message = messages.ModelInferResponse()
     for key, value in parameters.items():
@@ -375,30 +284,6 @@ def _encode_parameters(parameters: Mapping[str, Parameter]) -> bytes:
                 f"no bool, 64-bit integer, float or text: {error}; change what the model returns"
             ) from error
     return bytes(message.SerializeToString())
-
-
-class _InSharedMemory(Unsupported):
-    """A tensor lies in shared memory: the message is not a usual one."""
-
-
-def _refuse(kind: str, name: str, parameters: Any, *, shared: bool) -> None:
-    """Refuse what cannot be done here; shared memory when it is not ``shared``."""
-    if not parameters:
-        return
-    if "shared_memory_region" in parameters and not shared:
-        raise _InSharedMemory(str(switched_off(f"{kind} {name!r}")))
-    if kind == "output" and "classification" in parameters:
-        raise Unsupported(
-            f"output {name!r} asks for a classification, which Tidegate does not offer; "
-            "take the scores and sort them"
-        )
-
-
-def _refuse_mixture(name: str) -> NoReturn:
-    raise InvalidInput(
-        f"input {name!r} has contents and the message has raw_input_contents too; "
-        "send every input one way or every input the other"
-    )
 
 
 def _field(tag: int, data: bytes) -> bytes:
