@@ -50,8 +50,10 @@ async def test_what_fails_is_told_and_tried_again_and_who_waits_goes_on_waiting(
     monkeypatch.setattr(module, "_RETRY", 0.0)
     faults: list[Exception] = [EdgeFailed("refused"), OSError("no space")]
     told: list[str] = []
+    problems: list[str | None] = []
 
     async def apply() -> None:
+        problems.append(changes.problem)
         if faults:
             raise faults.pop(0)
 
@@ -63,6 +65,8 @@ async def test_what_fails_is_told_and_tried_again_and_who_waits_goes_on_waiting(
         "a change is not in effect yet: refused",
         "a change is not in effect yet: no space",
     ]
+    assert problems == [None, *told]
+    assert changes.problem is None
 
 
 async def test_who_does_not_wait_any_more_stops_nothing() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +11,6 @@ from pydantic import ValidationError
 from tests.edge.fake_server import FakeServer
 from tests.gateway.harness import ServedGateway
 from tidegate.config.gateway import GatewayConfig
-from tidegate.controller.run_directory import RunDirectory
-from tidegate.errors import EdgeFailed
-from tidegate.gateway import controller as module
-from tidegate.gateway.controller import GatewayController
 
 
 def document(place: str = "10.0.0.1:8000", **model: Any) -> dict[str, Any]:
@@ -99,37 +93,3 @@ async def test_envoy_takes_the_extremes(servers: tuple[FakeServer, FakeServer]) 
             await gateway.healthy(mark)
         assert "not in effect" not in gateway.output
         assert (await gateway.status())["problem"] is None
-
-
-async def test_status_says_while_the_edge_is_not_as_it_should_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-    config = GatewayConfig()
-    controller = GatewayController(
-        tmp_path / "gateway.yaml",
-        lambda: config,
-        config,
-        RunDirectory(tmp_path, 8000),
-        said.append,
-    )
-    applied = iter([EdgeFailed("Envoy refused its configuration: words"), None])
-    seen: list[str | None] = []
-    done = asyncio.Event()
-
-    async def apply() -> None:
-        seen.append(controller.problem)
-        error = next(applied, None)
-        if error is not None:
-            raise error
-        if len(seen) == 3:
-            done.set()
-
-    monkeypatch.setattr(controller, "_apply", apply)
-    monkeypatch.setattr(module, "_RETRY_PUBLISH", 0.0)
-    task = asyncio.create_task(controller._apply_changes())
-    await done.wait()
-    task.cancel()
-    words = "a change is not in effect yet: Envoy refused its configuration: words"
-    assert seen == [None, words, None]
-    assert said == [words]
