@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from tidegate.cli.exits import documented
 from tidegate.cli.main import cli
-from tidegate.config import gateway
+from tidegate.config import endpoints, gateway
 from tidegate.config.gateway import GatewayConfig
 from tidegate.config.model import DeclaredTensor, ModelConfig
 from tidegate.config.node import NodeConfig
@@ -40,8 +40,8 @@ MARKED = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOT
 GATEWAY_SECTIONS: tuple[type[Section], ...] = (
     GatewayConfig,
     gateway.GatewayModel,
-    gateway.Endpoints,
-    gateway.Kubernetes,
+    endpoints.Endpoints,
+    endpoints.Kubernetes,
     gateway.Canary,
     gateway.Mirror,
     gateway.HeaderRoute,

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from tidegate.config.gateway import Endpoints, GatewayConfig, Kubernetes
+from tidegate.config.endpoints import Endpoints, Kubernetes
+from tidegate.config.gateway import GatewayConfig
 from tidegate.config.nodefile import parse_nodefile
 from tidegate.errors import ConfigurationError
 from tidegate.gateway.discovery.endpoint_list import parse_endpoints

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tidegate.config.gateway import Endpoints
+from tidegate.config.endpoints import Endpoints
 from tidegate.gateway.endpoints import Endpoint
 from tidegate.gateway.memory import Memory
 from tidegate.gateway.models import Task

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from tidegate.config.gateway import Endpoints, GatewayConfig
+from tidegate.config.endpoints import Endpoints
+from tidegate.config.gateway import GatewayConfig
 from tidegate.gateway.endpoints import Endpoint
 from tidegate.gateway.entries import fixed_endpoint
 from tidegate.gateway.models import Task, members_of, task_model, tasks_of

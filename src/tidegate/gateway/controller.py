@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tidegate.clock import Clock, MonotonicClock
-from tidegate.config.gateway import Endpoints, GatewayConfig
+from tidegate.config.endpoints import Endpoints
+from tidegate.config.gateway import GatewayConfig
 from tidegate.controller.api import server_metadata
 from tidegate.controller.changes import Changes
 from tidegate.controller.controlled_edge import ControlledEdge

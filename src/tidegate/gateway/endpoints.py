@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from tidegate.config.addresses import join_address, numeric_address
-from tidegate.config.gateway import Protocol
+from tidegate.config.endpoints import Protocol
 from tidegate.errors import ConfigurationError
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)

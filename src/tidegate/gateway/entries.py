@@ -8,16 +8,8 @@ from dataclasses import replace
 from functools import lru_cache, partial
 
 from tidegate.config.addresses import is_numeric, join_address, split_address
-from tidegate.config.gateway import (
-    Canary,
-    Endpoints,
-    GatewayConfig,
-    GatewayModel,
-    HeaderRoute,
-    Kubernetes,
-    Mirror,
-    Protocol,
-)
+from tidegate.config.endpoints import Endpoints, Kubernetes, Protocol
+from tidegate.config.gateway import Canary, GatewayConfig, GatewayModel, HeaderRoute, Mirror
 from tidegate.config.nodefile import NodefileTask
 from tidegate.gateway.discovery.files import EndpointFile
 from tidegate.gateway.discovery.kubernetes import EndpointSlices, of_service

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from tidegate.config.gateway import Endpoints
+from tidegate.config.endpoints import Endpoints
 from tidegate.controller.run_directory import write_whole
 from tidegate.errors import ConfigurationError
 from tidegate.gateway.endpoints import Endpoint

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from tidegate.config.gateway import Endpoints, GatewayConfig, GatewayModel, Traffic
+from tidegate.config.endpoints import Endpoints
+from tidegate.config.gateway import GatewayConfig, GatewayModel, Traffic
 from tidegate.edge.pools import TrafficPolicy
 from tidegate.gateway.endpoints import Endpoint
 
@@ -107,23 +108,31 @@ def members_of(
         traffic, slow_start = _traffic(model, config.defaults, timeouts.get(name))
         if name not in config.models and name not in joined:
             traffic = replace(traffic, known=False)
-        members[name] = ModelMembers(
-            name=name,
-            traffic=traffic,
-            slow_start=slow_start,
-            pool=_pool(name, [*gather(model.endpoints), *extra.get(name, ())]),
-            canary=None
-            if model.canary is None
-            else (model.canary.percent, _pool(f"{name}/canary", gather(model.canary.endpoints))),
-            mirror=None
-            if model.mirror is None
-            else (model.mirror.percent, _pool(f"{name}/mirror", gather(model.mirror.endpoints))),
-            headers=tuple(
-                (header, value, _pool(f"{name}/{_part(header, value)}", gather(endpoints)))
-                for (header, value), endpoints in _by_header(model).items()
-            ),
-        )
+        pool = _pool(name, [*gather(model.endpoints), *extra.get(name, ())])
+        members[name] = _with_parts(ModelMembers(name, traffic, slow_start, pool), model, gather)
     return members
+
+
+def _with_parts(
+    members: ModelMembers,
+    model: GatewayModel,
+    gather: Callable[[Iterable[Endpoints]], list[Endpoint]],
+) -> ModelMembers:
+    """Add the pools of those calls of a model that go elsewhere than the others."""
+    name, canary, mirror = members.name, model.canary, model.mirror
+    return replace(
+        members,
+        canary=None
+        if canary is None
+        else (canary.percent, _pool(f"{name}/canary", gather(canary.endpoints))),
+        mirror=None
+        if mirror is None
+        else (mirror.percent, _pool(f"{name}/mirror", gather(mirror.endpoints))),
+        headers=tuple(
+            (header, value, _pool(f"{name}/{_part(header, value)}", gather(endpoints)))
+            for (header, value), endpoints in _by_header(model).items()
+        ),
+    )
 
 
 def tasks_of(

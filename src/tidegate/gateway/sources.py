@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from tidegate.config.gateway import Endpoints
+from tidegate.config.endpoints import Endpoints
 from tidegate.gateway.discovery.source import Source
 from tidegate.gateway.endpoints import Endpoint
 

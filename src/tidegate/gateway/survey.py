@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tidegate.config.gateway import Endpoints, GatewayConfig
+from tidegate.config.endpoints import Endpoints
+from tidegate.config.gateway import GatewayConfig
 from tidegate.config.nodefile import parse_nodefile
 from tidegate.edge.certificates import read_small
 from tidegate.edge.trust_files import TrustFiles

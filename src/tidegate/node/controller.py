@@ -21,7 +21,7 @@ from tidegate.controller.controlled_edge import ControlledEdge
 from tidegate.controller.edge_settings import common_settings
 from tidegate.controller.grpc_services import HealthCalls, ReflectionCalls
 from tidegate.controller.run_directory import NodeRecord, RunDirectory, log_settings
-from tidegate.controller.server_calls import ServerCalls
+from tidegate.controller.server_calls import Extension, ServerCalls
 from tidegate.edge.topology import Endpoint, Topology
 from tidegate.errors import ModelNotFound
 from tidegate.node.description import Description
@@ -96,25 +96,25 @@ class Controller:
         self.joining = Joining(config, self.fleet, announce)
         self.health = HealthCalls(lambda: self.ready, self.fleet.health)
         self.shared_memory = SharedMemoryCalls(config.shared_memory_prefix, directory.regions)
-        control = ModelControl(self, public=config.public_control)
-        tensorflow_serving = TensorFlowServingCalls(self.fleet, control, self.repository)
-        self.calls = ServerCalls(
-            (
-                self.health.extension(),
-                ReflectionCalls().extension(),
-                server_extension(lambda: self.ready, self._extension_names),
-                Description(self.fleet, lambda: self.calls.endpoints).extension(),
-                ModelList(self.fleet).extension(),
-                StatisticsCalls(self.fleet, self.statistics).extension(),
-                endpoints_extension(),
-                control.extension(),
-                tensorflow_serving.extension(),
-                self.shared_memory.extension(),
-                TraceCalls(lambda: self.fleet.models).extension(),
-                LogCalls(self._log_from).extension(),
-            )
-        )
+        self.calls = ServerCalls(self._extensions())
         """What is answered about the whole node."""
+
+    def _extensions(self) -> tuple[Extension, ...]:
+        control = ModelControl(self, public=self.config.public_control)
+        return (
+            self.health.extension(),
+            ReflectionCalls().extension(),
+            server_extension(lambda: self.ready, self._extension_names),
+            Description(self.fleet, lambda: self.calls.endpoints).extension(),
+            ModelList(self.fleet).extension(),
+            StatisticsCalls(self.fleet, self.statistics).extension(),
+            endpoints_extension(),
+            control.extension(),
+            TensorFlowServingCalls(self.fleet, control, self.repository).extension(),
+            self.shared_memory.extension(),
+            TraceCalls(lambda: self.fleet.models).extension(),
+            LogCalls(self._log_from).extension(),
+        )
 
     @property
     def found(self) -> Repository:
