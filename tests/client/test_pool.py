@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from tidegate.balancing.policy import BalancingPolicy
 from tidegate.client.address import Address
+from tidegate.client.calls import Incoming
 from tidegate.client.connection import Connection
+from tidegate.client.direct import Direct
 from tidegate.client.endpoint_connections import EndpointConnections
 from tidegate.client.known_model import GRACE, MOST_ENDPOINTS, KnownModel
 from tidegate.client.pool import Pool
@@ -20,7 +23,11 @@ from tidegate.errors import (
     PermissionDenied,
     ServerUnreachable,
 )
-from tidegate.protocols.open_inference.endpoints import ModelEndpoint, ModelEndpoints
+from tidegate.protocols.open_inference.endpoints import (
+    ModelEndpoint,
+    ModelEndpoints,
+    encode_endpoints,
+)
 
 A, B, C = (ModelEndpoint(f"10.0.0.{n}:8000") for n in (1, 2, 3))
 
@@ -214,6 +221,13 @@ def tell(model: KnownModel, *endpoints: ModelEndpoint, now: float, ttl_ms: int =
     model.told(ModelEndpoints("m", ttl_ms, endpoints), endpoints, now)
 
 
+class Standing:
+    """A clock that stands."""
+
+    def now(self) -> float:
+        return 0.0
+
+
 def test_of_very_many_endpoints_some_are_used() -> None:
     model, _ = known()
     many = [ModelEndpoint(f"10.0.{p}.{n}:8000", priority=p) for n in range(1, 251) for p in (0, 1)]
@@ -242,6 +256,37 @@ def test_when_the_gateway_is_asked() -> None:
     assert model.waiting_for(7.0, 10.7) == 0.0
     tell(model, B, now=10.7)
     assert set(model.reached) == {B.address}
+
+
+def test_clients_that_begin_together_do_not_ask_together_for_ever() -> None:
+    gateway = Connection(Address.parse("http://gateway"), {})
+    asked = set()
+    for seed in range(20):
+        direct = Direct(gateway, Standing(), {}, seed)
+        model = direct._known("m")
+        tell(model, A, now=0.0)
+        assert model.waiting_for(7.0, 1.49) is None
+        asked.add(next(n for n in range(150, 202) if model.waiting_for(7.0, n / 100) is not None))
+    assert len(asked) > 5
+
+
+def test_a_call_whose_model_others_have_displaced_goes_by_way_of_the_gateway(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was about to pick an endpoint, or waited for the gateway to name some."""
+    monkeypatch.setattr("tidegate.client.direct._MOST_MODELS", 1)
+    direct = Direct(Connection(Address.parse("http://gateway"), {}), Standing(), {}, 1)
+    model = direct._known("m")
+    tell(model, A, now=0.0)
+    assert direct._pick(model, "", {}, desperate=False) is not None
+    direct._known("n")
+    assert direct._pick(model, "", {}, desperate=False) is None
+    steps = direct._learn(model)
+    next(steps)
+    with contextlib.suppress(StopIteration):
+        steps.send(Incoming(200, encode_endpoints(ModelEndpoints("m", 4000, (A,)))))
+    assert model.learned
+    assert not model.reached
 
 
 @pytest.mark.parametrize("error", [ServerUnreachable, ConnectionLost, InvalidAnswer])
@@ -286,7 +331,7 @@ def test_connections_are_shared_and_end_when_nobody_needs_them() -> None:
     connections.release(late)
     assert connections.take_gone() == (late,)
     kept = other.reached[A.address]
-    other.leave()
+    other.leave(1.0)
     assert connections.take_gone() == (kept,)
 
 

@@ -320,6 +320,32 @@ def test_a_second_request_with_one_nonce_is_answered() -> None:
     assert [r.value for r in response.resources] == [b"a=0"]
 
 
+def test_a_subscription_after_a_refusal_is_no_acknowledgement() -> None:
+    """Routes would lead to clusters whose endpoints Envoy does not have."""
+    session = Session()
+    first = snapshot("a")
+    session.set_target(first)
+
+    def ask(kind: str, names: Iterable[str], nonce: str = "", error: str = "") -> list[Response]:
+        request = Request(type_url=kind, resource_names=names, response_nonce=nonce)
+        if error:
+            request.error_detail.message = error
+        return session.on_request(request)
+
+    for kind in (CLUSTERS, LISTENERS):
+        for response in ask(kind, []):
+            ask(kind, [], response.nonce)
+    for response in ask(SECRETS, [CA]):
+        ask(SECRETS, [CA], response.nonce)
+    (response,) = ask(ENDPOINTS, ["a"])
+    ask(ENDPOINTS, ["a"], response.nonce, "bad address")
+    assert ask(ENDPOINTS, ["a", "b"], response.nonce) == []
+    again = session.set_target(first)
+    assert [each.type_url for each in again] == [ENDPOINTS]
+    sent = ask(ENDPOINTS, ["a", "b"], again[0].nonce)
+    assert [each.type_url for each in sent] == [LISTENERS]
+
+
 def test_an_answer_to_an_older_response_is_ignored() -> None:
     wire = Wire()
     wire.publish(snapshot("a"))

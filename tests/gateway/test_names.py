@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.gateway.dns_server import DnsServer, Manners
 from tests.gateway.following import Following
 from tests.gateway.waiting import Waits
 from tidegate.errors import ConfigurationError
-from tidegate.gateway.discovery.lookup import Resolver, in_hosts
+from tidegate.gateway.discovery.lookup import Answer, Resolver, in_hosts
 from tidegate.gateway.discovery.names import HostAddresses, ServiceEndpoints
 from tidegate.gateway.discovery.service_records import ServiceRecord, service_endpoints
 from tidegate.gateway.discovery.source import RetryDelays
@@ -300,6 +301,32 @@ async def test_a_target_that_cannot_be_looked_up_keeps_its_addresses(
         server.drop("b.test")
         await waits.go()
         assert seen.addresses == ["10.0.0.7:8000", "10.0.0.8:8000"]
+
+
+async def test_one_target_that_nobody_answers_for_is_not_asked_for_all_the_time(
+    resolver: Resolver, server: DnsServer, service: ServiceEndpoints
+) -> None:
+    """Nor all of the others, of which there may be a thousand, with it."""
+
+    @dataclass(frozen=True, slots=True)
+    class PartlySilent(Resolver):
+        async def addresses(self, name: str) -> Answer[str]:
+            if name == "b.test.":
+                return Answer(None, words="no name server answered")
+            return await super(PartlySilent, self).addresses(name)
+
+    waited: asyncio.Queue[float] = asyncio.Queue()
+
+    async def sleep(seconds: float) -> None:
+        await waited.put(seconds)
+        await asyncio.Event().wait()
+
+    server.set("_grpc._tcp.test", "SRV", "1 1 8000 a.test.", "1 1 8000 b.test.")
+    server.set("a.test", "A", "10.0.0.7")
+    partly = PartlySilent(resolver.nameservers, resolver.hosts_file, resolver.patience)
+    async with Following(replace(service, resolver=partly, sleep=sleep)) as seen:
+        assert await waited.get() == 5.0
+        assert seen.addresses == ["10.0.0.7:8000"]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ _log = logging.getLogger(__name__)
 _ASK_TIMEOUT = 5.0
 _CHECK_TIMEOUT = 0.75
 _MOST_MODELS = 1024
+_EARLY = 0.25
+"""The part of the usual time by which some clients ask the gateway earlier than others."""
 _ELSEWHERE = (ConnectionLost, InvalidAnswer, ModelNotReady)
 """After these, another endpoint is tried, once."""
 _BAD = (ConnectionLost, InvalidAnswer, ModelNotReady, DeadlineExceeded, InferenceFailed)
@@ -144,9 +146,10 @@ class Direct:
         known = self._models.pop(model, None)
         if known is None:
             now = self._clock.now()
-            known = KnownModel(model, self._connections, self._policy, now)
+            early = 1.0 - _EARLY * (hash((self._order, model)) % 1000) / 1000
+            known = KnownModel(model, self._connections, self._policy, now, early)
             if len(self._models) >= _MOST_MODELS:
-                self._models.pop(next(iter(self._models))).leave()
+                self._models.pop(next(iter(self._models))).leave(now)
         self._models[model] = known  # the last one that was used
         return known
 
@@ -162,8 +165,9 @@ class Direct:
         else:
             order = sorted(found.endpoints, key=lambda e: hash((self._order, e.address)))
             with self._lock:
-                if self._models.get(known.name) is known:
-                    known.told(found, order, self._clock.now())
+                known.told(found, order, self._clock.now())
+                if self._models.get(known.name) is not known:
+                    known.leave(self._clock.now())  # so many others were called meanwhile
                 gone = self._connections.take_gone()
         if gone:
             yield Retire(gone)

@@ -44,11 +44,17 @@ class KnownModel:
     """The endpoints of a model, from the gateway's last good answer; pure.
 
     ``learned`` says that there was one, ``problem`` why there was none the last time.
-    Without endpoints, a model is called by way of the gateway.
+    Without endpoints, a model is called by way of the gateway. ``early`` is the part of the usual
+    time after which it is asked again: each client has its own, so that many do not ask together.
     """
 
     def __init__(
-        self, name: str, connections: EndpointConnections, policy: BalancingPolicy, now: float
+        self,
+        name: str,
+        connections: EndpointConnections,
+        policy: BalancingPolicy,
+        now: float,
+        early: float = 1.0,
     ) -> None:
         self.name = name
         self.pool = Pool(policy, now)
@@ -57,6 +63,7 @@ class KnownModel:
         self.learned = False
         self.problem: TidegateError | None = None
         self._connections = connections
+        self._early = early
         self._asked = self._ask_at = self._expires = now
         self._pause = _FIRST_PAUSE
         self._emptied: float | None = None
@@ -109,14 +116,12 @@ class KnownModel:
         elif self.learned and self.problem is None:
             _log.warning("the endpoints of model %r stay as they were: %s", self.name, error)
         self.problem = error
-        self._ask_at = now + self._pause
+        self._ask_at = now + self._pause * self._early
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
-    def leave(self) -> None:
-        """Need no connection any more."""
-        for connection in self.reached.values():
-            self._connections.release(connection)
-        self.reached = {}
+    def leave(self, now: float) -> None:
+        """Need no connection any more; calls that still come go by way of the gateway."""
+        self._take((), now)
 
     def _take(self, endpoints: Sequence[ModelEndpoint], now: float) -> None:
         before = list(self.reached.values())
@@ -140,7 +145,7 @@ class KnownModel:
     def _fresh(self, ttl: float, now: float) -> None:
         self.learned, self.problem, self._emptied = True, None, None
         self._pause = _FIRST_PAUSE
-        self._ask_at, self._expires = now + ttl / 2, now + ttl
+        self._ask_at, self._expires = now + ttl / 2 * self._early, now + ttl
 
 
 def _some_of(endpoints: Sequence[ModelEndpoint]) -> list[ModelEndpoint]:

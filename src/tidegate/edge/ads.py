@@ -67,6 +67,8 @@ class _Channel:
     nonce: str = ""
     acknowledged: bool = False
     """Whether the last response was acknowledged."""
+    answered: bool = False
+    """Whether it was acknowledged or refused."""
     owed: bool = True
     """Whether Envoy asked and has had no response since."""
     rejected: bool = False
@@ -156,15 +158,15 @@ class Session:
             channel = self._channels[request.type_url] = _Channel()
         elif request.response_nonce != channel.nonce:
             return []  # an answer to an older response; one to the last will come
-        elif channel.acknowledged or not channel.nonce:
+        elif channel.answered or not channel.nonce:
             # A second request with this nonce is a new subscription, even with the same names:
             # a cluster that was added or changed warms until it is answered.
             channel.owed = True
         elif request.HasField("error_detail"):
-            channel.rejected = True
+            channel.rejected = channel.answered = True
             self._rejection = request.error_detail.message
         else:
-            channel.acknowledged = True
+            channel.acknowledged = channel.answered = True
             channel.held = dict(channel.sent)
         channel.names = frozenset(request.resource_names)
         if request.type_url not in _WHOLE:
@@ -258,7 +260,7 @@ class Session:
         whole = kind not in _OF_EACH or channel.owed
         self._last_nonce += 1
         channel.nonce = str(self._last_nonce)
-        channel.acknowledged = channel.owed = False
+        channel.acknowledged = channel.answered = channel.owed = False
         channel.sent = wanted
         # What Envoy has not acknowledged is sent again: it may have refused it.
         content = wanted if whole else {n: r for n, r in wanted.items() if not channel.has(n, r)}

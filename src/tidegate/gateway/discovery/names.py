@@ -35,6 +35,8 @@ from tidegate.gateway.endpoints import Endpoint, Traits
 
 _SHORTEST, _LONGEST = 1.0, 60.0
 _AT_A_TIME = 16
+_UNANSWERED = 5.0
+"""Seconds until the targets of a service are looked up again, of which one could not be."""
 _STAY = "the last known endpoints stay"
 
 
@@ -141,7 +143,7 @@ class ServiceEndpoints:
             report.found(endpoints, _left_out(name, words + wrong))
         else:
             report.failed(f"{name}: {'; '.join(words + wrong)}; {_STAY}")
-        return min(answer.seconds for answer in answers.values())
+        return min(_UNANSWERED if a.values is None else a.seconds for a in answers.values())
 
 
 def _wait(answer: Answer[object], delays: RetryDelays) -> float:
