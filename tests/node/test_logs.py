@@ -104,7 +104,7 @@ async def test_a_sampled_request_is_traced_through_the_edge(
         ]
 
     # They are sent in batches, every five seconds.
-    await node.until(found, timeout=30)
+    await node.until(found)
     assert found() == ["traced-01"]
 
 
@@ -127,7 +127,7 @@ async def test_a_replica_that_logs_without_end_stays_within_its_bounds(node: Ser
             await asyncio.sleep(0)
     assert not older[2].exists()
     # What came between two looks is cut off after the renaming.
-    await node.until(lambda: all(f.stat().st_size <= 2 * SIZE for f in older[:2]), timeout=20)
+    await node.until(lambda: all(f.stat().st_size <= 2 * SIZE for f in older[:2]))
     assert lines_of(older[0])[-1]["level"] == "warning"
     async with Traffic(node) as traffic:
         await traffic.more(100)
@@ -137,9 +137,9 @@ async def test_a_replica_that_logs_without_end_stays_within_its_bounds(node: Ser
 async def test_the_access_log_stays_within_its_bounds(node: ServedNode) -> None:
     older = [logs_of(node) / f"access.log.{number}" for number in (1, 2, 3)]
     async with Traffic(node) as traffic:
-        await node.until(lambda: older[1].exists(), timeout=60)
+        await node.until(lambda: older[1].exists())
         first = older[0].stat().st_ino
-        await node.until(lambda: older[0].stat().st_ino != first, timeout=60)
+        await node.until(lambda: older[0].stat().st_ino != first)
     assert traffic.failed == 0, traffic.failures
     assert not older[2].exists()
     # Envoy writes to the new file.
@@ -149,7 +149,6 @@ async def test_the_access_log_stays_within_its_bounds(node: ServedNode) -> None:
     files = [access, older[0]]
     await node.until(
         lambda: any(s["request_id"] == "after" for file in files for s in lines_of(file)),
-        timeout=20,
     )
 
 
@@ -157,8 +156,8 @@ async def test_envoys_own_log_stays_within_its_bounds(node: ServedNode) -> None:
     log = node.run_dir / str(node.port) / "envoy.log"
     with log.open("ab") as writing:
         writing.write(b"something\n" * SIZE)
-    await node.until(lambda: log.stat().st_size < SIZE, timeout=20)
+    await node.until(lambda: log.stat().st_size < SIZE)
     older = log.with_name("envoy.log.1")
-    await node.until(older.exists, timeout=20)
+    await node.until(older.exists)
     assert older.stat().st_size <= SIZE
     assert older.read_bytes().startswith(b"something\n")

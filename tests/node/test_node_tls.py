@@ -18,7 +18,7 @@ from tests.cli.conftest import ENVIRONMENT, tidegate
 from tests.edge.certificates import CA, OTHER_CA, chain, key, leaf, pem, write
 from tests.edge.test_tls import context, grpc_channel, presented
 from tests.gateway.harness import ServedGateway, endpoints_of
-from tests.node.harness import ServedNode
+from tests.node.harness import START, ServedNode
 from tests.node.traffic import Traffic, grpc_messages
 from tidegate import AsyncClient, serve
 from tidegate.config.loading import load_node_config
@@ -43,8 +43,9 @@ class SecureNode(ServedNode):
 
     async def until_ready(self) -> None:
         """Wait until the edge knows it: not every client gets through."""
-        while not (await self.status())["edge"]["ready"]:  # noqa: ASYNC110 - over HTTP
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(START):
+            while not (await self.status())["edge"]["ready"]:  # noqa: ASYNC110 - over HTTP
+                await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ async def infer(port: int, verify: ssl.SSLContext) -> httpx.Response:
 
 async def over_grpc(channel: grpc.aio.Channel) -> bytes:
     method: Callable[..., Any] = channel.unary_unary(MODEL_INFER)
-    return bytes(await method(grpc_messages("scale")[0], timeout=10))
+    return bytes(await method(grpc_messages("scale")[0], timeout=60))
 
 
 async def test_a_node_that_speaks_tls(node: SecureNode) -> None:
@@ -146,7 +147,7 @@ async def test_clients_with_certificates_and_a_gateway_that_has_one(
     (tmp_path / "clients.crt").write_bytes(pem(OTHER_CA))
     certificate, secret = write(tmp_path, leaf(OTHER_CA, "gateway"), "gateway")
     document = {
-        "registration": {"lease": 2.0},
+        "registration": {"lease": 10.0},
         "endpoint_tls": {
             "ca": str(tmp_path / "ca.crt"),
             "certificate": str(certificate),

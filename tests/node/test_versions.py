@@ -112,9 +112,9 @@ async def test_a_slow_copy_is_not_loaded_half_way(node: ServedNode, tmp_path: Pa
     (folder(node) / "2").mkdir()
     async with Traffic(node, connections=2, rest=2) as traffic:
         with (folder(node) / "2/model.onnx").open("wb", buffering=0) as copy:
-            for piece in np.array_split(np.frombuffer(whole, np.uint8), 8):
+            for piece in np.array_split(np.frombuffer(whole, np.uint8), 20):
                 copy.write(piece.tobytes())
-                await asyncio.sleep(0.4)  # the pace of the copy
+                await asyncio.sleep(0.15)  # the pace of the copy
         await traffic.until_answered_by(TWO)
     assert traffic.failed == 0, traffic.failures
     assert set(traffic.answers.factors) == {ONE, TWO}
