@@ -82,6 +82,7 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gua
                 return [e["health"] for e in found.values()] == ["healthy"]
 
             await gateway.eventually(healthy)
+            await gateway.led("scale")
             yield Guarded(gateway, node, folder)
 
 

@@ -14,6 +14,8 @@ import yaml
 
 from tests.edge.harness import call, channel, message
 from tests.node.harness import START, ServedNode, fetch
+from tidegate.controller.run_directory import RunDirectory
+from tidegate.edge.admin import AdminClient
 
 
 class ServedGateway(ServedNode):
@@ -57,13 +59,28 @@ class ServedGateway(ServedNode):
         return endpoints_of(await self.status(), model)
 
     async def healthy(self, *models: str) -> None:
-        """Wait until the edge finds every endpoint of these models healthy."""
+        """Wait until every endpoint of these models is healthy, and their calls are led there."""
+        names = models or ("m",)
         await self.eventually(
             lambda status: all(
                 found and all(e["health"] == "healthy" for e in found.values())
-                for found in (endpoints_of(status, model) for model in models or ("m",))
+                for found in (endpoints_of(status, model) for model in names)
             )
         )
+        await self.led(*names)
+
+    async def led(self, *models: str) -> None:
+        """Wait until the edge has routes for these models: it gets them last."""
+
+        async def routed() -> bool:
+            record = RunDirectory(self.run_dir, self.port).load()
+            if record is None or record.edge is None:
+                return False
+            admin = AdminClient(Path(record.edge["admin_socket"]))
+            routes = (await admin.get("/config_dump?resource=dynamic_route_configs")).decode()
+            return all(f'"model/{model}"' in routes for model in models)
+
+        await until(routed)
 
     async def admin(self, path: str) -> Any:
         """``GET`` from the admin API, JSON."""

@@ -45,14 +45,9 @@ def serves(*nodes: ServedNode) -> Any:
 
 
 async def is_served(gateway: ServedGateway, *nodes: ServedNode) -> None:
-    """Wait until these nodes are healthy, and calls are led there: routes come last."""
+    """Wait until these nodes are healthy, and calls are led there."""
     await gateway.eventually(serves(*nodes))
-    ready = f"http://127.0.0.1:{gateway.port}/v2/models/scale/ready"
-
-    async def led() -> bool:
-        return (await asyncio.to_thread(fetch, ready))[0] == 200
-
-    await until(led)
+    await gateway.led("scale")
 
 
 def joining(repository: Path, gateway: ServedGateway) -> ServedNode:

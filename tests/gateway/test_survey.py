@@ -17,7 +17,7 @@ import pytest_asyncio
 from tests import models
 from tests.edge.certificates import CA, OTHER_CA, leaf, pem, server_tls, write
 from tests.edge.harness import running_edge
-from tests.node.harness import ServedNode
+from tests.node.harness import START, ServedNode
 from tests.ports import free_port
 from tidegate.config.gateway import GatewayConfig
 from tidegate.gateway.survey import Survey, survey
@@ -201,7 +201,9 @@ async def test_endpoints_with_tls(tmp_path: Path) -> None:
     write(tmp_path, leaf(OTHER_CA), "me")
     mine = {"certificate": str(tmp_path / "me.crt"), "key": str(tmp_path / "me.key")}
     async with ServedNode(tmp_path / "models", *tls, *vouch, wait_ready=False) as node:
-        await node.until(lambda: " ready\n" in node.output)
+        async with asyncio.timeout(START):
+            while not (await node.status())["edge"]["ready"]:  # noqa: ASYNC110 - over HTTP
+                await asyncio.sleep(0.02)
         ca = {"ca": str(tmp_path / "ca.crt")}
         for protocol in ("tidegate", "open-inference"):
             at = {"address": node.target, "protocol": protocol}

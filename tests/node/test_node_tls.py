@@ -174,6 +174,7 @@ async def test_clients_with_certificates_and_a_gateway_that_has_one(
                 return [e["health"] for e in found.values()] == ["healthy"]
 
             await gateway.eventually(healthy)
+            await gateway.led("scale")
             async with Traffic(gateway) as traffic:
                 await traffic.more(200)
                 # It is renewed behind the gateway, too, which need not hear of it.
