@@ -45,6 +45,12 @@ class Connection:
             f"{hint}give the URL where it is"
         )
 
+    def not_believed(self, reason: object, advice: str) -> ServerUnreachable:
+        """What the server showed in the TLS handshake is not believed; nothing was asked."""
+        return ServerUnreachable(
+            f"the certificate of {self.address.url} is not believed ({reason}); {advice}"
+        )
+
     def not_let_in(self, reason: object) -> ServerUnreachable:
         """The server refused what it was shown in the TLS handshake; nothing was asked."""
         hint = (

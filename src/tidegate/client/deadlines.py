@@ -12,7 +12,7 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import httpcore
@@ -24,8 +24,10 @@ _PIECE = 2**20
 class DeadlineBackend(httpcore.NetworkBackend):
     """Connects by ``timeout``, a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, renewed: Callable[[ssl.SSLContext], ssl.SSLContext]) -> None:
+        """``renewed``: given the context that httpcore has for TLS, returns the one to take."""
         self._backend = httpcore.SyncBackend()
+        self._renewed = renewed
 
     def connect_tcp(
         self,
@@ -37,14 +39,18 @@ class DeadlineBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Connect to a port."""
         left = _left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._backend.connect_tcp(host, port, left, local_address, socket_options))
+        stream = self._backend.connect_tcp(host, port, left, local_address, socket_options)
+        return _Stream(stream, self._renewed)
 
 
 class _Stream(httpcore.NetworkStream):
     """Reads and writes by ``timeout``, a time."""
 
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
+    def __init__(
+        self, stream: httpcore.NetworkStream, renewed: Callable[[ssl.SSLContext], ssl.SSLContext]
+    ) -> None:
         self._stream = stream
+        self._renewed = renewed
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         return self._stream.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
@@ -67,7 +73,8 @@ class _Stream(httpcore.NetworkStream):
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
         left = _left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left))
+        stream = self._stream.start_tls(self._renewed(ssl_context), server_hostname, left)
+        return _Stream(stream, self._renewed)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -11,12 +11,16 @@ from urllib.parse import quote
 
 import httpcore
 
+from tidegate.client.asyncio_streams import AsyncioBackend
 from tidegate.client.calls import Incoming, Outgoing
 from tidegate.client.connection import Connection
 from tidegate.client.deadlines import DeadlineBackend
+from tidegate.client.http_connections import HttpConnections
 from tidegate.client.proxies import proxy_to
-from tidegate.client.trust import tls_context
+from tidegate.client.tls_refusal import look_for_refusal, refusal_of
+from tidegate.client.trust import TlsContexts
 from tidegate.errors import (
+    ConnectionLost,
     InvalidAnswer,
     InvalidInput,
     MessageTooLarge,
@@ -34,10 +38,7 @@ _FAILURES = (
     httpcore.ProtocolError,
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
-    ssl.SSLError,  # the one for asyncio lets it through
 )
-_NOT_LET_IN = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR", "HANDSHAKE_FAILURE")
-"""Of the alerts of TLS (RFC 8446, section 6), what a server says of a client's certificate."""
 
 
 class HttpTransport:
@@ -46,8 +47,12 @@ class HttpTransport:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._closed = False
+        self._trust = _Trust(connection)
         self._pool = httpcore.ConnectionPool(
-            **_settings(connection), network_backend=DeadlineBackend()
+            **_settings(connection, self._trust),
+            max_connections=None,
+            max_keepalive_connections=_KEPT,
+            network_backend=DeadlineBackend(self._trust.renewed),
         )
 
     def exchange(self, outgoing: Outgoing, timeout: float) -> Incoming:
@@ -65,7 +70,11 @@ class HttpTransport:
         except _FAILURES as error:
             if self._closed:
                 raise self._connection.closed() from error
-            raise _failure(self._connection, error, timeout) from error
+            fault = _failure(self._connection, error, timeout)
+            if isinstance(fault, ConnectionLost):
+                fault = self._trust.refusal(end - time.monotonic()) or fault
+            raise fault from error
+        self._trust.let_in()
         return body.whole()
 
     def close(self) -> None:
@@ -80,15 +89,22 @@ class AsyncHttpTransport:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._closed = False
-        self._pool = httpcore.AsyncConnectionPool(**_settings(connection))
+        self._trust = _Trust(connection)
+        self._backend = AsyncioBackend(self._trust.renewed)
+        settings = _settings(connection, self._trust)
+        pool = httpcore.AsyncConnectionPool(**settings, network_backend=self._backend)
+        self._connections = HttpConnections(pool, _KEPT)
 
     async def exchange(self, outgoing: Outgoing, timeout: float) -> Incoming:
         """Send ``outgoing`` and return the answer; see :class:`Transport`."""
-        request = _request(self._connection, outgoing, timeout)
+        end = time.monotonic() + timeout
         limits = {"timeout": {"connect": self._connection.connect_timeout}}
+        request = httpcore.Request(
+            **_request(self._connection, outgoing, timeout), extensions=limits
+        )
         try:
             async with asyncio.timeout(None if math.isinf(timeout) else timeout):
-                async with self._pool.stream(**request, extensions=limits) as response:
+                async with self._connections.send(request) as response:
                     body = _Body(self._connection, response)
                     async for chunk in response.aiter_stream():
                         body.add(chunk)
@@ -97,22 +113,58 @@ class AsyncHttpTransport:
         except _FAILURES as error:
             if self._closed:
                 raise self._connection.closed() from error
-            raise _failure(self._connection, error, timeout) from error
+            fault = _failure(self._connection, error, timeout)
+            if isinstance(fault, ConnectionLost) and self._trust.doubtful:
+                found = await asyncio.to_thread(self._trust.refusal, end - time.monotonic())
+                fault = found or fault
+            raise fault from error
+        self._trust.let_in()
         return body.whole()
 
     async def close(self) -> None:
         """Close the connections."""
         self._closed = True
-        await self._pool.aclose()
+        self._backend.close()
+        await self._connections.close()
 
 
-def _settings(connection: Connection) -> dict[str, Any]:
-    return {
+class _Trust:
+    """TLS of one transport, if its server speaks it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         # Made only where it is needed: reading the usual authorities takes a while.
-        "ssl_context": tls_context(connection) if connection.address.secure else None,
+        self._contexts = TlsContexts(connection) if connection.address.secure else None
+        self._let_in: ssl.SSLContext | None = None
+
+    @property
+    def first(self) -> ssl.SSLContext | None:
+        return None if self._contexts is None else self._contexts.first
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the server has not answered anybody yet who showed what is shown now."""
+        return self._contexts is not None and self._contexts.current() is not self._let_in
+
+    def renewed(self, given: ssl.SSLContext) -> ssl.SSLContext:
+        return given if self._contexts is None else self._contexts.renewed(given)
+
+    def let_in(self) -> None:
+        """The server has answered."""
+        if self._contexts is not None:
+            self._let_in = self._contexts.last
+
+    def refusal(self, timeout: float) -> TidegateError | None:
+        """Find out whether one side refuses the other's certificate, after a fault."""
+        if self._contexts is None or not self.doubtful:
+            return None
+        return look_for_refusal(self._connection, self._contexts.current(), timeout)
+
+
+def _settings(connection: Connection, trust: _Trust) -> dict[str, Any]:
+    return {
+        "ssl_context": trust.first,
         "proxy": proxy_to(connection.address),
-        "max_connections": None,
-        "max_keepalive_connections": _KEPT,
         "keepalive_expiry": _KEPT_SECONDS,
     }
 
@@ -132,6 +184,9 @@ def _request(connection: Connection, outgoing: Outgoing, timeout: float) -> dict
     if not math.isinf(timeout):
         # Tidegate takes the deadline of gRPC over HTTP, too; other servers ignore it.
         headers["grpc-timeout"] = format_timeout(timeout)
+    content = None if outgoing.method == "GET" else outgoing.body
+    if content is not None:
+        headers["content-length"] = str(len(content))
     return {
         "method": outgoing.method,
         "url": httpcore.URL(
@@ -141,7 +196,7 @@ def _request(connection: Connection, outgoing: Outgoing, timeout: float) -> dict
             target=quote(address.path, safe="/%:@!$&'()*+,;=~") + outgoing.target,
         ),
         "headers": headers,
-        "content": None if outgoing.method == "GET" else outgoing.body,
+        "content": content,
     }
 
 
@@ -182,8 +237,8 @@ class _Body:
 
 def _failure(connection: Connection, error: Exception, timeout: float) -> TidegateError:
     reason = str(error) or type(error).__name__
-    if _not_let_in(error):
-        return connection.not_let_in(reason)
+    if (refused := refusal_of(connection, error)) is not None:
+        return refused
     if isinstance(error, httpcore.ConnectTimeout) and _sooner(connection, timeout):
         return connection.unreachable(f"no connection in {connection.connect_timeout:.3g} s")
     if isinstance(error, httpcore.TimeoutException):
@@ -194,14 +249,6 @@ def _failure(connection: Connection, error: Exception, timeout: float) -> Tidega
     if isinstance(error, httpcore.RemoteProtocolError) and not broken_off:
         return connection.not_http(reason)
     return connection.lost(reason)
-
-
-def _not_let_in(error: Exception) -> bool:
-    """Whether the server refused the certificate of this client, or that it has none."""
-    for each in (error, *error.args):
-        if isinstance(each, ssl.SSLError) and "_ALERT_" in (each.reason or ""):
-            return any(words in each.reason for words in _NOT_LET_IN)
-    return False
 
 
 def _sooner(connection: Connection, timeout: float) -> bool:
