@@ -16,6 +16,9 @@ from tidegate.controller.admin import AdminServer
 from tidegate.gateway.registration_calls import registration_routes
 from tidegate.gateway.registry import Registry
 
+OWN = [("127.0.0.1", 7001), ("::1", 7002)]
+"""Where the gateway says that it listens."""
+
 
 class GatewayStandIn:
     """``async with`` listens on loopback; ``stop()`` and ``start()`` do that again on its port."""
@@ -53,7 +56,12 @@ class GatewayStandIn:
 
     async def start(self) -> None:
         routes = registration_routes(
-            self.registry, lambda: self.token, MonotonicClock(), self._change, self.applied.wait
+            self.registry,
+            lambda: self.token,
+            MonotonicClock(),
+            self._change,
+            self.applied.wait,
+            OWN,
         )
         self._socket = socket.create_server(("127.0.0.1", self.port))
         self._server = AdminServer(self._faulty(Starlette(routes=routes)), Path("/nowhere"))  # type: ignore[arg-type]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.gateway.standin import GatewayStandIn
+from tidegate.errors import InvalidInput
 from tidegate.gateway import registration_calls
+from tidegate.gateway.announced_places import check_place
 from tidegate.protocols.registration import AnnouncedModel, Announcement, encode_announcement
 
 NODE = "/nodes/10.0.0.7:8000"
@@ -58,6 +62,45 @@ async def test_a_node_joins_is_seen_and_leaves(
     assert gateway.changes == 2
     assert (await http.delete(NODE)).json()["known"] is False
     assert await nodes(http) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("169.254.169.254:80", "only the own link knows"),
+        ("[fe80::1]:8000", "only the own link knows"),
+        ("127.0.0.1:7001", "round in circles"),
+        ("[::1]:7002", "round in circles"),
+        ("127.0.0.1:7003", ""),
+        ("10.0.0.7:7001", ""),
+    ],
+)
+async def test_addresses_that_are_no_nodes(
+    gateway: GatewayStandIn, http: httpx.AsyncClient, address: str, words: str
+) -> None:
+    """A node must not make the gateway call itself, nor what only its machine reaches."""
+    said = encode_announcement(Announcement(address, SAID.models))
+    answer = await http.put(NODE, content=said)
+    assert answer.status_code == (400 if words else 200), answer.text
+    assert words in answer.json().get("error", "")
+    assert gateway.addresses("m") == ([] if words else [address])
+
+
+def test_the_gateways_own_machine_is_no_other_machines_to_announce() -> None:
+    own = [("10.0.0.1", 8000)]
+    for address in ("127.0.0.1:9000", "[::1]:9000", "127.9.9.9:9000"):
+        with pytest.raises(InvalidInput, match="the gateway's machine"):
+            check_place(address, own, from_here=False)
+        check_place(address, own, from_here=True)
+    check_place("127.0.0.1:8000", own, from_here=True)
+    with pytest.raises(InvalidInput, match="round in circles"):
+        check_place("10.0.0.1:8000", own, from_here=False)
+    check_place("10.0.0.2:8000", [("0.0.0.0", 8000)], from_here=False)
+    interfaces = psutil.net_if_addrs().values()
+    here = {e.address for found in interfaces for e in found if e.family == socket.AF_INET}
+    for address in here:
+        with pytest.raises(InvalidInput, match="round in circles"):
+            check_place(f"{address}:8000", [("0.0.0.0", 8000)], from_here=True)
 
 
 async def test_who_leaves_is_answered_when_the_edge_has_been_told(

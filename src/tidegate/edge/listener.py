@@ -46,6 +46,9 @@ would send whole messages to a node before the ping by which it finds out whethe
 """
 _CONNECTION_WINDOW = 2**28
 """Bytes on one connection: 256 calls have to wait for their servers before the others wait."""
+_CALLS_OF_CLIENT, _CALLS_OF_GATEWAY = 2**11, 2**14
+"""At a time on one connection. Each takes 15 KB of memory, also if nothing comes but its head; a
+gateway, which comes to nodes, has all its clients' calls on a few connections."""
 _Manager = hcm_pb2.HttpConnectionManager
 
 _LOG_FIELDS = {
@@ -124,7 +127,7 @@ def _connection_manager(settings: EdgeSettings) -> hcm_pb2.HttpConnectionManager
             idle_timeout=seconds(3600),
             max_headers_count=wrappers_pb2.UInt32Value(value=200),
         ),
-        http2_protocol_options=_http2_options(),
+        http2_protocol_options=_http2_options(settings),
         local_reply_config=local_reply_config(settings, OWN_PATHS),
     )
     # Nobody is trusted. An empty list would mean the default, which trusts the machine itself.
@@ -171,9 +174,10 @@ def _lua(text: str) -> lua_pb2.Lua:
     return script
 
 
-def _http2_options() -> protocol_pb2.Http2ProtocolOptions:
+def _http2_options(settings: EdgeSettings) -> protocol_pb2.Http2ProtocolOptions:
+    most = _CALLS_OF_CLIENT if settings.gateway else _CALLS_OF_GATEWAY
     options = protocol_pb2.Http2ProtocolOptions(
-        max_concurrent_streams=wrappers_pb2.UInt32Value(value=16384),
+        max_concurrent_streams=wrappers_pb2.UInt32Value(value=most),
         initial_stream_window_size=wrappers_pb2.UInt32Value(value=_BUFFER),
         initial_connection_window_size=wrappers_pb2.UInt32Value(value=_CONNECTION_WINDOW),
     )

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import wraps
 
 from starlette.requests import ClientDisconnect, Request
@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from tidegate.clock import Clock
 from tidegate.controller.admin import body_of, refuse_pages
+from tidegate.controller.machine import is_from_here
 from tidegate.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -23,6 +24,7 @@ from tidegate.errors import (
     TidegateError,
     Unauthenticated,
 )
+from tidegate.gateway.announced_places import check_place
 from tidegate.gateway.registry import MOST_NODES, Registry
 from tidegate.protocols.open_inference.rest import encode_error
 from tidegate.protocols.registration import (
@@ -53,6 +55,7 @@ def registration_routes(
     clock: Clock,
     changed: Callable[[], None],
     applied: Callable[[], Awaitable[object]],
+    own: Collection[tuple[str, int]] = (),
 ) -> list[Route]:
     """Return the routes for a gateway's admin application.
 
@@ -64,8 +67,9 @@ def registration_routes(
         changed: Called when endpoints have changed, before there is an answer.
         applied: Waits until the edge has been told of all changes so far: who leaves gets its
             answer only then.
+        own: Numeric hosts and ports of the gateway itself, which are no node's.
     """
-    calls = _Calls(registry, clock, changed, applied)
+    calls = _Calls(registry, clock, changed, applied, own)
     return [
         Route(PATH, _guarded(token, calls.listing), methods=list(_METHODS)),
         Route(PATH + "/{name:path}", _guarded(token, calls.node), methods=list(_METHODS)),
@@ -79,11 +83,13 @@ class _Calls:
         clock: Clock,
         changed: Callable[[], None],
         applied: Callable[[], Awaitable[object]],
+        own: Collection[tuple[str, int]],
     ) -> None:
         self._registry = registry
         self._clock = clock
         self._changed = changed
         self._applied = applied
+        self._own = own
         self._said: dict[str, tuple[bytes, Announcement]] = {}
         """What each node said last, by a digest of its bytes."""
 
@@ -108,7 +114,8 @@ class _Calls:
         return JSONResponse(found)
 
     async def _register(self, request: Request, name: str) -> Response:
-        said = self._read(name, await _body(request))
+        from_here = is_from_here(request.scope.get("client"), request.scope.get("server"))
+        said = self._read(name, await _body(request), from_here)
         before = self._registry.revision
         grant = self._registry.register(name, said, self._clock.now())
         if self._registry.revision != before:
@@ -118,13 +125,14 @@ class _Calls:
             await self._published(_WHILE_RENEWING)
         return Response(encode_grant(grant), media_type="application/json")
 
-    def _read(self, name: str, body: bytes) -> Announcement:
+    def _read(self, name: str, body: bytes, from_here: bool) -> Announcement:
         """Read an announcement; most only renew the one before, and reading takes the longest."""
-        digest = hashlib.blake2b(body, digest_size=16).digest()
+        digest = hashlib.blake2b(body, digest_size=16, person=b"%d" % from_here).digest()
         before = self._said.get(name)
         if before is not None and before[0] == digest:
             return before[1]
         said = decode_announcement(body)
+        check_place(said.address, self._own, from_here=from_here)
         if len(self._said) >= MOST_NODES:
             self._said.clear()
         self._said[name] = digest, said
