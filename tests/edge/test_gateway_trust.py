@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -112,3 +114,16 @@ async def test_settings_of_trust_change_while_calls_run(run_dir: Path) -> None:
                 await gateway.publish()
                 await load.more(200)
         assert load.errors == []
+
+
+async def test_how_many_calls_a_connection_carries(gateway: GatewayEdge) -> None:
+    """A client that only begins calls takes memory for each."""
+    await gateway.model("m", await gateway.server("a"))
+    await gateway.publish()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5))
+    head = await reader.readexactly(9)
+    assert head[3] == 4, "SETTINGS (RFC 9113, section 6.5)"
+    settings = await reader.readexactly(int.from_bytes(head[:3]))
+    assert dict(struct.iter_unpack(">HI", settings))[3] == 2048
+    writer.close()

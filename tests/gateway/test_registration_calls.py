@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from tests.gateway.standin import GatewayStandIn
+from tidegate.controller import admin_grpc
 from tidegate.errors import InvalidInput
 from tidegate.gateway import registration_calls
 from tidegate.gateway.announced_places import check_place
@@ -84,6 +86,34 @@ async def test_addresses_that_are_no_nodes(
     assert answer.status_code == (400 if words else 200), answer.text
     assert words in answer.json().get("error", "")
     assert gateway.addresses("m") == ([] if words else [address])
+
+
+@pytest.mark.parametrize("begun", [b"", b"P", b"GET /nodes HTTP/1.1\r\nx: "])
+async def test_who_connects_and_says_nothing(
+    gateway: GatewayStandIn, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(admin_grpc, "HEAD_TIMEOUT", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(b"GET /nodes HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    assert await reader.readuntil(b'{"nodes":[]}')
+    writer.write(begun)
+    async with asyncio.timeout(20):
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+
+
+async def test_other_machines_do_not_take_all_connections(
+    gateway: GatewayStandIn, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin_grpc, "MOST_CONNECTIONS", 1)
+    assert (await http.get("/nodes")).status_code == 200
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as another:
+        assert (await another.get("/nodes")).status_code == 200
+    monkeypatch.setattr(admin_grpc, "is_from_here", lambda client, server: False)
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as another:
+        with pytest.raises(httpx.TransportError):
+            await another.get("/nodes")
 
 
 def test_the_gateways_own_machine_is_no_other_machines_to_announce() -> None:

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import grpc.aio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -28,6 +28,10 @@ _MARK = PREFACE[:3]
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _LONGEST_HEAD = 2**16
 """Bytes; as the edge has it."""
+HEAD_TIMEOUT = 10.0
+"""Seconds in which the head of a request must have come; as TLS handshakes at the edge."""
+MOST_CONNECTIONS = 2048
+"""From then on other machines are not heard, so that there are descriptors for everything else."""
 _HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
     b"content-length: 0\r\n\r\n"
@@ -140,51 +144,84 @@ async def _abort(context: Any, error: TidegateError) -> object:
 def http_or_grpc(socket: Path) -> type[asyncio.Protocol]:
     """Return the admin port's protocol: HTTP/1.1, or what is relayed to ``socket``."""
 
-    class Either(HttpToolsProtocol):
-        begun: bytes | None = b""
-        """The first bytes, until they tell which HTTP it is."""
-        head = 0
-        """Bytes that have come since a head, or a body, ended."""
-        ended = in_body = False
-
-        def data_received(self, data: bytes) -> None:
-            if self.begun is None:
-                self.feed(data)
-                return
-            self.begun += data
-            if len(self.begun) < len(_MARK):
-                return
-            begun, self.begun = self.begun, None
-            if begun.startswith(_MARK) and not is_from_here(self.client, self.server):
-                self.transport.close()
-            elif begun.startswith(_MARK):
-                self.connections.discard(self)
-                self.transport.pause_reading()
-                self.transport.set_protocol(_Relay())
-                task = asyncio.create_task(_relay(self.transport, begun, socket))
-                self.tasks.add(task)
-                task.add_done_callback(self.tasks.discard)
-            else:
-                self.feed(begun)
-
-        def feed(self, data: bytes) -> None:
-            """Take HTTP/1.1; the parser itself would keep a head of any length."""
-            self.ended = False
-            super().data_received(data)
-            self.head = 0 if self.ended else self.head + len(data)
-            if self.head > _LONGEST_HEAD and not self.in_body:
-                self.transport.write(_HEAD_TOO_LARGE)
-                self.transport.close()
-
-        def on_headers_complete(self) -> None:
-            self.ended = self.in_body = True
-            super().on_headers_complete()
-
-        def on_message_complete(self) -> None:
-            self.ended, self.in_body = True, False
-            super().on_message_complete()
+    class Either(_Either):
+        grpc_socket = socket
 
     return Either
+
+
+class _Either(HttpToolsProtocol):
+    """One connection: HTTP/1.1, or what is relayed to ``grpc_socket``."""
+
+    grpc_socket: ClassVar[Path]
+    begun: bytes | None = b""
+    """The first bytes, until they tell which HTTP it is."""
+    head = 0
+    """Bytes that have come since a head, or a body, ended."""
+    ended = in_body = False
+    late: asyncio.TimerHandle | None = None
+    """Closes the connection if a head does not come."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        many = len(self.connections) > MOST_CONNECTIONS
+        if many and not is_from_here(self.client, self.server):
+            transport.abort()
+        self.await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.head_came()
+        super().connection_lost(exc)
+
+    def await_head(self) -> None:
+        if self.late is None:
+            self.late = self.loop.call_later(HEAD_TIMEOUT, self.transport.abort)
+
+    def head_came(self) -> None:
+        if self.late is not None:
+            self.late.cancel()
+            self.late = None
+
+    def data_received(self, data: bytes) -> None:
+        if self.begun is None:
+            self.feed(data)
+            return
+        self.begun += data
+        if len(self.begun) < len(_MARK):
+            return
+        begun, self.begun = self.begun, None
+        if begun.startswith(_MARK) and not is_from_here(self.client, self.server):
+            self.transport.close()
+        elif begun.startswith(_MARK):
+            self.head_came()
+            self.connections.discard(self)
+            self.transport.pause_reading()
+            self.transport.set_protocol(_Relay())
+            task = asyncio.create_task(_relay(self.transport, begun, self.grpc_socket))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        else:
+            self.feed(begun)
+
+    def feed(self, data: bytes) -> None:
+        """Take HTTP/1.1; the parser itself would keep a head of any length."""
+        self.ended = False
+        if not self.in_body:
+            self.await_head()
+        super().data_received(data)
+        self.head = 0 if self.ended else self.head + len(data)
+        if self.head > _LONGEST_HEAD and not self.in_body:
+            self.transport.write(_HEAD_TOO_LARGE)
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self.ended = self.in_body = True
+        self.head_came()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.ended, self.in_body = True, False
+        super().on_message_complete()
 
 
 class _Relay(asyncio.Protocol):
