@@ -351,3 +351,36 @@ def test_what_was_in_flight_before_it_was_probed_is_no_probe_that_was_given_up()
     assert cluster.verdict("a").state == "probing"
     cluster.report(a=Outcome(3, 0, 1, 0), b=good(), c=good())
     assert cluster.verdict("a").state == "warming"
+
+
+def test_calls_from_before_a_probe_are_not_left_out_for_ever() -> None:
+    """Newer ones take their places. It would seem quicker than it is, and get too many calls."""
+    cluster = Cluster("a", "b", "c")
+    usual = Outcome(25, 0, 25, 40)
+    cluster.report(40, a=usual, b=usual, c=usual)
+    for in_flight in (65, 90, 115):
+        cluster.report(a=Outcome(0, 0, 25, in_flight), b=usual, c=usual)
+    cluster.report(4, a=Outcome(0, 0, 0, 115), b=usual, c=usual)
+    assert cluster.verdict("a").state == "probing"
+    cluster.report(a=Outcome(3, 0, 3, 115), b=usual, c=usual)
+    assert cluster.verdict("a").state == "warming"
+    cluster.report(a=Outcome(85, 0, 10, 40), b=usual, c=usual)
+    for _ in range(160):
+        cluster.report(a=usual, b=usual, c=usual)
+        assert cluster.verdict("a").latency <= 1.05
+    assert cluster.verdict("a").latency == pytest.approx(1.0, abs=0.05)
+    assert cluster.verdict("a").mean_latency == pytest.approx(0.4, rel=0.05)
+
+
+def test_a_load_that_is_told_no_more_is_forgotten() -> None:
+    """Another server may have taken the address, which says nothing of itself."""
+    cluster = Cluster("a", "b")
+    busy, idle = (Outcome(25, 0, 25, 2, utilization=u) for u in (0.9, 0.3))
+    cluster.report(40, a=busy, b=idle)
+    assert cluster.verdict("a").utilization < 0.7
+    assert cluster.verdict("b").utilization > 1.3
+    cluster.report(40, a=good(), b=idle)
+    assert 0.9 < cluster.verdict("a").utilization < 1.0
+    cluster.report(100, a=good(), b=idle)
+    assert cluster.verdict("a").utilization == cluster.verdict("b").utilization == 1.0
+    assert cluster.weights() == pytest.approx({"a": 10_000, "b": 10_000}, rel=0.02)

@@ -237,6 +237,11 @@ class Balancer:
             median = Reference(r.load or 0.0 for r in loaded).median
             for record in loaded:
                 record.follow_load(median, elapsed)
+        silent = [r for _, r, each in known if each.utilization is None and each.succeeded]
+        if silent and len(loaded) == 1:
+            silent += loaded  # there is nobody left to compare it with
+        for record in silent:
+            record.forget_load(elapsed)
 
     def verdicts(self, now: float) -> Mapping[str, Verdict]:
         """Return the verdict on each endpoint: a view that later calls change.

@@ -134,6 +134,8 @@ class Latency:
         confidence = difference**2 / (difference**2 + noise)
         bound = math.log(policy.latency_clamp)
         target = max(-bound, min(bound, -difference * confidence))
+        if self.held >= 1.0:
+            target = min(target, 0.0)  # what is left out is no merit
         step = 1.0 - math.exp(-elapsed / policy.latency_damping)
         self.log_factor += (target - self.log_factor) * step
         step = 1.0 - math.exp(-elapsed / _PEAK)

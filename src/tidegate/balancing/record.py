@@ -15,6 +15,10 @@ _LONGEST_DRAIN = 5.0
 """Seconds for which probing a slow one waits for the calls that it still has."""
 _DRAINED = 1.0
 """Seconds without an answer after which what is in flight is a stream, or lost."""
+_REPLACED = 5.0
+"""The time constant in seconds in which calls from before a probe are forgotten after it, and
+reports of the load that come no more."""
+_NOTHING = 0.005
 _ALARM = 1.25
 """What each alarm makes an outlier's usual latency grow by: it may be so by nature at times."""
 _SURELY_SOME = 8.0
@@ -135,6 +139,9 @@ class Record:
         latency = self.latency
         old = min(latency.held, outcome.cancelled)
         latency.held = min(latency.held - old, outcome.in_flight)
+        if not self.ejection.out:
+            # Newer calls take the places of those that end, which cannot be seen.
+            latency.held *= math.exp(-elapsed / _REPLACED)
         if not self.ejection.out and 4 * outcome.failed <= ended:
             # Failures are quicker than answers, or slower: they tell nothing of the latency.
             in_flight = outcome.in_flight - latency.held
@@ -180,6 +187,13 @@ class Record:
         target = math.log((median + 0.05) / (self.load + 0.05))
         step = 1.0 - math.exp(-elapsed / self._policy.latency_damping)
         self.load_log_factor += (max(-bound, min(bound, target)) - self.load_log_factor) * step
+
+    def forget_load(self, elapsed: float) -> None:
+        """Answers do not tell any more how busy it is: what they told counts for less and less."""
+        if self.load_log_factor:
+            self.load_log_factor *= math.exp(-elapsed / _REPLACED)
+            if abs(self.load_log_factor) < _NOTHING:
+                self.load, self.load_log_factor = None, 0.0
 
     def complaint(
         self,
