@@ -150,6 +150,8 @@ def test_debug_shows_the_traceback(
 def test_wrong_options_and_variables(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert run(["serve", str(tmp_path), "--join", "gateway:8002"]) == 78
+    assert "--join must be the admin port of a gateway, as http" in capsys.readouterr().err
     assert run(["serve", str(tmp_path), "--port", "many"]) == 78
     assert "--port must be a valid integer, not 'many'" in capsys.readouterr().err
     assert run(["serve", str(tmp_path), "--prot", "1"]) == 2

@@ -17,6 +17,7 @@ from tidegate.controller.life import listen
 from tidegate.controller.machine import is_from_here
 from tidegate.controller.run_directory import GatewayRecord
 from tidegate.gateway.admin import Guard
+from tidegate.gateway.registration_calls import no_registration_routes
 
 TOKEN = "0123456789abcdef"
 SHOWN = {"authorization": f"Bearer {TOKEN}"}
@@ -50,6 +51,14 @@ async def test_other_machines_must_show_the_token(path: str) -> None:
 async def test_probes_need_none_and_nodes_are_asked_elsewhere() -> None:
     for path in ("/live", "/metrics", "/nodes", "/nodes/n"):
         assert await status_for("10.0.0.9", path, TOKEN) == 200
+
+
+async def test_a_gateway_that_lets_no_nodes_join_says_how_it_would() -> None:
+    transport = httpx.ASGITransport(Starlette(routes=no_registration_routes()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8002") as http:
+        for answer in (await http.put("/nodes/10.0.0.7:8000"), await http.get("/nodes")):
+            assert answer.status_code == 403
+            assert "write 'registration: {}' into its gateway.yaml" in answer.json()["error"]
 
 
 def test_who_is_on_this_machine() -> None:

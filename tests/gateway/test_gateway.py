@@ -101,6 +101,18 @@ async def test_an_edit_counts_as_a_whole_and_a_bad_one_not_at_all() -> None:
         assert traffic.errors == []
 
 
+@pytest.mark.parametrize("text", ["", "\n", "# to do\n", "{}"])
+async def test_a_file_that_is_cut_off_takes_no_model_away(text: str) -> None:
+    """A full disk leaves an empty file, and so does a script that fails before it has written."""
+    async with servers("a") as (a,), ServedGateway(models(m=[a.address])) as gateway:
+        await gateway.healthy()
+        gateway.write(text)
+        await gateway.eventually(partial(says, "says nothing; write 'models: {}'"))
+        assert (await gateway.ask())["replica"] == "a"
+        await gateway.edit({"models": {}})
+        assert (await gateway.status())["problem"] is None
+
+
 async def test_calls_with_headers_meet_nobody_else_when_their_order_changes() -> None:
     async with servers("a", "b", "c") as (a, b, c):
         routes = [

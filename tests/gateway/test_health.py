@@ -9,6 +9,16 @@ from tidegate.edge.plan import PlannedCluster
 from tidegate.gateway.health import EndpointHealth
 
 
+class StillClock:
+    """Stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+
 class Server:
     address = "10.0.0.1:8000"
 
@@ -61,3 +71,26 @@ async def test_an_answer_about_an_endpoint_that_has_gone_meanwhile_counts_for_no
     answer.set()
     await looking
     assert health.of("m", Server.address) == "unknown"
+
+
+async def test_who_passes_no_check_anywhere() -> None:
+    hosts = told()
+    failing = {"health_status": {"failed_active_health_check": True}}
+
+    async def ask() -> Mapping[str, list[dict[str, Any]]]:
+        return hosts
+
+    clock = StillClock()
+    health = EndpointHealth(ask, clock)
+    other = "10.0.0.2:8000"
+    assert health.nowhere_well([Server.address, other]) == set()  # the edge was not asked
+    await health.look(CLUSTERS)
+    assert health.nowhere_well([Server.address, other]) == {other}
+    hosts["c"] = [{**HOST, **failing}]
+    clock.time += 60.0
+    await health.look(CLUSTERS)
+    assert health.nowhere_well([Server.address]) == {Server.address}
+    hosts["c"] = [{**HOST, "health_status": {"failed_outlier_check": True}}]
+    clock.time += 60.0
+    await health.look(CLUSTERS)
+    assert health.nowhere_well([Server.address]) == set()  # it broke off, and passes its checks

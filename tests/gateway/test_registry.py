@@ -108,6 +108,26 @@ def test_when_one_is_heard_again_the_others_get_a_lease_to_be_heard_too() -> Non
     assert addresses(registry, 605.0) == ["10.0.0.1:8000", "10.0.0.2:8000"]
 
 
+def test_who_is_silent_and_fails_its_checks_is_forgotten() -> None:
+    registry = joined(1, 2)
+    assert registry.silent(4.9) == {}
+    assert registry.silent(6.0) == {A: "10.0.0.1:8000", B: "10.0.0.2:8000"}
+    assert registry.note_unwell([A], 6.0) == ()
+    assert registry.note_unwell([A], 35.0) == ()
+    assert registry.note_unwell([A], 36.0) == (A,)
+    assert addresses(registry, 36.0) == ["10.0.0.2:8000"]
+    assert registry.note_unwell([B], 40.0) == ()
+    assert registry.note_unwell([], 50.0) == ()  # it has passed one meanwhile
+    assert registry.note_unwell([B], 60.0) == ()
+    assert registry.note_unwell([B], 80.0) == ()
+    registry.register(B, said(2), 81.0)
+    assert registry.note_unwell([B], 82.0) == ()  # it is heard
+    assert registry.note_unwell([B], 91.0) == ()
+    assert registry.note_unwell([B], 121.0) == (B,)
+    assert registry.describe(121.0) == []
+    assert registry.next_expiry(121.0) is None
+
+
 def test_looking_at_the_nodes_changes_nothing() -> None:
     registry = joined(1, 2)
     registry.register(B, said(2), 4.0)

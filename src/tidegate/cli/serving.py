@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -94,13 +95,19 @@ def _check_tracing_parts() -> None:
 
 def announce(line: str) -> None:
     """Tell what happens, with the time of day."""
-    click.echo(f"{time.strftime('%H:%M:%S')} {line}")
+    _say(f"{time.strftime('%H:%M:%S')} {line}")
 
 
 def announce_json(line: str) -> None:
     """Tell what happens, as a line of the log does."""
     record = logging.LogRecord("tidegate.controller", logging.INFO, "", 0, line, (), None)
-    click.echo(formatter("json").format(record))
+    _say(formatter("json").format(record))
+
+
+def _say(line: str) -> None:
+    # The terminal is closed, nobody reads the pipe, the disk is full: serving goes on.
+    with contextlib.suppress(OSError):
+        click.echo(line)
 
 
 def inferred(entry: ModelEntry) -> str:

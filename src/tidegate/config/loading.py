@@ -34,6 +34,13 @@ _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 _LARGEST_GATEWAY_FILE = 2**26
 """Thousands of endpoints, a line each, are a file that people do have."""
 _LARGEST: Mapping[type[Section], int] = {GatewayConfig: _LARGEST_GATEWAY_FILE}
+_PATTERNS = {
+    "otlp_endpoint": "an address, as http://127.0.0.1:4318",
+    "device": "auto, cpu, cuda or cuda:N",
+    "join": "the admin port of a gateway, as http://gateway:8002",
+    "allowed_origins": "a site as browsers name it, as https://app.example",
+}
+"""What is said of a text that is not as its key wants it."""
 _NO_PATHS = (str, int, float, bool, type(None))
 _SERVERS: tuple[type[Section], ...] = (NodeConfig, GatewayConfig)
 _S = TypeVar("_S", bound=Section)
@@ -95,7 +102,8 @@ def load_gateway_config(
         The settings, and where the value of each key came from.
 
     Raises:
-        ConfigurationError: a source holds an unknown name or a wrong value, or there is no file.
+        ConfigurationError: a source holds an unknown name or a wrong value, or there is no file,
+            or nothing in it: that is what a full disk or a script that failed leaves.
     """
     if not file.exists():
         raise ConfigurationError(
@@ -114,6 +122,10 @@ def _merge(
     origins = dict.fromkeys(keys_of(schema), DEFAULT)
     if file is not None:
         data, lines = read_mapping(file, _LARGEST.get(schema, LARGEST_FILE))
+        if not data and schema is GatewayConfig:
+            raise ConfigurationError(
+                f"{file}: says nothing; write 'models: {{}}' for a gateway without models"
+            )
         config = _validate(schema, data, str(file), lines)
         found = _below(config, file.parent)
         values = {name: getattr(found, name) for name in data}
@@ -276,10 +288,10 @@ def _reason(schema: type[Section], where: tuple[str | int, ...], detail: Any) ->
     if kind == "value_error":
         return str(detail["ctx"]["error"])
     message: str = detail["msg"]
-    if kind == "string_pattern_mismatch" and where and where[-1] == "otlp_endpoint":
-        return "must be an address, as http://127.0.0.1:4318"
-    if kind == "string_pattern_mismatch" and where and where[-1] == "device":
-        return "must be auto, cpu, cuda or cuda:N"
+    if kind == "string_pattern_mismatch":
+        for key, what in _PATTERNS.items():
+            if key in where:
+                return f"must be {what}"
     return message.replace("Input should be", "must be", 1).split(", unable to")[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import logging.handlers
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from pathlib import Path
 from tidegate.controller.machine import not_ours
 from tidegate.errors import ConfigurationError
 from tidegate.telemetry.logs import LogSettings, configure
+
+log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 _SAME_SIGNAL = 0.5
@@ -36,6 +39,9 @@ class Signals:
 
     What wraps a command often passes on a Ctrl-C that the terminal has sent already: a second
     signal that comes at once is the same one.
+
+    SIGHUP stops, too, if the terminal is gone. Sent by somebody, as to daemons that are to read
+    their files again, it changes nothing: these are followed.
     """
 
     def __init__(self, hurry: Callable[[], None]) -> None:
@@ -45,6 +51,14 @@ class Signals:
         self._first = 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._take)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            self._loop.add_signal_handler(signal.SIGHUP, self._hung_up, _has_terminal())
+
+    def _hung_up(self, had_terminal: bool) -> None:
+        if had_terminal and not _has_terminal():
+            self._take()
+        else:
+            log.info("SIGHUP: nothing to do, files are followed as they change")
 
     def _take(self) -> None:
         now = self._loop.time()
@@ -53,6 +67,14 @@ class Signals:
             self.stop.set()
         elif now - self._first >= _SAME_SIGNAL:
             self._hurry()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def listen(port: int, host: str = LOOPBACK) -> socket.socket:

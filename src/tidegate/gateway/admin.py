@@ -25,7 +25,11 @@ from tidegate.gateway.controller import GatewayController
 from tidegate.gateway.health import Feeling
 from tidegate.gateway.metrics import Metrics
 from tidegate.gateway.models import ModelMembers, PoolMembers
-from tidegate.gateway.registration_calls import admit, registration_routes
+from tidegate.gateway.registration_calls import (
+    admit,
+    no_registration_routes,
+    registration_routes,
+)
 from tidegate.protocols.registration import PATH
 
 _OPEN = ("/live", "/metrics")
@@ -202,7 +206,7 @@ def application(controller: GatewayController) -> Starlette:
         return await answer_call(controller.calls.server, request)
 
     registration = (
-        []
+        no_registration_routes()
         if controller.config.registration is None
         else registration_routes(
             controller.registry,

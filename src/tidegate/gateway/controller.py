@@ -194,6 +194,7 @@ class GatewayController:
     async def _apply(self) -> None:
         if self._handover.pending:
             await self.calls.endpoint_health.look(self.plan.clusters, at_most=_TICK)
+        await self._forget_silent()
         told = self._topology(), self.edge.settings
         if told[0] == self._told[0] and told[1] is self._told[1]:
             return
@@ -202,6 +203,19 @@ class GatewayController:
         self._told = told
         self.calls.health.changed()
         self._memory.keep(self.sources, self.registry, self.settings.tasks)
+
+    async def _forget_silent(self) -> None:
+        """Forget the nodes that nobody hears, and that fail their health checks, too."""
+        silent = self.registry.silent(self.clock.now())
+        if not silent:
+            return
+        health = self.calls.endpoint_health
+        await health.look(self.plan.clusters)
+        failing = health.nowhere_well(silent.values())
+        names = [name for name, address in silent.items() if address in failing]
+        for name in self.registry.note_unwell(names, self.clock.now()):
+            self.announce(f"node {name} is forgotten: it is silent, and fails its health checks")
+            self._stale = True
 
     def _topology(self) -> GatewayTopology:
         now = self.clock.now()

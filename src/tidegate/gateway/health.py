@@ -19,6 +19,7 @@ moment, because it broke off or could not be reached."""
 
 NOT_ASKED: tuple[Feeling, ...] = ("unhealthy", "unchecked", "broken off")
 """What keeps calls away."""
+_FAILING: tuple[Feeling, ...] = ("unhealthy", "unchecked")
 
 _SHORTEST = 1.0
 _SHARE = 20.0
@@ -85,6 +86,13 @@ class EndpointHealth:
     def not_asked(self, pool: str, addresses: Iterable[str]) -> frozenset[str]:
         """Return those of a pool's addresses that get no calls, whatever was decided."""
         return frozenset(a for a in addresses if self.of(pool, a) in NOT_ASKED)
+
+    def nowhere_well(self, addresses: Iterable[str]) -> frozenset[str]:
+        """Return those of the addresses that pass no check in any pool; none if it is unknown."""
+        if not self.recent:
+            return frozenset()
+        well = {address for (_, address), feels in self._known.items() if feels not in _FAILING}
+        return frozenset(addresses) - well
 
     def of(self, pool: str, address: str) -> Feeling:
         """Return how an endpoint of a pool feels."""

@@ -14,13 +14,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tidegate.clock import Clock
-from tidegate.controller.admin import body_of, refuse_pages
+from tidegate.controller.admin import body_of, refusal, refuse_pages
 from tidegate.controller.machine import is_from_here
 from tidegate.errors import (
     Cancelled,
     DeadlineExceeded,
     MethodNotAllowed,
     ModelNotFound,
+    PermissionDenied,
     TidegateError,
     Unauthenticated,
 )
@@ -76,6 +77,21 @@ def registration_routes(
     ]
 
 
+def no_registration_routes() -> list[Route]:
+    """Return the routes of a gateway that lets no nodes join: they say so."""
+
+    async def refuse(request: Request) -> Response:
+        return refusal(
+            PermissionDenied(
+                "this gateway lets no nodes join: write 'registration: {}' into its gateway.yaml, "
+                "and start it again"
+            )
+        )
+
+    paths = (PATH, PATH + "/{name:path}")
+    return [Route(path, refuse, methods=list(_METHODS)) for path in paths]
+
+
 class _Calls:
     def __init__(
         self,
@@ -119,7 +135,8 @@ class _Calls:
         before = self._registry.revision
         grant = self._registry.register(name, said, self._clock.now())
         if self._registry.revision != before:
-            log.info("%s serves %d models", name, sum(model.ready for model in said.models))
+            ready = sum(model.ready for model in said.models)
+            log.info("node %s: %d model%s ready", name, ready, "" if ready == 1 else "s")
             self._changed()
             # Who takes something back relies on it when it has its answer.
             await self._published(_WHILE_RENEWING)
@@ -144,7 +161,7 @@ class _Calls:
         known = self._registry.leave(name, self._clock.now(), instance)
         published = True
         if known:
-            log.info("%s leaves", name)
+            log.info("node %s leaves", name)
             self._changed()
             published = await self._published(PATIENCE)
             if not published:

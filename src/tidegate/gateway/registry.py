@@ -9,7 +9,8 @@ The rules:
   most likely not the nodes that are gone: the way to this gateway is broken, or the gateway's own
   controller was paused. Then all stay as they were last known (they are *silent*), and health
   checks go on to tell which of them answer calls. As soon as one is heard again, the others get
-  one more lease to be heard too.
+  one more lease to be heard too. One that is silent and does not pass these checks either, for
+  half a minute, is forgotten: it will announce itself when it is back.
 - An address belongs to the node that announced it last: one that was started again under
   another name takes the place of what it was before.
 - What a node sends late does not undo that it has left, or was started anew: announcements carry
@@ -20,7 +21,7 @@ The rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,8 @@ _RENEWED = 0.3
 _HEARD = 2.0
 """Renewals: when the last announcement of anybody is older, nobody is heard. Less than a lease
 without a renewal, or nodes that fell silent together would be dropped one by one."""
+_UNWELL = 30.0
+"""Seconds after which a silent node that fails its health checks, too, is forgotten."""
 _MOST_LEFT = 10_000
 """Nodes that have left, of which late announcements are still refused."""
 _LONGEST_LEASE = 3600.0
@@ -62,6 +65,8 @@ class _Node:
     """When its lease ends."""
     endpoints: tuple[tuple[str, Endpoint], ...]
     """Those of the models that it calls ready, by the models' names."""
+    unwell: float | None = None
+    """Since when it is silent and fails all health checks."""
 
 
 class Registry:
@@ -174,6 +179,30 @@ class Registry:
         self._look_ahead()
         return tuple(node.name for node in over)
 
+    def silent(self, now: float) -> dict[str, str]:
+        """Return the nodes that are kept though their leases have ended, and their addresses."""
+        if now < self._earliest:
+            return {}
+        over = (node for node in self._nodes.values() if node.until <= now)
+        return {node.name: node.said.address for node in over}
+
+    def note_unwell(self, names: Collection[str], now: float) -> tuple[str, ...]:
+        """Take which of the silent nodes pass no health check now; return who is forgotten."""
+        gone = []
+        for name in self.silent(now):
+            node = self._nodes[name]
+            if name not in names:
+                node.unwell = None
+            elif node.unwell is None:
+                node.unwell = now
+            elif now - node.unwell >= _UNWELL:
+                gone.append(node)
+        for node in gone:
+            self._drop(node)
+            self._change()
+        self._look_ahead()
+        return tuple(node.name for node in gone)
+
     def next_expiry(self, now: float) -> float | None:
         """Return when to call :meth:`expire` next; ``None``: not before the next announcement."""
         if now < self._earliest:
@@ -267,8 +296,8 @@ class Registry:
 def _description(node: _Node, now: float) -> dict[str, Any]:
     silent = node.until <= now
     reason = (
-        "it is not heard; while no other node is, it stays as it was known last, as long as it "
-        "answers health checks"
+        "it is not heard; while no other node is, it stays as it was known last, unless it fails "
+        "its health checks for half a minute, too"
     )
     said = node.said
     return {

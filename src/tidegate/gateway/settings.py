@@ -124,7 +124,9 @@ class GatewaySettings:
             self.generation += 1
             self._follow_others()
             self._changed()
-            self._announce(f"{self.file}: {len(config.models)} models are in effect")
+            count = len(config.models)
+            models = "1 model is" if count == 1 else f"{count} models are"
+            self._announce(f"{self.file}: {models} in effect")
 
     def _refuse(self, words: str) -> None:
         self.problem = words

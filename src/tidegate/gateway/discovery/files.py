@@ -101,12 +101,12 @@ class WatchedFile(Generic[T]):
         try:
             # Opening a pipe would wait for who writes into it.
             if not self.path.is_file() and self.path.exists():
-                return None, f"{self.path}: is not a file; put a list into one"
+                return None, f"{self.path}: is not a file"
             with self.path.open("rb") as file:
                 state = _state(os.fstat(file.fileno()))
                 content = file.read(self.largest + 1)
         except FileNotFoundError:
-            return None, f"{self.path}: there is no such file (yet); what was known last stays"
+            return None, f"{self.path}: there is no such file (yet)"
         except (OSError, ValueError) as error:
             return (
                 None,
