@@ -147,7 +147,7 @@ class Gateway(Machine):
     def until_asked(self, times: int) -> None:
         """Wait until it has been asked so many times."""
         with self.changed:
-            assert self.changed.wait_for(lambda: self.asked >= times, 20), self.asked
+            assert self.changed.wait_for(lambda: self.asked >= times, 60), self.asked
 
 
 class Node(Machine):
@@ -189,7 +189,7 @@ class Node(Machine):
     def until_checked(self, times: int) -> None:
         """Wait until it was asked so often whether it lives."""
         with self.changed:
-            assert self.changed.wait_for(lambda: self.checks >= times, 20), self.checks
+            assert self.changed.wait_for(lambda: self.checks >= times, 60), self.checks
 
 
 def served(nodes: list[Node]) -> list[int]:

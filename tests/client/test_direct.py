@@ -259,7 +259,7 @@ def test_an_endpoint_that_hangs_costs_only_its_own_calls(
         late = 0
         for _ in range(12):
             try:
-                client.infer(timeout=0.3)
+                client.infer(timeout=1.0)
             except errors.DeadlineExceeded:
                 late += 1
         nodes[0].wake()
@@ -282,7 +282,7 @@ def test_a_slow_model_on_a_machine_that_lives_is_waited_for(
         asked.until_checked(2)
         nodes[0].wake()
         nodes[1].wake()
-        assert call.result(20).model == "m"
+        assert call.result(60).model == "m"
     assert sum(served(nodes)) == 1
 
 
@@ -304,7 +304,7 @@ def test_with_nowhere_to_go_a_call_waits(direct: Callable[..., Both], nodes: lis
         call = threads.submit(direct(gateway.url).infer)
         nodes[0].until_checked(2)
         nodes[0].wake()
-        assert call.result(20).model == "m"
+        assert call.result(60).model == "m"
     assert served(nodes) == [1, 0, 0]
 
 

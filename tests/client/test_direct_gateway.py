@@ -200,7 +200,7 @@ def test_an_empty_set_does_not_end_what_is_known_at_once(
 def test_threads_share_a_client(nodes: list[Node]) -> None:
     with (
         Gateway(*(node.address for node in nodes), ttl_ms=1000) as gateway,
-        Client(gateway.url, direct=True, timeout=20) as client,
+        Client(gateway.url, direct=True, timeout=60) as client,
         ThreadPoolExecutor(16) as threads,
     ):
         done = list(threads.map(lambda _: client.infer("m", X).model, range(480)))
@@ -216,7 +216,7 @@ def test_threads_while_machines_come_and_go(nodes: list[Node]) -> None:
     addresses = [node.address for node in nodes]
     with (
         Gateway(*addresses, ttl_ms=1) as gateway,
-        Client(gateway.url, direct=True, timeout=20) as client,
+        Client(gateway.url, direct=True, timeout=60) as client,
         ThreadPoolExecutor(8) as threads,
     ):
         ended = threading.Event()
@@ -240,11 +240,11 @@ def test_threads_while_machines_come_and_go(nodes: list[Node]) -> None:
 def test_closing_ends_what_waits(nodes: list[Node]) -> None:
     nodes[0].hanging = True
     with Gateway(nodes[0].address) as gateway, ThreadPoolExecutor(1) as threads:
-        client = Client(gateway.url, direct=True, timeout=20)
+        client = Client(gateway.url, direct=True, timeout=60)
         call = threads.submit(client.infer, "m", X)
         with nodes[0].changed:
-            assert nodes[0].changed.wait_for(lambda: nodes[0].heads, 20)
+            assert nodes[0].changed.wait_for(lambda: nodes[0].heads, 60)
         client.close()
         with pytest.raises((errors.ConnectionLost, RuntimeError)):
-            call.result(10)
+            call.result(60)
         nodes[0].wake()
