@@ -152,7 +152,12 @@ class _Newcomer(asyncio.Protocol):
             return
         backend = self._backend
         kind = Http2 if self._begun.startswith(PREFACE[:3]) else Http1
-        connection = kind(backend.take, _LIMIT, 64, backend.connections)
+
+        def take(exchange: Exchange) -> None:
+            connection.calls += 1
+            backend.take(exchange)
+
+        connection = kind(take, _LIMIT, 64, backend.connections)
         self._transport.set_protocol(connection)
         connection.connection_made(self._transport)
         backend.connections.discard(self)
@@ -202,7 +207,6 @@ class Backend:
 
     def take(self, exchange: Exchange) -> None:
         """Take a call."""
-        cast("Http1 | Http2", exchange._connection).calls += 1
         if exchange.head.method == b"GET" or exchange.head.target == _HEALTH:
             self.health += 1
             if self.mode in ("well", "mute"):
