@@ -152,6 +152,14 @@ def test_calls_that_are_no_longer_in_flight_and_have_not_ended_were_cancelled() 
     # A connection that is refused is a failure of a call that was never sent.
     outcomes = figures.note(report(n1=EndpointLoad(0, 3, 0, 0)), pool_of)
     assert outcomes["m"][ADDRESSES[0]].cancelled == 0
+    # Over REST, a call counts as answered when its body is still on its way.
+    figures.note(report(n1=EndpointLoad(4, 0, 5, 5)), pool_of)
+    outcomes = figures.note(report(n1=EndpointLoad(0, 0, 2, 4)), pool_of)
+    assert outcomes["m"][ADDRESSES[0]].cancelled == 0
+    outcomes = figures.note(report(n1=EndpointLoad(0, 0, 0, 2)), pool_of)
+    assert outcomes["m"][ADDRESSES[0]].cancelled == 1
+    figures.note(report(n1=EndpointLoad(2, 0, 0, 0)), pool_of)
+    assert figures.of("m", ADDRESSES[0]).cancelled == 8
     # One endpoint in two clusters: what is in flight is that of both.
     loads = {ADDRESSES[0]: EndpointLoad(0, 0, 2, 2)}
     figures.note(LoadReport(0.25, dict.fromkeys(pool_of, loads)), pool_of)

@@ -25,6 +25,7 @@ class Server:
 
 class Cluster:
     pool = "m"
+    rest = False
     servers = (Server(),)
 
     @staticmethod
@@ -94,3 +95,19 @@ async def test_who_passes_no_check_anywhere() -> None:
     clock.time += 60.0
     await health.look(CLUSTERS)
     assert health.nowhere_well([Server.address]) == set()  # it broke off, and passes its checks
+
+
+async def test_a_server_that_fails_over_grpc_alone_is_said_to() -> None:
+    class Rest(Cluster):
+        rest = True
+
+    failing = {"health_status": {"failed_active_health_check": True}}
+
+    async def ask() -> Mapping[str, list[dict[str, Any]]]:
+        return {"c": [{**HOST, **failing}], "rest": [HOST]}
+
+    health = EndpointHealth(ask, MonotonicClock())
+    await health.look({**CLUSTERS, "rest": Rest()})  # type: ignore[dict-item]
+    assert health.of("m", Server.address) == "unhealthy"
+    assert health.only("m", Server.address) == "gRPC"
+    assert health.nowhere_well([Server.address]) == set()

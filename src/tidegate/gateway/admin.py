@@ -119,7 +119,12 @@ def _pool(controller: GatewayController, pool: PoolMembers, *, details: bool) ->
                 "weight": endpoint.weight,
                 "share": shares[endpoint.address],
                 "state": verdict.state,
-                "reason": _reason(verdict, feeling, calls.tls_troubles.of(endpoint)),
+                "reason": _reason(
+                    verdict,
+                    feeling,
+                    health.only(pool.name, endpoint.address),
+                    calls.tls_troubles.of(endpoint),
+                ),
                 "health": feeling,
                 "in_flight": sums.in_flight,
                 "succeeded": sums.succeeded,
@@ -131,11 +136,13 @@ def _pool(controller: GatewayController, pool: PoolMembers, *, details: bool) ->
     return {"name": pool.name, "endpoints": endpoints}
 
 
-def _reason(verdict: Verdict, feeling: Feeling, trouble: str) -> str:
+def _reason(verdict: Verdict, feeling: Feeling, only: str, trouble: str) -> str:
     """Say why an endpoint gets what it gets: what the edge sees goes before what is decided."""
     seen = _SEEN.get(feeling)
     if seen is not None and trouble:
         return trouble
+    if seen is not None and only:
+        seen = f"{seen} over {only}, gets {'gRPC' if only == 'REST' else 'REST'} calls alone"
     if seen is None or verdict.state == "ejected":
         return verdict.reason
     return seen if verdict.state == "new" else f"{seen}; {verdict.reason}"

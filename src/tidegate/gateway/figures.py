@@ -21,6 +21,9 @@ class Sum:
     cancelled: int = 0
     issued: int = 0
     in_flight: int = 0
+    early: int = 0
+    """How many of those in flight were counted as ended already: over REST, the head of an answer
+    says what it is, and its body may take a while."""
 
     def add(self, load: EndpointLoad) -> Outcome:
         """Add a report, and return it with the calls that were cancelled.
@@ -28,8 +31,10 @@ class Sum:
         The edge does not count these: they are those that were begun, have not ended, and are
         no longer in flight.
         """
-        begun = self.in_flight + load.issued
-        cancelled = max(0, begun - load.succeeded - load.failed - load.in_flight)
+        begun = self.in_flight - self.early + load.issued
+        left = begun - load.succeeded - load.failed
+        cancelled = max(0, left - load.in_flight)
+        self.early = min(load.in_flight, max(0, load.in_flight - left))
         self.succeeded += load.succeeded
         self.failed += load.failed
         self.cancelled += cancelled

@@ -20,6 +20,8 @@ moment, because it broke off or could not be reached."""
 NOT_ASKED: tuple[Feeling, ...] = ("unhealthy", "unchecked", "broken off")
 """What keeps calls away."""
 _FAILING: tuple[Feeling, ...] = ("unhealthy", "unchecked")
+_Parts: TypeAlias = dict[bool, Feeling]
+"""How it feels by the clusters of REST alone (true), and by the others."""
 
 _SHORTEST = 1.0
 _SHARE = 20.0
@@ -36,7 +38,7 @@ class EndpointHealth:
         self._clock = clock
         self._asked = float("-inf")
         self._took = 0.0
-        self._known: dict[tuple[str, str], Feeling] = {}
+        self._known: dict[tuple[str, str], _Parts] = {}
         self._kept: Mapping[str, Collection[str]] | None = None
         self._asking = asyncio.Lock()
 
@@ -73,7 +75,7 @@ class EndpointHealth:
         self._kept = pools
         self._known = self._of_kept(self._known)
 
-    def _of_kept(self, known: Mapping[tuple[str, str], Feeling]) -> dict[tuple[str, str], Feeling]:
+    def _of_kept(self, known: Mapping[tuple[str, str], _Parts]) -> dict[tuple[str, str], _Parts]:
         kept = self._kept
         if kept is None:
             return dict(known)
@@ -91,19 +93,34 @@ class EndpointHealth:
         """Return those of the addresses that pass no check in any pool; none if it is unknown."""
         if not self.recent:
             return frozenset()
-        well = {address for (_, address), feels in self._known.items() if feels not in _FAILING}
+        well = {address for (_, address), parts in self._known.items() if not _fails(parts)}
         return frozenset(addresses) - well
 
     def of(self, pool: str, address: str) -> Feeling:
         """Return how an endpoint of a pool feels."""
-        return self._known.get((pool, address), "unknown")
+        parts = self._known.get((pool, address))
+        return "unknown" if parts is None else _worst(parts.values())
+
+    def only(self, pool: str, address: str) -> str:
+        """Return over what alone one is not healthy, ``gRPC`` or ``REST``; else nothing."""
+        parts = self._known.get((pool, address), {})
+        unwell = [rest for rest, feels in parts.items() if feels != "healthy"]
+        return ("REST" if unwell[0] else "gRPC") if len(unwell) == 1 < len(parts) else ""
+
+
+def _worst(feelings: Iterable[Feeling]) -> Feeling:
+    return next((feels for feels in feelings if feels != "healthy"), "healthy")
+
+
+def _fails(parts: _Parts) -> bool:
+    return all(feels in _FAILING for feels in parts.values())
 
 
 def _by_pool(
     told: Mapping[str, Iterable[Mapping[str, Any]]], clusters: Mapping[str, PlannedCluster]
-) -> dict[tuple[str, str], Feeling]:
-    """Return what was told by pool and address; the worst of its clusters counts."""
-    found: dict[tuple[str, str], Feeling] = {}
+) -> dict[tuple[str, str], _Parts]:
+    """Return what was told by pool and address; of clusters of a kind the worst counts."""
+    found: dict[tuple[str, str], _Parts] = {}
     for name, hosts in told.items():
         cluster = clusters.get(name)
         if cluster is None:
@@ -117,8 +134,8 @@ def _by_pool(
             if address is None:
                 continue
             feeling = _feeling(host.get("health_status", {}))
-            if found.get((cluster.pool, address), "healthy") == "healthy":
-                found[cluster.pool, address] = feeling
+            parts = found.setdefault((cluster.pool, address), {})
+            parts[cluster.rest] = _worst((parts.get(cluster.rest, "healthy"), feeling))
     return found
 
 
