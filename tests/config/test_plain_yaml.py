@@ -69,6 +69,7 @@ def test_it_is_what_pyyaml_makes_of_it(text: str) -> None:
         "a: [",
         "a: 1\n--- \nb: 2",
         "a: 2020-01-01",
+        "a: 1\n\ufeffb: 2",
         "a: 1" + ":1" * 100,
         "a: " + "[" * 40 + "]" * 40,
         "{a: " * 2000,

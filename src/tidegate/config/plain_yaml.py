@@ -32,6 +32,8 @@ _TEXT = "tag:yaml.org,2002:str"
 _NUMBER = re.compile("[1-9][0-9]{0,17}")
 _ADDRESS = re.compile(r"[0-9]+(\.[0-9]+){3}:[0-9]+")
 """What most words of a long list of endpoints are, and no number by the rules of YAML."""
+_MARK = "\ufeff"
+"""What editors put before a text. In the midst of one libyaml passes it over, PyYAML does not."""
 _UNKNOWN = object()
 _CONSTRUCTED = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float"))
 
@@ -48,7 +50,7 @@ def read_plain(text: str) -> tuple[dict[str, Any], Lines] | None:
         down. ``None``: PyYAML is to read the document, be it right or wrong.
     """
     loader = getattr(yaml, "CSafeLoader", None)
-    if loader is None:
+    if loader is None or text.find(_MARK, 1) != -1:
         return None
     reading = _Reading(loader(text).get_event)
     try:
