@@ -13,10 +13,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.ports import free_port
 from tidegate.clock import MonotonicClock
 from tidegate.controller.admin import AdminServer
+from tidegate.gateway.own_places import OwnPlaces
 from tidegate.gateway.registration_calls import registration_routes
 from tidegate.gateway.registry import Registry
 
-OWN = [("127.0.0.1", 7001), ("::1", 7002)]
+OWN = OwnPlaces([("127.0.0.1", 7001), ("::1", 7002)], MonotonicClock())
 """Where the gateway says that it listens."""
 
 

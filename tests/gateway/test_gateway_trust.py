@@ -270,6 +270,23 @@ async def test_status_says_why_an_address_is_not_believed(tmp_path: Path) -> Non
                 )
 
 
+async def test_a_gateway_does_not_call_itself(tmp_path: Path) -> None:
+    """It would be healthy as long as the other is, and every call, and check, might go round."""
+    async with FakeServer("a") as server:
+        settings: dict[str, Any] = {"models": {"m": {"endpoints": [server.address]}}}
+        async with ServedGateway(settings) as gateway:
+            own = f"127.0.0.1:{gateway.port}"
+            settings["models"]["m"]["endpoints"].append(own)
+            settings["models"]["n"] = {"endpoints": [own]}
+            await gateway.edit(settings)
+            status = await gateway.eventually(
+                lambda status: any(own in each["source"] for each in status["sources"])
+            )
+            assert list(endpoints_of(status, "m")) == [server.address]
+            assert endpoints_of(status, "n") == {}
+            assert (await gateway.ask())["replica"] == "a"
+
+
 async def test_nodes_that_speak_tls(tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_bytes(pem())
     with tempfile.TemporaryDirectory(prefix="tg", dir="/tmp") as folder:  # for Unix sockets

@@ -14,10 +14,11 @@ import psutil
 import pytest
 
 from tests.gateway.standin import GatewayStandIn
+from tidegate.clock import MonotonicClock
 from tidegate.controller import admin_grpc
 from tidegate.errors import InvalidInput
 from tidegate.gateway import registration_calls
-from tidegate.gateway.announced_places import check_place
+from tidegate.gateway.own_places import OwnPlaces
 from tidegate.protocols.registration import AnnouncedModel, Announcement, encode_announcement
 
 NODE = "/nodes/10.0.0.7:8000"
@@ -117,20 +118,22 @@ async def test_other_machines_do_not_take_all_connections(
 
 
 def test_the_gateways_own_machine_is_no_other_machines_to_announce() -> None:
-    own = [("10.0.0.1", 8000)]
+    clock = MonotonicClock()
+    own = OwnPlaces([("10.0.0.1", 8000)], clock)
     for address in ("127.0.0.1:9000", "[::1]:9000", "127.9.9.9:9000"):
         with pytest.raises(InvalidInput, match="the gateway's machine"):
-            check_place(address, own, from_here=False)
-        check_place(address, own, from_here=True)
-    check_place("127.0.0.1:8000", own, from_here=True)
+            own.check_announced(address, from_here=False)
+        own.check_announced(address, from_here=True)
+    own.check_announced("127.0.0.1:8000", from_here=True)
     with pytest.raises(InvalidInput, match="round in circles"):
-        check_place("10.0.0.1:8000", own, from_here=False)
-    check_place("10.0.0.2:8000", [("0.0.0.0", 8000)], from_here=False)
+        own.check_announced("10.0.0.1:8000", from_here=False)
+    everywhere = OwnPlaces([("0.0.0.0", 8000)], clock)
+    everywhere.check_announced("10.255.0.2:8000", from_here=False)
     interfaces = psutil.net_if_addrs().values()
     here = {e.address for found in interfaces for e in found if e.family == socket.AF_INET}
-    for address in here:
+    for host in here:
         with pytest.raises(InvalidInput, match="round in circles"):
-            check_place(f"{address}:8000", [("0.0.0.0", 8000)], from_here=True)
+            everywhere.check_announced(f"{host}:8000", from_here=True)
 
 
 async def test_who_leaves_is_answered_when_the_edge_has_been_told(

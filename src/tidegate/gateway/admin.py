@@ -221,10 +221,7 @@ def application(controller: GatewayController) -> Starlette:
             controller.clock,
             controller.joined,
             controller.applied,
-            [
-                (controller.config.host, controller.config.port),
-                (controller.config.admin_host, controller.config.admin_port),
-            ],
+            controller.own_places,
         )
     )
     return Starlette(

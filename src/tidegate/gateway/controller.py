@@ -30,6 +30,7 @@ from tidegate.gateway.entries import entries_of, fixed_endpoint, source_of
 from tidegate.gateway.handover import Handover
 from tidegate.gateway.memory import Memory
 from tidegate.gateway.models import ModelMembers, members_of, tasks_of
+from tidegate.gateway.own_places import OwnPlaces
 from tidegate.gateway.registry import Registry
 from tidegate.gateway.settings import GatewaySettings
 from tidegate.gateway.sources import Sources
@@ -74,6 +75,8 @@ class GatewayController:
         self.registry = Registry(registration.lease if registration is not None else 5.0)
         token_file = None if registration is None else registration.token_file
         self._token = None if token_file is None else TokenFile(token_file)
+        listening = (config.host, config.port), (config.admin_host, config.admin_port)
+        self.own_places = OwnPlaces(listening, self.clock)
         self.sources = Sources(source_of, self._found, announce)
         self._memory = Memory(directory.path / "endpoints.json")
         self._handover = Handover()
@@ -234,6 +237,7 @@ class GatewayController:
         return topology
 
     def _gather(self, now: float) -> None:
+        self.own_places.begin()
         joined = self.registry.models(now)
         wanted = members_of(self.config, self._found_by, joined, self.settings.tasks)
         health = self.calls.endpoint_health
@@ -259,7 +263,8 @@ class GatewayController:
 
     def _found_by(self, entry: Endpoints) -> tuple[Endpoint, ...]:
         fixed = fixed_endpoint(entry)
-        return self.sources.found(entry) if fixed is None else (fixed,)
+        found = self.sources.found(entry) if fixed is None else (fixed,)
+        return self.own_places.without(found)
 
     def sources_state(self) -> list[Mapping[str, object]]:
         """Return what the sources of endpoints and of trust say, for people."""
@@ -271,6 +276,10 @@ class GatewayController:
             {"source": f"{what} {file.path}", "problem": file.problem}
             for what, file in files
             if file is not None and file.problem is not None
+        ]
+        unwell += [
+            {"source": f"endpoint {address}", "problem": "left out: this gateway listens there"}
+            for address in self.own_places.met
         ]
         return [*self.sources.states(), *self.settings.problems(), *unwell]
 

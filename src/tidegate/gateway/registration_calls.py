@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from functools import wraps
 
 from starlette.requests import ClientDisconnect, Request
@@ -25,7 +25,7 @@ from tidegate.errors import (
     TidegateError,
     Unauthenticated,
 )
-from tidegate.gateway.announced_places import check_place
+from tidegate.gateway.own_places import OwnPlaces
 from tidegate.gateway.registry import MOST_NODES, Registry
 from tidegate.protocols.open_inference.rest import encode_error
 from tidegate.protocols.registration import (
@@ -56,7 +56,7 @@ def registration_routes(
     clock: Clock,
     changed: Callable[[], None],
     applied: Callable[[], Awaitable[object]],
-    own: Collection[tuple[str, int]] = (),
+    own: OwnPlaces,
 ) -> list[Route]:
     """Return the routes for a gateway's admin application.
 
@@ -68,7 +68,7 @@ def registration_routes(
         changed: Called when endpoints have changed, before there is an answer.
         applied: Waits until the edge has been told of all changes so far: who leaves gets its
             answer only then.
-        own: Numeric hosts and ports of the gateway itself, which are no node's.
+        own: Where the gateway itself listens: that is no node's.
     """
     calls = _Calls(registry, clock, changed, applied, own)
     return [
@@ -99,7 +99,7 @@ class _Calls:
         clock: Clock,
         changed: Callable[[], None],
         applied: Callable[[], Awaitable[object]],
-        own: Collection[tuple[str, int]],
+        own: OwnPlaces,
     ) -> None:
         self._registry = registry
         self._clock = clock
@@ -149,7 +149,7 @@ class _Calls:
         if before is not None and before[0] == digest:
             return before[1]
         said = decode_announcement(body)
-        check_place(said.address, self._own, from_here=from_here)
+        self._own.check_announced(said.address, from_here=from_here)
         if len(self._said) >= MOST_NODES:
             self._said.clear()
         self._said[name] = digest, said
