@@ -333,3 +333,26 @@ async def test_a_thousand_endpoints() -> None:
                 await traffic.more(100)
             assert traffic.errors == []
             assert len(await gateway.endpoints()) == 500
+
+
+async def test_an_overflow_pool_takes_over_from_servers_that_all_answer_with_errors() -> None:
+    """Their health checks pass, and as many would be a panic without an overflow pool."""
+    async with (
+        FakeServer("sick") as a,
+        FakeServer("sick") as b,
+        FakeServer("sick") as c,
+        FakeServer("well") as well,
+    ):
+        places = [a.address, b.address, c.address, {"address": well.address, "priority": 1}]
+        async with ServedGateway({"models": {"m": {"endpoints": places}}}) as gateway:
+            await gateway.healthy()
+            async with Traffic(gateway, width=4, x_do="only sick;grpc 14 broken") as traffic:
+                await traffic.more(200, of="well")
+                errors = len(traffic.errors)
+                await traffic.more(500, of="well")
+                assert len(traffic.errors) - errors < 100  # those that probed
+            async with Traffic(gateway, width=4) as traffic:
+                await traffic.more(200)
+                while "well" in traffic.answers[-200:]:
+                    await traffic.more(200)
+                assert traffic.errors == []
