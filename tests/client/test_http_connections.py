@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import uvloop
 
+from tests.edge.certificates import leaf, pem, write
 from tests.edge.harness import until
 from tidegate.client.address import Address
 from tidegate.client.calls import Outgoing
@@ -45,11 +49,18 @@ class Echo:
 
 
 @contextlib.asynccontextmanager
-async def talking() -> AsyncIterator[tuple[Echo, AsyncHttpTransport]]:
-    echo = Echo()
-    server = await asyncio.start_server(echo.serve, "127.0.0.1", limit=64 * MIB)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    transport = AsyncHttpTransport(Connection(Address.parse(url)))
+async def talking(folder: Path | None = None) -> AsyncIterator[tuple[Echo, AsyncHttpTransport]]:
+    """A server, and a client of it; over TLS if there is a folder for certificates."""
+    echo, context = Echo(), None
+    if folder is not None:
+        (folder / "ca.crt").write_bytes(pem())
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*write(folder, leaf()))
+    server = await asyncio.start_server(echo.serve, "127.0.0.1", limit=64 * MIB, ssl=context)
+    scheme = "http" if folder is None else "https"
+    address = Address.parse(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    ca_file = None if folder is None else folder / "ca.crt"
+    transport = AsyncHttpTransport(Connection(address, ca_file=ca_file))
     async with server:
         try:
             yield echo, transport
@@ -99,6 +110,23 @@ async def test_messages_of_all_sizes(size: int) -> None:
     async with talking() as (_, transport):
         for _ in range(2):
             assert await ask(transport, body) == body
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@pytest.mark.parametrize("secure", [False, True])
+def test_every_loop_over_tls_and_without(
+    run: Callable[[Coroutine[Any, Any, None]], None], secure: bool, tmp_path: Path
+) -> None:
+    body = bytes(range(256)) * 2**14
+
+    async def main() -> None:
+        async with talking(tmp_path if secure else None) as (echo, transport):
+            for _ in range(3):
+                assert await ask(transport, body) == body
+            assert await asyncio.gather(*(ask(transport) for _ in range(20))) == [b"a"] * 20
+            assert echo.opened <= 20
+
+    run(main())
 
 
 async def test_a_call_that_is_given_up_takes_its_connection_with_it() -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpcore
 
@@ -177,11 +177,11 @@ class _Protocol(asyncio.Protocol):
                 raise self._fault
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         if self._transport is not None:
             self._among.discard(self._transport)
-        self._transport = transport
-        self._among.add(transport)
+        # Other loops, as uvloop's, have transports of their own that are no asyncio.Transport.
+        self._transport = cast("asyncio.Transport", transport)
+        self._among.add(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._pieces.append(data)
