@@ -27,6 +27,9 @@ from tests.gateway.harness import ServedGateway, endpoints_of
 from tests.node.harness import ServedNode
 from tests.ports import free_port
 from tidegate import AsyncClient, Client, errors
+from tidegate.client.address import Address
+from tidegate.client.connection import Connection
+from tidegate.client.trust import tls_context
 
 X = {"x": np.ones((1, 4), np.float32)}
 SCHEMES = pytest.mark.parametrize("scheme", ["https", "grpcs"])
@@ -282,6 +285,19 @@ def test_files_that_are_of_no_use(
             certificate_file=files / certificate,
             key_file=files / secret,
         )
+
+
+def test_contexts_are_shared_while_they_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = Connection(Address.parse("https://localhost"))
+    usual = tls_context(connection)
+    assert tls_context(Connection(Address.parse("https://other.example"))) is usual
+    (tmp_path / "ca.crt").write_bytes(pem(CA))
+    with monkeypatch.context() as changed:
+        changed.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
+        assert len(tls_context(connection).get_ca_certs()) == 1
+    assert tls_context(connection) is usual
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

@@ -6,6 +6,7 @@ The files are followed: a connection that is made after they were renewed takes 
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from tidegate.client.connection import Connection
 from tidegate.errors import ConfigurationError
 
+_USUAL = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _log = logging.getLogger(__name__)
 
 
@@ -135,7 +137,10 @@ def _paths(connection: Connection) -> tuple[Path | None, Path | None, Path | Non
 
 
 def _signature(connection: Connection) -> object:
-    return tuple(None if path is None else _state(path) for path in _paths(connection))
+    states = [None if path is None else _state(path) for path in _paths(connection)]
+    # Without a file of one's own, these say which authorities are the usual ones.
+    named = [None if connection.ca_file else os.environ.get(name) for name in _USUAL]
+    return (*states, *named)
 
 
 def _state(path: Path) -> object:
