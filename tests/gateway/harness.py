@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -33,6 +34,10 @@ class ServedGateway(ServedNode):
 
     def command(self) -> tuple[str, ...]:
         return "gateway", str(self.repository)
+
+    async def __aexit__(self, *exc: object) -> None:
+        await super().__aexit__(*exc)
+        shutil.rmtree(self.repository.parent, ignore_errors=True)
 
     def write(self, document: object) -> None:
         """Replace the file at once, by a document or by text as it is."""

@@ -157,7 +157,7 @@ class ServedNode:
 
     async def __aexit__(self, *exc: object) -> None:
         try:
-            await asyncio.wait_for(self.stop(), 60)
+            await asyncio.wait_for(self.stop(), 2 * START)
         finally:
             left = self.processes()
             for process in left:
