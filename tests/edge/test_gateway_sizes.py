@@ -118,7 +118,7 @@ async def test_of_many_messages_that_are_read_as_many_pass_as_there_is_memory_fo
     run_dir: Path,
 ) -> None:
     async with serving(run_dir, "mn", heap_size=512 * MIB) as gateway:
-        assert gateway.settings.awaited_at_once == 4
+        assert gateway.settings.read_at_once == 4
 
         async def one() -> tuple[str, str]:
             async with channel(gateway.port) as own:
@@ -138,7 +138,7 @@ async def test_of_many_messages_that_are_read_as_many_pass_as_there_is_memory_fo
 
 async def test_a_sender_that_falls_silent_leaves_its_room(run_dir: Path) -> None:
     async with serving(run_dir, "mn", heap_size=128 * MIB, idle_timeout=0.5) as gateway:
-        assert gateway.settings.awaited_at_once == 1
+        assert gateway.settings.read_at_once == 1
         sender = Rest(gateway.port)
         await sender.send(BEGUN)
         answer = await sender.receive()
@@ -151,7 +151,7 @@ async def test_a_sender_that_falls_silent_leaves_its_room(run_dir: Path) -> None
 
 async def test_while_there_is_no_room_for_large_messages_small_ones_pass(run_dir: Path) -> None:
     async with serving(run_dir, "mn", heap_size=256 * MIB) as gateway:
-        assert gateway.settings.awaited_at_once == 2
+        assert gateway.settings.read_at_once == 2
         senders = [Rest(gateway.port) for _ in range(2)]
         for sender in senders:
             await sender.send(BEGUN)

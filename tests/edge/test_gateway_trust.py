@@ -13,7 +13,8 @@ import grpc
 import pytest
 
 from tests.edge.gateway import GatewayEdge, running_gateway
-from tests.edge.harness import Load, message, string
+from tests.edge.harness import MIB, Load, Rest, message, string, until
+from tests.edge.test_gateway_sizes import BEGUN
 from tests.edge.test_public_port import ADMIN
 from tidegate.edge.trust import ApiKey, ApiKeys, RateLimit, RateLimits
 from tidegate.protocols import dl_inference
@@ -64,6 +65,32 @@ async def test_a_models_calls_share_a_bucket_whichever_way_they_go(gateway: Gate
     assert await codes(gateway, 6, message("n"), x_key=B) == {"OK": 4, "RESOURCE_EXHAUSTED": 2}
     words = (await gateway.failure(message("n"), x_key=B))[1]
     assert words.startswith("too many requests: the limit of this key")
+
+
+async def test_keys_count_where_there_is_no_room_to_read_a_message_too(run_dir: Path) -> None:
+    limits = RateLimits(RateLimit(NEVER, 4))
+    async with running_gateway(
+        run_dir, api_keys=KEYS, limits=limits, heap_size=128 * MIB
+    ) as gateway:
+        for name in "mn":
+            await gateway.model(name, await gateway.server("a"))
+        await gateway.publish()
+        sender = Rest(gateway.port)
+        await sender.send(BEGUN.replace(b"host: x", f"host: x\r\nx-key: {A}".encode()))
+
+        async def reading() -> bool:
+            stats = await gateway.envoy.admin.stats("http.clients.downstream_rq_active")
+            return stats["http.clients.downstream_rq_active"] == 1
+
+        await until(reading)
+        for _ in range(4):
+            answer = await gateway.call(message("m"), x_key=B, x_tidegate_aside_key="team-a")
+            assert answer["headers"]["x-tidegate-key"] == "team-b"
+        stats = await gateway.envoy.admin.stats("http.aside.downstream_rq_total")
+        assert stats["http.aside.downstream_rq_total"] == 4
+        for key, code in ((B, "RESOURCE_EXHAUSTED"), ("x" * 32, "UNAUTHENTICATED")):
+            assert (await gateway.failure(message("m"), x_key=key))[0] == code
+        await sender.close()
 
 
 async def test_no_server_gets_a_key(gateway: GatewayEdge) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tidegate.config.gateway import GatewayConfig
 from tidegate.config.node import NodeConfig
-from tidegate.controller.machine import usable_cores
+from tidegate.controller.machine import usable_cores, usable_memory
 from tidegate.controller.run_directory import RunDirectory
-from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.settings import EdgeSettings, least_memory
 from tidegate.edge.trust import ServerTls
 
 
@@ -23,6 +23,7 @@ def common_settings(
         drain_timeout=config.drain_timeout,
         idle_timeout=config.idle_timeout,
         threads=config.envoy_threads or max(1, int(usable_cores())),
+        heap_size=max(least_memory(config.max_message_size), usable_memory() // 8),
         envoy=config.envoy,
         origins=config.allowed_origins or (),
         tls=tls,

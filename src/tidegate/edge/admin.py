@@ -60,8 +60,9 @@ class AdminClient:
         found = json.loads(await self.get("/listeners?format=json"))
         addresses = {}
         for status in found.get("listener_statuses", []):
-            address = status["local_address"]["socket_address"]
-            addresses[status["name"]] = (address["address"], address["port_value"])
+            address = status["local_address"].get("socket_address")
+            if address is not None:  # the others listen inside Envoy
+                addresses[status["name"]] = (address["address"], address["port_value"])
         return addresses
 
     async def activity(self) -> tuple[int, int]:

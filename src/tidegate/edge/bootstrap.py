@@ -14,6 +14,7 @@ from envoy.config.core.v3 import (
     protocol_pb2,
 )
 from envoy.config.overload.v3 import overload_pb2
+from envoy.extensions.bootstrap.internal_listener.v3 import internal_listener_pb2
 from envoy.extensions.resource_monitors.downstream_connections.v3 import (
     downstream_connections_pb2,
 )
@@ -22,7 +23,7 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.type.matcher.v3 import string_pb2
 from google.protobuf import json_format
 
-from tidegate.edge.clusters import load_assignment
+from tidegate.edge.clusters import aside_cluster, load_assignment
 from tidegate.edge.messages import from_controller, packed, seconds, unix_socket
 from tidegate.edge.names import ADMIN_SOCKET, RUNTIME, XDS_CLUSTER
 from tidegate.edge.settings import EdgeSettings
@@ -62,7 +63,9 @@ def _bootstrap(
     admin = bootstrap.admin
     admin.address.CopyFrom(unix_socket(admin_socket))
     admin.address.pipe.mode = 0o600
-    bootstrap.static_resources.clusters.append(_control_cluster(control_socket))
+    inside = bootstrap.bootstrap_extensions.add(name="envoy.bootstrap.internal_listener")
+    inside.typed_config.CopyFrom(packed(internal_listener_pb2.InternalListener()))
+    bootstrap.static_resources.clusters.extend((_control_cluster(control_socket), aside_cluster()))
     dynamic = bootstrap.dynamic_resources
     dynamic.ads_config.CopyFrom(_control_source())
     # 0: an Envoy that starts before its controller speaks waits for it.

@@ -12,7 +12,7 @@ from envoy.type.v3 import percent_pb2
 from google.protobuf import wrappers_pb2
 
 from tidegate.edge.messages import from_controller, packed, seconds, unix_socket
-from tidegate.edge.names import CONTROLLER_CLUSTER
+from tidegate.edge.names import ASIDE, CONTROLLER_CLUSTER
 from tidegate.edge.topology import Endpoint
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -51,6 +51,16 @@ def controller_cluster(socket: str) -> cluster_pb2.Cluster:
     cluster = _cluster(CONTROLLER_CLUSTER, http2=False)
     cluster.type = cluster_pb2.Cluster.STATIC
     cluster.load_assignment.CopyFrom(load_assignment(CONTROLLER_CLUSTER, [Endpoint(socket)]))
+    return cluster
+
+
+def aside_cluster() -> cluster_pb2.Cluster:
+    """Return the cluster of the listener inside Envoy: see :mod:`tidegate.edge.aside`."""
+    cluster = _cluster(ASIDE, http2=True)
+    cluster.type = cluster_pb2.Cluster.STATIC
+    cluster.load_assignment.cluster_name = ASIDE
+    endpoint = cluster.load_assignment.endpoints.add().lb_endpoints.add().endpoint
+    endpoint.address.envoy_internal_address.server_listener_name = ASIDE
     return cluster
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
+from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
@@ -12,7 +13,14 @@ from envoy.type.matcher.v3 import string_pb2
 from google.protobuf import wrappers_pb2
 
 from tidegate.edge.messages import packed, seconds
-from tidegate.edge.names import BUFFER_FILTER, CLUSTER_HEADER, CONTROLLER_CLUSTER
+from tidegate.edge.names import (
+    ASIDE,
+    ASIDE_KEY_HEADER,
+    BUFFER_FILTER,
+    CLUSTER_HEADER,
+    CONTROLLER_CLUSTER,
+    KEY_HEADER,
+)
 from tidegate.edge.settings import EdgeSettings
 from tidegate.protocols.routing import Routing
 
@@ -51,13 +59,28 @@ def awaited_route(largest: int) -> route_components_pb2.Route:
     """Return a route on which nothing goes anywhere: it says how much of a message is held.
 
     The routing script waits for all of it, and finds another route. Without one, a message that
-    is larger than its sender's window (see listener.py) would be refused.
+    is larger than its sender's window (see listener.py) would be refused. A later route can let
+    more be held, and not less.
     """
     route = route_components_pb2.Route(name="awaited")
     route.match.prefix = "/"
     # A sender that falls silent is cut, as it is before its call has any route.
     route.route.cluster = CONTROLLER_CLUSTER
     route.request_body_buffer_limit.value = largest
+    return route
+
+
+def crowded_route() -> route_components_pb2.Route:
+    """Return the route of calls that find no place to be read."""
+    route = route_components_pb2.Route(name="crowded")
+    route.match.prefix = "/"
+    forward(route)
+    route.route.cluster = ASIDE
+    # What is removed is removed before this is added.
+    route.request_headers_to_remove.append(ASIDE_KEY_HEADER)
+    route.request_headers_to_add.add(
+        header=base_pb2.HeaderValue(key=ASIDE_KEY_HEADER, value=f"%REQ({KEY_HEADER})%")
+    )
     return route
 
 

@@ -16,6 +16,7 @@ from google.protobuf import any_pb2
 
 from tidegate.edge.access import guard
 from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, RUNTIME, SECRETS, Snapshot
+from tidegate.edge.aside import aside_listener
 from tidegate.edge.assignments import assignment, socket_address
 from tidegate.edge.clusters import controller_cluster
 from tidegate.edge.gateway_routes import gateway_route_configuration
@@ -23,7 +24,7 @@ from tidegate.edge.health_checks import CHECKS_PER_SECOND, Crowd
 from tidegate.edge.listener import client_listener
 from tidegate.edge.load_reports import LoadReport, place_of
 from tidegate.edge.messages import packed
-from tidegate.edge.names import CONTROLLER_CLUSTER, LISTENER
+from tidegate.edge.names import ASIDE, CONTROLLER_CLUSTER, LISTENER
 from tidegate.edge.names import ROUTES as ROUTES_NAME
 from tidegate.edge.names import RUNTIME as RUNTIME_NAME
 from tidegate.edge.plan import Plan, PlannedCluster, shape_of
@@ -101,7 +102,10 @@ class GatewayResources:
             self._settings = settings
             self._routes_for = None
             self._fixed = {
-                LISTENERS: {LISTENER: packed(client_listener(settings))},
+                LISTENERS: {
+                    LISTENER: packed(client_listener(settings)),
+                    ASIDE: packed(aside_listener(settings)),
+                },
                 CLUSTERS: {
                     CONTROLLER_CLUSTER: packed(controller_cluster(settings.controller_socket))
                 },

@@ -21,6 +21,7 @@ from xds.type.matcher.v3 import matcher_pb2
 from tidegate.edge.forwarding import (
     ask_controller,
     awaited_route,
+    crowded_route,
     forward_to_controller,
     leave_out,
     match_cluster,
@@ -33,6 +34,7 @@ from tidegate.edge.names import (
     AWAITED,
     BUFFER_FILTER,
     CLUSTER_HEADER,
+    CROWDED,
     KEY_HEADER,
     MODEL_PREFIX,
     ROUTING_FILTER,
@@ -49,7 +51,7 @@ from tidegate.edge.own_answers import (
 from tidegate.edge.plan import Asked, asked_of
 from tidegate.edge.pools import GatewayTopology, RoutedModel
 from tidegate.edge.routes import TASK_IN_NAME
-from tidegate.edge.settings import SMALL_MESSAGE_SIZE, USUAL_MESSAGE_SIZE, EdgeSettings
+from tidegate.edge.settings import USUAL_MESSAGE_SIZE, EdgeSettings
 from tidegate.protocols.routing import ONLY_HEADER
 
 LOAD_HEADERS = ("endpoint-load-metrics", "endpoint-load-metrics-bin")
@@ -72,6 +74,7 @@ def gateway_route_configuration(
     found = _looked_up("exact_match_map", _read(settings, others), _on_match(others), ":path")
     exact, prefixes = _leaves(topology, settings)
     _lead(exact, AWAITED, awaited_route(settings.max_message_size + MESSAGE_ROOM))
+    _lead(exact, CROWDED, crowded_route())
     found = _looked_up("prefix_match_map", prefixes, found)
     found = _looked_up("exact_match_map", exact, found)
     sole = _sole(topology)
@@ -161,7 +164,7 @@ def _read(settings: EdgeSettings, others: route_components_pb2.RouteList) -> _Le
     When it has, and what it names is not ours, they are among the ``others``.
     """
     leaves = _Leaves()
-    unread = awaited_route(SMALL_MESSAGE_SIZE + MESSAGE_ROOM)
+    unread = awaited_route(settings.max_message_size + MESSAGE_ROOM)
     unread.match.grpc.SetInParent()
     leave_out(unread, BUFFER_FILTER)  # the routing script bounds what it reads
     unread.match.headers.add(name=CLUSTER_HEADER, present_match=True, invert_match=True)

@@ -150,8 +150,16 @@ def _filters(settings: EdgeSettings) -> Iterator[tuple[str, Message]]:
         yield KEY_FILTER, key_filter(settings.api_keys)
         for limiter in key_limiters(settings.limits):
             yield KEY_LIMIT_FILTER, limiter
-    awaited = settings.awaited_at_once if settings.gateway else None
-    script = routing_script(settings.routings, settings.max_message_size, awaited)
+    yield from routing_filters(settings, settings.read_at_once)
+
+
+def routing_filters(
+    settings: EdgeSettings, read_at_once: int | None
+) -> Iterator[tuple[str, Message]]:
+    """Return the filters that find a call's server, in order."""
+    script = routing_script(
+        settings.routings, settings.max_message_size, read_at_once, settings.kept_at_once
+    )
     yield ROUTING_FILTER, _lua(script)
     for limiter in model_limiters(settings.limits):
         yield MODEL_LIMIT_FILTER, limiter

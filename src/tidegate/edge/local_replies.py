@@ -24,7 +24,7 @@ from google.protobuf import struct_pb2
 from tidegate import errors
 from tidegate.edge.access import AUTHORIZATION
 from tidegate.edge.messages import PAGE_HEADERS, TARGET
-from tidegate.edge.names import CLUSTER_HEADER, CROWDED, LIMIT_HEADER, REFUSED_HEADER
+from tidegate.edge.names import LIMIT_HEADER, REFUSED_HEADER
 from tidegate.edge.settings import SMALL_MESSAGE_SIZE, EdgeSettings
 from tidegate.edge.trust import ApiKeys
 from tidegate.protocols.statuses import GrpcCode, status_of
@@ -57,8 +57,6 @@ class _Row:
     status: int = 0
     http: int = 0
     """The HTTP status to answer with instead of Envoy's."""
-    crowded: bool = False
-    """Whether the routing script had no place for the message."""
 
 
 def _row(error: errors.RequestError, *flags: str, replace_status: bool = False) -> _Row:
@@ -68,7 +66,7 @@ def _row(error: errors.RequestError, *flags: str, replace_status: bool = False) 
     )
 
 
-def _rows(settings: EdgeSettings) -> Iterator[_Row]:
+def _rows(settings: EdgeSettings, *, aside: bool) -> Iterator[_Row]:
     # What happened, as Envoy flags it. The first row that fits wins.
     target, one = (_NAMED, "endpoint") if settings.gateway else (TARGET, "replica")
     nobody = errors.ModelNotReady(f"no {one} of {target} can answer now; try again")
@@ -102,13 +100,14 @@ def _rows(settings: EdgeSettings) -> Iterator[_Row]:
     )
     yield _row(errors.ModelNotReady(_NO_MEMORY), "OM")
     # What the status says, when nothing is flagged.
-    if settings.gateway:
+    if aside:
         crowded = errors.QueueFull(
-            f"the message is larger than {SMALL_MESSAGE_SIZE} bytes, and the gateway is reading "
-            "as many of those as it has memory for; try again"
+            f"the message is larger than {SMALL_MESSAGE_SIZE} bytes, and the "
+            f"{'gateway' if settings.gateway else 'node'} is reading as many of those as it has "
+            "memory for; try again"
         )
         status = status_of(errors.MessageTooLarge()).http
-        yield _Row(status_of(crowded).grpc, str(crowded), status=status, crowded=True)
+        yield _Row(status_of(crowded).grpc, str(crowded), status=status)
     yield _row(
         errors.MessageTooLarge(
             f"the message is larger than the limit of {settings.max_message_size} bytes"
@@ -139,18 +138,19 @@ def _unauthenticated(keys: ApiKeys | None) -> str:
 
 
 def local_reply_config(
-    settings: EdgeSettings, own_paths: tuple[str, ...]
+    settings: EdgeSettings, own_paths: tuple[str, ...], *, aside: bool = False
 ) -> hcm_pb2.LocalReplyConfig:
-    """Return the mappers for gRPC and REST; replies to ``own_paths`` stay as they are."""
+    """Return the mappers for gRPC and REST; replies to ``own_paths`` stay as they are.
+
+    ``aside`` is for calls that found no place: what is too large for them may come again.
+    """
     config = hcm_pb2.LocalReplyConfig()
     for path in own_paths:
         config.mappers.add(filter=_header_filter(":path", exact=path))
-    for row in _rows(settings):
+    for row in _rows(settings, aside=aside):
         matches = [_flag_filter(row.flags)] if row.flags else []
         if row.status:
             matches.append(_status_filter(row.status))
-        if row.crowded:
-            matches.append(_header_filter(CLUSTER_HEADER, exact=CROWDED))
         _add(config, row, matches[0] if len(matches) == 1 else _both(*matches))
     malformed = _Row(GrpcCode.INVALID_ARGUMENT, _MALFORMED)
     _add(config, malformed, _both(_NOT_OURS, _status_filter(400)))

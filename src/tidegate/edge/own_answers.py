@@ -10,7 +10,7 @@ from google.protobuf import wrappers_pb2
 from tidegate.edge.forwarding import Routes
 from tidegate.edge.messages import PAGE_HEADERS
 from tidegate.edge.names import CLUSTER_HEADER, ROUTES
-from tidegate.edge.settings import EdgeSettings
+from tidegate.edge.settings import SMALL_MESSAGE_SIZE, EdgeSettings
 from tidegate.protocols.plain_http.paths import LIST
 
 LIVE, READY, METADATA = "/v2/health/live", "/v2/health/ready", "/v2"
@@ -25,10 +25,9 @@ _GET = string_pb2.StringMatcher(safe_regex={"regex": "GET|HEAD"})
 
 def virtual_host(settings: EdgeSettings) -> route_components_pb2.VirtualHost:
     """Return the one host there is, without routes."""
-    # A message can be sent again only while all of it is held. A node holds it, but for gRPC to an
-    # only model, whose route says so; through a gateway a large one flows as fast as its server
-    # takes it.
-    largest = settings.retry_size if settings.gateway else settings.max_message_size
+    # A message can be sent again only while it is held. A large one flows as fast as its server
+    # takes it; what else a node holds, its routes say.
+    largest = settings.retry_size if settings.gateway else SMALL_MESSAGE_SIZE
     host = route_components_pb2.VirtualHost(
         name="all",
         domains=["*"],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from tidegate.edge.access import guard
 from tidegate.edge.ads import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, RUNTIME, SECRETS, Snapshot
+from tidegate.edge.aside import aside_listener
 from tidegate.edge.clusters import controller_cluster, load_assignment, model_cluster
 from tidegate.edge.listener import client_listener
 from tidegate.edge.messages import packed
-from tidegate.edge.names import CONTROLLER_CLUSTER, LISTENER, MODEL_PREFIX
+from tidegate.edge.names import ASIDE, CONTROLLER_CLUSTER, LISTENER, MODEL_PREFIX
 from tidegate.edge.names import ROUTES as ROUTES_NAME
 from tidegate.edge.routes import route_configuration
 from tidegate.edge.settings import EdgeSettings
@@ -30,7 +31,10 @@ def snapshot_of(topology: Topology, settings: EdgeSettings) -> Snapshot:
         {
             CLUSTERS: clusters,
             ENDPOINTS: endpoints,
-            LISTENERS: {LISTENER: packed(client_listener(settings))},
+            LISTENERS: {
+                LISTENER: packed(client_listener(settings)),
+                ASIDE: packed(aside_listener(settings)),
+            },
             ROUTES: {ROUTES_NAME: packed(routes)},
             SECRETS: server_secrets(settings.tls),
             RUNTIME: {},

@@ -9,6 +9,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from tidegate.edge.forwarding import (
     ask_controller,
     awaited_route,
+    crowded_route,
     forward_inference,
     forward_to_controller,
     leave_out,
@@ -19,6 +20,8 @@ from tidegate.edge.limits import mark_model
 from tidegate.edge.names import (
     AWAITED,
     CLUSTER_HEADER,
+    CROWDED,
+    KEPT_HEADER,
     MODEL_PREFIX,
     ROUTING_FILTER,
     SOLE,
@@ -31,7 +34,7 @@ from tidegate.edge.own_answers import (
     configuration,
     virtual_host,
 )
-from tidegate.edge.settings import SMALL_MESSAGE_SIZE, EdgeSettings
+from tidegate.edge.settings import EdgeSettings
 from tidegate.edge.topology import Topology
 
 TASK_IN_NAME = re.compile("-([0-9]{1,18})$")
@@ -57,9 +60,12 @@ def route_configuration(
         _forward_limited(host, topology)
     _forward_to_model(host)
     _forward_named_otherwise(host, topology)
+    _keep(host, settings)
     _await(host, settings)
     answer_nothing(host)
-    return configuration(host, topology.server_metadata)
+    routes = configuration(host, topology.server_metadata)
+    routes.internal_only_headers.append(KEPT_HEADER)
+    return routes
 
 
 def _forward_unread(host: route_components_pb2.VirtualHost, path: str, key: str) -> None:
@@ -73,13 +79,11 @@ def _forward_unread(host: route_components_pb2.VirtualHost, path: str, key: str)
     forward_inference(route)
     _lead_to(route, key)
     leave_out(route, ROUTING_FILTER)
-    # A large message flows as fast as its replica takes it; all that come at once would not fit.
-    route.request_body_buffer_limit.value = SMALL_MESSAGE_SIZE + MESSAGE_ROOM
 
 
 def _await(host: route_components_pb2.VirtualHost, settings: EdgeSettings) -> None:
     """Let whole messages be held until it is known where they go."""
-    largest = settings.max_message_size + MESSAGE_ROOM
+    largest = _largest(settings)
     for path in read_paths(settings.routings):
         route = awaited_route(largest)
         route.match.path = path
@@ -89,6 +93,28 @@ def _await(host: route_components_pb2.VirtualHost, settings: EdgeSettings) -> No
     route = awaited_route(largest)
     match_cluster(route, exact=AWAITED)
     host.routes.append(route)
+    route = crowded_route()
+    match_cluster(route, exact=CROWDED)
+    host.routes.append(route)
+
+
+def _keep(host: route_components_pb2.VirtualHost, settings: EdgeSettings) -> None:
+    """Let large messages be held for whose calls the routing script has found room."""
+    routes = list(host.routes)
+    del host.routes[:]
+    for route in routes:
+        named = any(header.name == CLUSTER_HEADER for header in route.match.headers)
+        if named and route.route.retry_policy.retry_host_predicate:
+            kept = host.routes.add()
+            kept.CopyFrom(route)
+            kept.match.headers.add(name=KEPT_HEADER, present_match=True)
+            kept.request_headers_to_remove.append(KEPT_HEADER)
+            kept.request_body_buffer_limit.value = _largest(settings)
+        host.routes.append(route)
+
+
+def _largest(settings: EdgeSettings) -> int:
+    return settings.max_message_size + MESSAGE_ROOM
 
 
 def _forward_labelled(host: route_components_pb2.VirtualHost, topology: Topology) -> None:

@@ -5,7 +5,7 @@
 -- REST: the name lies in the path. A body of some size is awaited, not read: an error that is
 -- answered while an HTTP/1.1 client still writes closes its connection, and most clients then
 -- report the closing and not the answer. One beyond the limit flows through to the replica, which
--- counts and drops it and answers when it has ended; so does one that finds no place on a gateway.
+-- counts and drops it and answers when it has ended; so does one that finds no place.
 -- The tables between the marks are generated from tidegate.protocols; see routing_script.py.
 
 --@tables
@@ -14,14 +14,14 @@ local MAX_FIELDS = 16384 -- of one message: two-byte fields could keep a thread 
 local WINDOW = 512       -- bytes read at a time
 local FIELD_HEAD = 20    -- bytes; a tag and a length have 10 each at most
 local MOST_KNOWN = 1024  -- clusters
-local SMALL = 65536      -- a smaller body is on its way to Envoy as a whole
+local SHORT = 65536      -- a shorter body is on its way to Envoy as a whole
 local SWEPT = 100        -- milliseconds between two looks for places that calls have left behind
 
 -- What a call leaves behind is little, and a look for it takes as long as it does for much.
 collectgarbage("setpause", 1000)
 
 local byte, char, find, format = string.byte, string.char, string.find, string.format
-local floor = math.floor
+local floor, running = math.floor, coroutine.running
 local gsub, lower, match, sub = string.gsub, string.lower, string.match, string.sub
 
 local INVALID, NOT_FOUND, TOO_LARGE, UNSUPPORTED = -- {HTTP status, gRPC code}
@@ -67,35 +67,51 @@ local function route(handle, cluster)
   handle:clearRouteCache()
 end
 
--- Places for bodies that may grow to LIMIT, by what stands for each on the stack of its call. A call
--- that is given up does not come back from body(): its place goes with its stack.
-local taken, count_taken, swept = setmetatable({}, {__mode = "k"}), 0, 0
+-- Places for so many calls at a time. The coroutine of a call stands for it: when a call is given
+-- up, or has ended, it goes, and its place with it. Those are looked for when none is free.
+local function places() return {calls = setmetatable({}, {__mode = "k"}), count = 0} end
+
+local reading = PLACES and places() -- until all of a body has come, up to LIMIT
+local keeping = KEPT and places()   -- until a call has ended
+
+local function sweep(of)
+  collectgarbage()
+  of.count = 0
+  for _ in pairs(of.calls) do of.count = of.count + 1 end
+end
+
+local function take_place(of)
+  of.calls[running()], of.count = true, of.count + 1
+end
+
+local function leave_place(of)
+  of.calls[running()], of.count = nil, of.count - 1
+end
+
+-- Says whether a body may be awaited. Whoever is refused for it comes again soon.
+local swept = 0
+local function can_read(handle)
+  if reading.count < PLACES then return true end
+  local now = handle:timestamp()
+  if now - swept < SWEPT then return false end
+  swept = now
+  sweep(reading)
+  return reading.count < PLACES
+end
+
+-- Lets a large message be kept until it is answered, so that another server can be asked.
+local function keep(handle, size)
+  if not keeping or size <= SMALL then return end
+  if keeping.count >= KEPT then sweep(keeping) end
+  if keeping.count >= KEPT then return end
+  take_place(keeping)
+  handle:headers():replace(KEPT_HEADER, "1")
+end
 
 -- Lets the whole body be held, until it is known where it goes.
 local function hold(handle)
   route(handle, AWAITED)
   handle:metadata() -- the route is looked up, and with it how much may be held
-end
-
--- Takes a place, if one is free: on a gateway, which has none for every call that may come.
-local function take_place(handle)
-  if count_taken >= PLACES then
-    local now = handle:timestamp()
-    if now - swept < SWEPT then return nil end
-    swept = now
-    collectgarbage()
-    count_taken = 0
-    for _ in pairs(taken) do count_taken = count_taken + 1 end
-    if count_taken >= PLACES then return nil end
-  end
-  local place = {}
-  taken[place], count_taken = true, count_taken + 1
-  hold(handle)
-  return place
-end
-
-local function leave_place(place)
-  taken[place], count_taken = nil, count_taken - 1
 end
 
 -- The clusters of names that were found valid; the same few come all the time.
@@ -252,13 +268,11 @@ local function when_compressed(handle, method)
 end
 
 local function by_message(handle, method)
-  local place = PLACES and take_place(handle)
-  if place == nil then
-    -- What is not small is refused: see local_replies.py.
-    handle:headers():replace(CLUSTER_HEADER, CROWDED)
-  end
+  -- What is not small is refused beside: see aside.py.
+  if reading and not can_read(handle) then return route(handle, CROWDED) end
+  if reading then take_place(reading) end
   local body = handle:body(true)
-  if place then leave_place(place) end
+  if reading then leave_place(reading) end
   local size = body:length()
   if size < 5 then
     return fail(handle, INVALID, format("the gRPC frame is truncated: it has %d bytes, and its "
@@ -281,6 +295,7 @@ local function by_message(handle, method)
   if wrong then
     return fail(handle, INVALID, "the message is not the protobuf message of this method: " .. wrong)
   end
+  keep(handle, size)
   if view.task then return route_to_task(handle, view.task) end
   local model = text(view, "model", NAME_LENGTH)
   if not model then
@@ -374,11 +389,14 @@ function envoy_on_request(handle)
     if SERVER_METHODS[path] then return route(handle, CONTROLLER_CLUSTER) end
   else
     local length = tonumber(headers:get("content-length") or "") or 0
-    if length > SMALL and length <= LIMIT then
-      local place
-      if PLACES then place = take_place(handle) else hold(handle) end
-      if place or not PLACES then handle:body() end
-      if place then leave_place(place) end
+    if reading and length > SHORT and length <= LIMIT then
+      if can_read(handle) then
+        take_place(reading)
+        hold(handle)
+        handle:body()
+        leave_place(reading)
+      end
+      keep(handle, length)
     end
     if by_path(handle, path) then return end
   end

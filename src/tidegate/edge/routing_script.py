@@ -8,6 +8,7 @@ from typing import TypeAlias, cast
 
 from tidegate import errors
 from tidegate.edge import names
+from tidegate.edge.settings import SMALL_MESSAGE_SIZE
 from tidegate.protocols.routing import (
     MODEL_HEADER,
     ONLY_HEADER,
@@ -39,12 +40,20 @@ def origins_script(origins: Iterable[str]) -> str:
 
 
 def routing_script(
-    routings: Iterable[Routing], max_message_size: int, awaited_at_once: int | None = None
+    routings: Iterable[Routing],
+    max_message_size: int,
+    read_at_once: int | None = None,
+    kept_at_once: int | None = None,
 ) -> str:
     """Return the Lua program that routes the calls of ``routings``.
 
-    ``awaited_at_once`` is how many messages a thread may hold of those that are not small;
-    ``None``: what bounds them is elsewhere.
+    Args:
+        routings: what each protocol says of its methods and paths.
+        max_message_size: the largest message.
+        read_at_once: how many messages a thread may hold until it knows where they go; ``None``:
+            what bounds them is elsewhere.
+        kept_at_once: how many of those that are not small it may hold until they are answered;
+            ``None``: it does not say which.
     """
     routings = tuple(routings)
     server_paths = [path for r in routings for path in r.server_paths]
@@ -56,7 +65,9 @@ def routing_script(
         "PATHS": {p.path: p.header for r in routings for p in r.paths},
         "PREFIXES": [_prefix(p) for r in routings for p in r.prefixes],
         "LIMIT": max_message_size,
-        "PLACES": False if awaited_at_once is None else awaited_at_once,
+        "PLACES": False if read_at_once is None else read_at_once,
+        "KEPT": False if kept_at_once is None else kept_at_once,
+        "SMALL": SMALL_MESSAGE_SIZE,
         "NAME": _LUA_NAME,
         "NAME_LENGTH": _NAME_LENGTH,
         "VERSION": _LUA_VERSION,
@@ -67,6 +78,7 @@ def routing_script(
         "CLUSTER_HEADER": names.CLUSTER_HEADER,
         "AWAITED": names.AWAITED,
         "CROWDED": names.CROWDED,
+        "KEPT_HEADER": names.KEPT_HEADER,
         "REFUSED_HEADER": names.REFUSED_HEADER,
         "MODEL_PREFIX": names.MODEL_PREFIX,
         "SOLE": names.SOLE,

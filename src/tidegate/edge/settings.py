@@ -12,10 +12,22 @@ from tidegate.protocols.routing import Routing
 MIB = 2**20
 USUAL_MESSAGE_SIZE = 64 * MIB
 SMALL_MESSAGE_SIZE = 4 * MIB
-"""What a gateway reads or sends again whatever else it holds, unless it is told otherwise; and
-what a node keeps of a gRPC message to its only model."""
-_AWAITED_SHARE = 0.5
-"""Of a gateway's memory: what it may hold of messages that it has to read before they go on."""
+"""What an edge reads or sends again whatever else it holds, unless it is told otherwise."""
+_READ_SHARE = 0.5
+"""Of an edge's memory: what it may hold of messages that it has to read before they go on."""
+_KEPT_SHARE = 0.25
+"""Of a node's memory: what it may hold of large messages until they are answered, each twice:
+once to send it again, and once while it is sent for the first time."""
+
+
+def least_memory(max_message_size: int) -> int:
+    """Return the bytes that Envoy may use however small the machine is.
+
+    They are 1 GiB, or room for sixteen large messages. A message of 63 MiB takes up to 146 MiB
+    while it passes, so a laptop's client can have several under way, and a flood of them is
+    refused before the machine runs out.
+    """
+    return max(1024 * MIB, 16 * max_message_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +45,7 @@ class EdgeSettings:
             replica does.
         max_message_size: the largest request message, on every hop.
         retry_size: the largest that a gateway keeps until it is answered, so that it can ask
-            another server. A node has no such setting: it keeps all of a message, or
-            :data:`SMALL_MESSAGE_SIZE` of one over gRPC to its only model.
+            another server. A node keeps larger ones, too, as long as there is room.
         forwarded_for: whether whoever answers is told the address of a client, in
             ``x-forwarded-for``.
         access_log: the file for one JSON line a request; none is written without it.
@@ -80,18 +91,25 @@ class EdgeSettings:
 
     @property
     def heap_limit(self) -> int:
-        """Bytes that Envoy may use: at least 1 GiB, and room for sixteen large messages.
-
-        A message of 63 MiB takes up to 146 MiB while it passes, so a laptop's client can have
-        several under way, and a flood of them is refused before the machine runs out.
-        """
-        return self.heap_size or max(1024 * MIB, 16 * self.max_message_size)
+        """Bytes that Envoy may use."""
+        return self.heap_size or least_memory(self.max_message_size)
 
     @property
-    def awaited_at_once(self) -> int:
-        """Messages beyond :data:`SMALL_MESSAGE_SIZE` that one thread may hold to read them.
+    def read_at_once(self) -> int:
+        """Messages that one thread may hold until it has read them.
 
-        All might be as large as messages may be, and arrive together.
+        All might be as large as messages may be, and arrive together. What comes beyond them is
+        read if it is not larger than :data:`SMALL_MESSAGE_SIZE`.
         """
-        room = int(self.heap_limit * _AWAITED_SHARE)
-        return max(1, room // self.max_message_size // self.threads)
+        return self._messages(_READ_SHARE)
+
+    @property
+    def kept_at_once(self) -> int | None:
+        """Messages that one thread of a node may hold until they are answered, small ones apart.
+
+        ``None``: a gateway's :attr:`retry_size` says what is held.
+        """
+        return None if self.gateway else self._messages(_KEPT_SHARE / 2)
+
+    def _messages(self, share: float) -> int:
+        return max(1, int(self.heap_limit * share) // self.max_message_size // self.threads)
