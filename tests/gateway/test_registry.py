@@ -175,6 +175,29 @@ def test_a_node_that_was_started_again_takes_its_own_place() -> None:
     assert addresses(registry, 3.0) == ["10.0.0.1:8000", "10.0.0.9:8000"]
 
 
+def test_two_nodes_of_one_address_are_told_apart_from_one_that_was_started_again() -> None:
+    def reasons(now: float) -> list[str | None]:
+        return [node["reason"] for node in registry.describe(now)]
+
+    registry = joined(1)
+    registry.register(B, said(1, instance="b"), 1.0)
+    registry.register(B, said(1, instance="b2"), 2.0)
+    assert reasons(2.0) == [None]
+    registry.register(A, said(1), 3.0)
+    registry.register(B, said(1, instance="b2"), 3.5)
+    assert reasons(3.5) == [
+        "a:8000 announces its address, too; give each an --advertise of its own"
+    ]
+    registry.register(B, said(1, instance="b2"), 5.0)
+    assert reasons(5.0) == [None]
+    for now in (6.0, 7.0):
+        registry.register(B, said(1, instance="b3"), now)
+        registry.register(B, said(1, instance="b2"), now + 0.5)
+    assert reasons(8.0) == [
+        "another one of its name announces its address, too; give each an --advertise of its own"
+    ]
+
+
 def test_there_is_an_end_of_nodes_and_of_their_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidegate.gateway.registry.MOST_PLACES", 5)
     registry = Registry(most_nodes=2)

@@ -65,6 +65,8 @@ class _Node:
     """When its lease ends."""
     endpoints: tuple[tuple[str, Endpoint], ...]
     """Those of the models that it calls ready, by the models' names."""
+    rival: str = ""
+    """Which other node announces the same address, in turns with it."""
     unwell: float | None = None
     """Since when it is silent and fails all health checks."""
 
@@ -83,6 +85,8 @@ class Registry:
         self._nodes: dict[str, _Node] = {}
         self._by_address: dict[str, str] = {}
         self._places = 0
+        self._displaced: dict[str, tuple[str, str]] = {}
+        """Which node, and instance of it, had each address before that which has it now."""
         self._left: dict[tuple[str, str], float] = {}
         """Until when announcements of an instance that has left are refused."""
         self._heard = float("-inf")
@@ -126,13 +130,25 @@ class Registry:
         if other is not None:
             self._drop(other)
             self._change()
+        rival = self._displace(other or known, name, said)
         self._by_address[said.address] = name
         self._places += len(said.models)
         grant = self.grant()
         until = now + grant.lease
-        self._nodes[name] = _Node(name, said, now, grant.lease, until, endpoints)
+        self._nodes[name] = _Node(name, said, now, grant.lease, until, endpoints, rival)
         self._earliest = min(self._earliest, until)
         return grant
+
+    def _displace(self, before: _Node | None, name: str, said: Announcement) -> str:
+        """Note who had an address before; return who that is, if they take it in turns."""
+        if before is None or (before.name, before.said.instance) == (name, said.instance):
+            self._displaced.pop(said.address, None)
+            return ""
+        back = self._displaced.get(said.address) == (name, said.instance)
+        if len(self._displaced) >= self._most_nodes:
+            self._displaced.clear()
+        self._displaced[said.address] = before.name, before.said.instance
+        return before.name if back else ""
 
     def _check_room(self, name: str, known: _Node | None, said: Announcement) -> None:
         if known is None and len(self._nodes) >= self._most_nodes:
@@ -295,15 +311,20 @@ class Registry:
 
 def _description(node: _Node, now: float) -> dict[str, Any]:
     silent = node.until <= now
-    reason = (
-        "it is not heard; while no other node is, it stays as it was known last, unless it fails "
-        "its health checks for half a minute, too"
-    )
+    reason = None
+    if silent:
+        reason = (
+            "it is not heard; while no other node is, it stays as it was known last, unless it "
+            "fails its health checks for half a minute, too"
+        )
+    elif node.rival:
+        who = "another one of its name" if node.rival == node.name else node.rival
+        reason = f"{who} announces its address, too; give each an --advertise of its own"
     said = node.said
     return {
         "name": node.name,
         "state": "silent" if silent else "registered",
-        "reason": reason if silent else None,
+        "reason": reason,
         "last_seen_s": round(max(0.0, now - node.seen), 3),
         "lease_left_s": round(max(0.0, node.until - now), 3),
         "address": said.address,
