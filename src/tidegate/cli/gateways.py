@@ -30,6 +30,11 @@ def print_models(console: Console, state: dict[str, Any], *, endpoints: bool) ->
                 console, f"[yellow]node {escape(node['name'])}: {escape(node['reason'])}[/yellow]"
             )
     console.print(_endpoints(state) if endpoints else _models(state))
+    found = (e for m in state.get("models", ()) for p in m["pools"] for e in p["endpoints"])
+    if "unhealthy" in {each["health"] for each in found} and state.get("file"):
+        _say(
+            console, f"'tidegate doctor {escape(state['file'])}' asks those that are not well why"
+        )
 
 
 def _say(console: Console, text: str) -> None:

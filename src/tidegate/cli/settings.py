@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,11 @@ def config(
     for column in columns:
         table.add_column(column, overflow="fold")
     for key, field in found:
-        value, origin = _text(value_of(section, key), field), origins[key]
+        origin = origins[key]
         style = "dim" if origin == DEFAULT else ""
-        cells = (escape(key), escape(value), escape(str(origin)))
-        table.add_row(*cells[: len(columns)], style=style)
+        for name, value in _rows(key, value_of(section, key), field):
+            cells = (escape(name), escape(value), escape(str(origin)))
+            table.add_row(*cells[: len(columns)], style=style)
     new_console().print(table)
     return 0
 
@@ -110,8 +111,20 @@ def _as_json(key: str, values: Mapping[str, Any], origin: Origin) -> dict[str, A
     }
 
 
+def _rows(key: str, value: Any, field: FieldInfo) -> Iterator[tuple[str, str]]:
+    """Return a setting and its value; of what has sections by name, as models, one for each."""
+    if isinstance(value, dict) and any(isinstance(each, Section) for each in value.values()):
+        for name, each in value.items():
+            yield f"{key}.{name}", _text(each, field)
+    else:
+        yield key, _text(value, field)
+
+
 def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, Section) else str(value)
+    """Return what orjson can write; of a section what it was given, or nobody could read it."""
+    if isinstance(value, Section):
+        return value.model_dump(mode="json", exclude_unset=True)
+    return str(value)
 
 
 def _text(value: Any, field: FieldInfo) -> str:
@@ -120,7 +133,7 @@ def _text(value: Any, field: FieldInfo) -> str:
         return "—"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, tuple | dict):
+    if isinstance(value, tuple | dict | Section):
         return orjson.dumps(value, default=_plain).decode()
     if is_size(field):
         return exact_size(value)

@@ -18,6 +18,7 @@ from tidegate.errors import ConfigurationError
 from tidegate.gateway.discovery.files import Nodefile, WatchedFile
 from tidegate.gateway.entries import nodefile_tasks
 from tidegate.gateway.models import Task
+from tidegate.gateway.sources import without_name
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +195,7 @@ class GatewaySettings:
     def _problem_of(self, what: str, source: str) -> Callable[[str | None], None]:
         def problem(words: str | None) -> None:
             if words is not None:
+                words = without_name(words, source)
                 self._problems[what] = source, words
                 self._announce(f"{source}: {words}")
             elif self._problems.pop(what, None) is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tidegate.config.endpoints import Endpoints
-from tidegate.gateway.discovery.source import Source
+from tidegate.gateway.discovery.source import STAY, Source
 from tidegate.gateway.endpoints import Endpoint
 
 log = logging.getLogger(__name__)
@@ -117,10 +117,12 @@ class Sources:
                 self._changed()
 
         def problem(words: str | None) -> None:
-            if words is None and followed.problem is not None:
-                self._announce(f"{named(entry)}: well again")
-            elif words is not None:
-                self._announce(f"{named(entry)}: {words}")
+            if words is not None:
+                words = without_name(words, named(entry))
+                # Of one that was never known nothing stays.
+                words = words if followed.found else words.removesuffix(f"; {STAY}")
+            if words is not None or followed.problem is not None:
+                self._announce(f"{named(entry)}: {words or 'well again'}")
             followed.problem = words
 
         while True:
@@ -128,8 +130,14 @@ class Sources:
                 await source.follow(tell, problem)
             except Exception as error:  # one source must not take the others down
                 log.exception("a source of endpoints broke")
-                problem(f"broke ({type(error).__name__}: {error}); the last known endpoints stay")
+                problem(f"broke ({type(error).__name__}: {error}); {STAY}")
             await asyncio.sleep(_AGAIN)
+
+
+def without_name(words: str, source: str) -> str:
+    """Return what a source says is wrong without its name, which is said by who shows that."""
+    name = source.partition(" ")[2]
+    return words.removeprefix(f"{name}: ").removeprefix(f"{name}, ")
 
 
 def named(entry: Endpoints) -> str:

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from tidegate.errors import TidegateError
 from tidegate.gateway.discovery.kubernetes_api import Cluster, Gone, SliceApi
 from tidegate.gateway.discovery.kubernetes_slices import SliceSet
-from tidegate.gateway.discovery.source import EndpointReport, Problem, RetryDelays, Sleep, Tell
+from tidegate.gateway.discovery.source import (
+    STAY,
+    EndpointReport,
+    Problem,
+    RetryDelays,
+    Sleep,
+    Tell,
+)
 from tidegate.gateway.endpoints import Traits
 
 _LASTED = 1.0
@@ -54,7 +61,7 @@ class EndpointSlices:
             except Gone:
                 pass  # Nothing is wrong: the server has tidied up.
             except TidegateError as error:
-                self._trouble = f"{self.selector}: {error}; the last known endpoints stay"
+                self._trouble = f"{self.selector}: {error}; {STAY}"
                 report.failed(self._trouble)
             await self.sleep(delays.failed())
 

@@ -24,6 +24,7 @@ from tidegate.gateway.discovery.service_records import (
 )
 from tidegate.gateway.discovery.source import (
     LARGEST_SET,
+    STAY,
     EndpointReport,
     Problem,
     RetryDelays,
@@ -37,7 +38,6 @@ _SHORTEST, _LONGEST = 1.0, 60.0
 _AT_A_TIME = 16
 _UNANSWERED = 5.0
 """Seconds until the targets of a service are looked up again, of which one could not be."""
-_STAY = "the last known endpoints stay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class HostAddresses:
                 delays.succeeded()
                 self._tell(report, answer.values, port, name)
             else:
-                report.failed(f"{join_address(name, port)}: {answer.words}; {_STAY}")
+                report.failed(f"{join_address(name, port)}: {answer.words}; {STAY}")
             await self.sleep(_wait(answer, delays))
 
     def _tell(self, report: EndpointReport, hosts: Iterable[str], port: int, name: str) -> None:
@@ -82,7 +82,7 @@ class HostAddresses:
         if endpoints:
             report.found(endpoints, _left_out(join_address(name, port), wrong))
         else:
-            report.failed(f"{join_address(name, port)}: {'; '.join(wrong)}; {_STAY}")
+            report.failed(f"{join_address(name, port)}: {'; '.join(wrong)}; {STAY}")
 
 
 @dataclass(slots=True)
@@ -121,7 +121,7 @@ class ServiceEndpoints:
                 answer = Answer((), min(answer.seconds, await self._told(report, name, records)))
             else:
                 words = answer.words or "its SRV records say that there is no such service"
-                report.failed(f"{name}: {words}; {_STAY}")
+                report.failed(f"{name}: {words}; {STAY}")
             await self.sleep(_wait(answer, delays))
 
     async def _told(
@@ -142,7 +142,7 @@ class ServiceEndpoints:
         if endpoints:
             report.found(endpoints, _left_out(name, words + wrong))
         else:
-            report.failed(f"{name}: {'; '.join(words + wrong)}; {_STAY}")
+            report.failed(f"{name}: {'; '.join(words + wrong)}; {STAY}")
         return min(_UNANSWERED if a.values is None else a.seconds for a in answers.values())
 
 

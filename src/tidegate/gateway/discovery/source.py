@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 LARGEST_SET = 10_000
 """Endpoints that one source may give."""
+STAY = "the last known endpoints stay"
+"""What is said at the end of most problems."""
 _LONGEST_WORDS = 500
 
 
