@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from tidegate.controller.admin_grpc import http_or_grpc
 from tidegate.controller.server_calls import ServerCalls
@@ -18,6 +20,7 @@ from tidegate.protocols.open_inference.documents import LARGEST
 from tidegate.protocols.open_inference.rest import encode_error
 from tidegate.protocols.statuses import status_of
 from tidegate.replica.exchange import headers_of
+from tidegate.telemetry.exposition import Page
 
 
 def refuse_pages(request: Request) -> None:
@@ -78,6 +81,32 @@ def refusal(error: TidegateError) -> Response:
     headers = {name.decode(): value.decode() for name, value in headers_of(error)}
     body, status = encode_error(str(error)), status_of(error).http
     return Response(body, status, headers, media_type="application/json")
+
+
+def shared_routes(page: Callable[[], Awaitable[Page]], calls: ServerCalls) -> list[Route]:
+    """Return what nodes and gateways have in common: metrics, a probe, and the public calls.
+
+    Args:
+        page: collects the metrics.
+        calls: what is answered about the whole server.
+    """
+
+    async def metrics(request: Request) -> Response:
+        content, kind = (await page()).render(request.headers.get("accept", ""))
+        return Response(content, headers={"content-type": kind})
+
+    async def live(request: Request) -> JSONResponse:
+        return JSONResponse({"live": True})
+
+    async def call(request: Request) -> Response:
+        return await answer_call(calls, request)
+
+    return [
+        Route("/live", live),
+        Route("/metrics", metrics),
+        Route("/v1/{path:path}", call, methods=["GET"]),
+        Route("/v2/{path:path}", call, methods=["GET", "POST"]),
+    ]
 
 
 class AdminServer(uvicorn.Server):

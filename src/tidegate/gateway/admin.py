@@ -10,7 +10,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -18,7 +18,7 @@ from tidegate import __version__
 from tidegate.balancing.verdict import Verdict
 from tidegate.config.addresses import join_address
 from tidegate.config.gateway import GatewayConfig
-from tidegate.controller.admin import answer_call, refusal
+from tidegate.controller.admin import refusal, shared_routes
 from tidegate.controller.machine import is_from_here
 from tidegate.errors import ConfigurationError, PermissionDenied, TidegateError
 from tidegate.gateway.controller import GatewayController
@@ -199,19 +199,6 @@ def application(controller: GatewayController) -> Starlette:
         await controller.calls.look_closely()
         return JSONResponse(status_of(controller, details=True)["models"])
 
-    collected = Metrics(controller)
-
-    async def metrics(request: Request) -> Response:
-        page = await collected.page()
-        content, kind = page.render(request.headers.get("accept", ""))
-        return Response(content, headers={"content-type": kind})
-
-    async def live(request: Request) -> JSONResponse:
-        return JSONResponse({"live": True})
-
-    async def call(request: Request) -> Response:
-        return await answer_call(controller.calls.server, request)
-
     registration = (
         no_registration_routes()
         if controller.config.registration is None
@@ -228,10 +215,8 @@ def application(controller: GatewayController) -> Starlette:
         routes=[
             Route("/status", status),
             Route("/debug/balancing", balancing),
-            Route("/metrics", metrics),
-            Route("/live", live),
             *registration,
-            Route("/v2/{path:path}", call, methods=["GET", "POST"]),
+            *shared_routes(Metrics(controller).page, controller.calls.server),
         ],
         middleware=[Middleware(Guard, controller.token)],
     )

@@ -11,13 +11,13 @@ from typing import Any
 import psutil
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from tidegate import __version__
 from tidegate.config.addresses import join_address
 from tidegate.config.node import NodeConfig
-from tidegate.controller.admin import answer_call
+from tidegate.controller.admin import shared_routes
 from tidegate.node.controller import Controller
 from tidegate.node.fleet import Generation, Replica
 from tidegate.node.metrics import Metrics
@@ -106,25 +106,5 @@ def application(controller: Controller) -> Starlette:
     async def status(request: Request) -> JSONResponse:
         return JSONResponse(status_of(controller))
 
-    node_metrics = Metrics(controller)
-
-    async def metrics(request: Request) -> Response:
-        page = await node_metrics.page()
-        content, kind = page.render(request.headers.get("accept", ""))
-        return Response(content, headers={"content-type": kind})
-
-    async def live(request: Request) -> JSONResponse:
-        return JSONResponse({"live": True})
-
-    async def call(request: Request) -> Response:
-        return await answer_call(controller.calls, request)
-
-    return Starlette(
-        routes=[
-            Route("/status", status),
-            Route("/live", live),
-            Route("/metrics", metrics),
-            Route("/v1/{path:path}", call, methods=["GET"]),
-            Route("/v2/{path:path}", call, methods=["GET", "POST"]),
-        ]
-    )
+    page = Metrics(controller).page
+    return Starlette(routes=[Route("/status", status), *shared_routes(page, controller.calls)])

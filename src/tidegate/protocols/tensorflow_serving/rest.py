@@ -9,7 +9,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from tidegate.errors import InvalidInput, MethodNotAllowed, MethodNotFound
@@ -40,6 +40,7 @@ _PATH = re.compile(
 _MOST_SHOWN = 16
 _ROWS, _COLUMNS = "instances", "inputs"
 _Found = tuple[str, tuple[Tensor, ...], bool]
+_Wish = TypeVar("_Wish", Classified, Regressed)
 
 
 class _Place(NamedTuple):
@@ -178,10 +179,7 @@ def _write_predictions(rows: bool, response: InferResponse) -> Reply:
 
 
 def _read_classify(place: _Place, body: bytes, view: ModelView) -> Inference:
-    name, signature, examples = _read_examples(body, view)
-    found = classified(signature, len(examples.rows))
-    request = _request(place, name, tensors_of(examples, signature))
-    request.outputs = found.wanted
+    request, found = _examples_for(classified, place, body, view)
     return Inference(request, functools.partial(_write_classes, found))
 
 
@@ -191,16 +189,24 @@ def _write_classes(found: Classified, response: InferResponse) -> Reply:
 
 
 def _read_regress(place: _Place, body: bytes, view: ModelView) -> Inference:
-    name, signature, examples = _read_examples(body, view)
-    found = regressed(signature, len(examples.rows))
-    request = _request(place, name, tensors_of(examples, signature))
-    request.outputs = found.wanted
+    request, found = _examples_for(regressed, place, body, view)
     return Inference(request, functools.partial(_write_values, found))
 
 
 def _write_values(found: Regressed, response: InferResponse) -> Reply:
     values = json_tensors.dump_number_list(values_of(found, response))
     return Reply((b'{"results":', values, b"}"))
+
+
+def _examples_for(
+    wish: Callable[[Signature, int], _Wish], place: _Place, body: bytes, view: ModelView
+) -> tuple[InferRequest, _Wish]:
+    """Return the request in a body of examples, and what is to come of so many of them."""
+    name, signature, examples = _read_examples(body, view)
+    found = wish(signature, len(examples.rows))
+    request = _request(place, name, tensors_of(examples, signature))
+    request.outputs = found.wanted
+    return request, found
 
 
 def _read_examples(body: bytes, view: ModelView) -> tuple[str, Signature, Examples]:
