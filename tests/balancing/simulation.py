@@ -93,6 +93,7 @@ class Simulation:
         self.heap: list[tuple[float, int, str]] = []
         self.edge_time = 0.0
         self.updates = 0
+        self.noticed = 0
         self.sent: list[tuple[float, str]] = []  # when each attempt was made, and where
         self.ended: list[tuple[float, float, bool]] = []  # began, took, success
         self.history: list[tuple[float, dict[str, Verdict]]] = []
@@ -137,7 +138,8 @@ class Simulation:
         if self.balanced:
             self.balancer.observe(outcomes, REPORT, self.now)
             self.history.append((self.now, dict(self.balancer.verdicts(self.now))))
-            if self.balancer.changed(self.now):
+            if self.balancer.version != self.noticed:
+                self.noticed = self.balancer.version
                 self.after(DELIVERY, self._tell)
         self.after(REPORT, self._report)
 

@@ -1,8 +1,9 @@
 """The balancer of one cluster: outcomes in, weights out, each with its reason.
 
 The caller tells it the endpoints (:meth:`Balancer.update`) and, about four times a second, what
-became of their calls (:meth:`Balancer.observe`), and sends :meth:`Balancer.changed` to whoever
-picks. Only endpoints with outcomes, and those on their way out or in, cost time.
+became of their calls (:meth:`Balancer.observe`), and sends :meth:`Balancer.verdicts` to whoever
+picks when :attr:`Balancer.version` has grown. Only endpoints with outcomes, and those on their
+way out or in, cost time.
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ class Balancer:
         self._policy = policy or BalancingPolicy()
         self._records: dict[str, Record] = {}
         self._verdicts: dict[str, Verdict] = {}
-        self._changed: set[str] = set()
         self._version = 0
         self._scale = scale_of({})
         self._restless: set[str] = set()  # those whose verdict changes with time alone
@@ -99,13 +99,7 @@ class Balancer:
         for address in self._records.keys() - bases.keys():
             del self._records[address], self._verdicts[address]
             self._version += 1
-            for known in (
-                self._changed,
-                self._restless,
-                self._out,
-                self._active,
-                self._failing,
-            ):
+            for known in (self._restless, self._out, self._active, self._failing):
                 known.discard(address)
         established = any(r.ejection.state == "serving" for r in self._records.values())
         scale = scale_of(bases)
@@ -251,21 +245,6 @@ class Balancer:
         self._advance(now)
         return MappingProxyType(self._verdicts)
 
-    def changed(self, now: float) -> dict[str, Verdict]:
-        """Return the verdicts whose weights have changed since this was last called.
-
-        Those that lately changed by less than 3 % are not among them, nor endpoints that left.
-        """
-        self._advance(now)
-        changed = {address: self._verdicts[address] for address in self._changed}
-        self._changed.clear()
-        return changed
-
-    def next_change(self, now: float) -> float | None:
-        """Return when a verdict may change by time alone; ``None`` for never."""
-        self._advance(now)
-        return None if self._due == math.inf else max(now, self._due)
-
     def _advance(self, now: float) -> None:
         if now >= self._due:
             self._decide(self._step(now), now)
@@ -327,7 +306,6 @@ class Balancer:
         weight = self._weight(record, now)
         if old is None or self._is_noticeable(record, old, weight, now):
             self._version += 1
-            self._changed.add(address)
             record.published_at = now
         else:
             weight = old.weight
