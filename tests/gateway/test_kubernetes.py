@@ -245,7 +245,7 @@ async def test_a_malformed_list(server: ApiServer, waits: Waits, raw: bytes, say
         (b'{"type": "ADDED", "object": {}}\n', "metadata of an EndpointSlice"),
         (b'{"type": "EXPLODED", "object": {"metadata": {"resourceVersion": "1"}}}\n', "EXPLODED"),
         (b'{"type": "ERROR", "object": {"code": 500, "message": "etcd"}}\n', "ended: etcd"),
-        (b"x" * (5 * 2**20), "more than 4 MiB"),
+        (b"x" * (5 * 2**20), "more than 4194304 bytes"),
     ],
 )
 async def test_a_malformed_event(server: ApiServer, waits: Waits, sent: bytes, says: str) -> None:

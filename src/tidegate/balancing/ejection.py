@@ -26,14 +26,20 @@ class Ejection:
         self._policy = policy
         self.state: State = state
         self.since = now
+        """When it began to serve."""
         self.until = 0.0
+        """When it is probed, while it is ejected."""
         self.began = now
+        """When it was ejected for the first time of this fault."""
         self.flaps = 0
+        """Ejections since it was calm; those while it was out do not count."""
         self.cause: Cause = "failures"
         self.why = ""
         self.warm_from = now
         self.ramp = policy.slow_start
+        """Seconds that its share takes to grow."""
         self.issued = self.passed = self.counted = 0
+        """Probes that were sent, that succeeded, and that came to an end."""
         self.probing_since = now
 
     def follow(self, policy: BalancingPolicy) -> None:

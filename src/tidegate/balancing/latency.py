@@ -10,10 +10,10 @@ from tidegate.balancing.policy import BalancingPolicy
 
 _LEARNT = 2.0
 """Seconds of calls after which an endpoint's usual latency is known well enough to judge by."""
-
-
 _SOME = 4.0
+"""Calls on which a latency must rest to count by half in what is usual."""
 _EXTREME = math.log(1000.0)
+"""Nobody counts as more times slower, or faster, than usual."""
 _LEAST_SEEN = 4.0
 """As few calls seen in flight, its own and those to expect, move no weight."""
 _PLENTY = 32.0
@@ -21,6 +21,7 @@ _PLENTY = 32.0
 _PEAK = 10.0
 """Seconds in which the best pace, and the usual factor, are forgotten."""
 _FULL_PACE = 0.75
+"""One that ends so large a part of the most calls per second that it ever did is not slow."""
 _PER_REPORT = 3.0
 """As much evidence one report can give: it may be a pause of a process."""
 
@@ -62,7 +63,9 @@ class Latency:
         self._pace = 0.0  # calls that end per second
         self._peak = 0.0  # the most of these, slowly forgotten
         self.held = 0.0
+        """Calls in flight that are not looked at: they began before it was probed."""
         self.score = 0.0
+        """The evidence that it is slower than usual, in calls seen in flight."""
 
     @property
     def mean(self) -> float | None:

@@ -22,11 +22,14 @@ from tidegate.edge.health_checks import asks_rest
 from tidegate.edge.plan import PlannedCluster
 from tidegate.edge.pools import Server
 from tidegate.edge.tls import certificate_name
+from tidegate.protocols.varints import write_length
 
 SECURE = "tls"
 """Marks the endpoints that speak TLS, where others do not."""
 
 _KNOWN = 2**15
+"""Servers whose encoded parts are remembered."""
+_length = functools.lru_cache(maxsize=_KNOWN)(write_length)
 _Assignment = endpoint_pb2.ClusterLoadAssignment
 _Locality = endpoint_components_pb2.LocalityLbEndpoints
 _LbEndpoint = endpoint_components_pb2.LbEndpoint
@@ -104,14 +107,4 @@ def _state(weight: int, health: health_check_pb2.HealthStatus, secure: bool) -> 
 def _fields(number: int, messages: Iterable[bytes]) -> bytes:
     """Encode a repeated field of messages."""
     tag = bytes((number << 3 | 2,))
-    return b"".join([tag + _varint(len(message)) + message for message in messages])
-
-
-@functools.lru_cache(maxsize=_KNOWN)
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value >= 0x80:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
+    return b"".join([tag + _length(len(message)) + message for message in messages])

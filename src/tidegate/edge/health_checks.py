@@ -29,13 +29,17 @@ INTERVAL = 0.5
 CHECKS_PER_SECOND = 1000
 """Of all servers together: with more servers the interval grows."""
 _FIRST_CHECKS_PER_SECOND = 4000
+"""Of servers that are new, more of which must be found well before they get calls."""
 _FEW = 500
 """Servers that are all asked at once when they are new."""
 _TIMEOUT = 1.0
+"""Seconds until a check counts as not answered."""
 _CONFIRMATION = 0.1
 """Seconds until a server that did not answer is asked again: one lost answer is no verdict."""
 _MISSED = 2
+"""As many checks in a row must fail before a server that was well gets no calls."""
 _SOON = 4.0
+"""Seconds at most between checks of a server that is not ready, or has had no calls."""
 
 _SERVER_READY = "/v2/health/ready"
 _HOST = "health"
@@ -116,7 +120,8 @@ def asks_rest(cluster: PlannedCluster) -> bool:
     if cluster.ours or cluster.rest:
         return True
     return cluster.traffic.health_path is not None and all(
-        server.protocol == "tidegate" or server.rest is not None for server in cluster.servers
+        server.protocol == "tidegate" or server.rest is not None
+        for server in cluster.servers.kinds
     )
 
 

@@ -27,6 +27,7 @@ _MOST = 2**32 - 1
 _MOST_DYNAMIC = 65536
 """Buckets of keys or models that have no limit of their own; the least used goes first."""
 _LONGEST_RETRY = 3600
+"""Seconds that ``Retry-After`` says at most."""
 _LONGEST_INTERVAL = 10**9
 """Seconds: thirty years."""
 

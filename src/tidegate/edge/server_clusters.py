@@ -21,10 +21,13 @@ from tidegate.protocols.load_reports import CALLERS
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _CONNECT_TIMEOUT = 1.0
+"""Seconds."""
 _BUFFER = 2**20
 """Bytes of one connection that may wait on either side; a larger message flows through."""
 _STREAMS = 2**14
+"""Calls on one connection, where the settings do not bound those of a server."""
 _STREAM_WINDOW = 2**20
+"""Bytes of one answer that a server may send before they are taken."""
 _CONNECTION_WINDOW = 2**28
 """Bytes of answers that a server may send before they are taken: a slow client holds up its own
 stream, and 256 of those have to come together to hold up the others."""
@@ -122,7 +125,7 @@ def _secure(cluster: cluster_pb2.Cluster, planned: PlannedCluster, settings: Edg
         if check.HasField("http_health_check"):
             http2 = check.http_health_check.codec_client_type == http_pb2.HTTP2
             check.tls_options.alpn_protocols.append("h2" if http2 else "http/1.1")
-    if all(server.secure for server in planned.servers):
+    if all(server.secure for server in planned.servers.kinds):
         cluster.transport_socket.CopyFrom(socket)
         return
     match = cluster.transport_socket_matches.add(name="tls", transport_socket=socket)

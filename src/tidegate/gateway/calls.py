@@ -141,6 +141,7 @@ class GatewayCalls:
             for endpoint in pool.endpoints
             if endpoint.protocol in _CALLABLE
             and verdicts[endpoint.address].weight > 0
+            # One that the edge leaves alone for a moment is told: clients see for themselves.
             and self.endpoint_health.of(pool.name, endpoint.address)
             not in ("unhealthy", "unchecked")
         ]

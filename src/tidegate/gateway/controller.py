@@ -26,7 +26,7 @@ from tidegate.gateway.calls import GatewayCalls
 from tidegate.gateway.descriptors import REMEDY, short_of_files
 from tidegate.gateway.edge_settings import edge_settings
 from tidegate.gateway.endpoints import Endpoint
-from tidegate.gateway.entries import entries_of, fixed_endpoint, source_of
+from tidegate.gateway.entries import entries_of, source_of
 from tidegate.gateway.handover import Handover
 from tidegate.gateway.memory import Memory
 from tidegate.gateway.models import ModelMembers, members_of, tasks_of
@@ -262,9 +262,7 @@ class GatewayController:
         self._stale = self._handover.pending
 
     def _found_by(self, entry: Endpoints) -> tuple[Endpoint, ...]:
-        fixed = fixed_endpoint(entry)
-        found = self.sources.found(entry) if fixed is None else (fixed,)
-        return self.own_places.without(found)
+        return self.own_places.without(self.sources.found(entry))
 
     def sources_state(self) -> list[Mapping[str, object]]:
         """Return what the sources of endpoints and of trust say, for people."""

@@ -21,12 +21,16 @@ from tidegate.edge.trust import ClientTls
 from tidegate.gateway.endpoints import Endpoint
 
 CONNECT_TIMEOUT = 2.0
+"""Seconds for a connection and its handshake."""
 _ALERT_TIMEOUT = 0.25
+"""Seconds in which a server that wants a certificate ends TLS after the handshake."""
 _MISMATCH = (62, 64)
 """``X509_V_ERR_HOSTNAME_MISMATCH`` and ``…_IP_ADDRESS_MISMATCH`` of OpenSSL."""
 _NAMES = 5
+"""Names of a certificate that are shown."""
 _AT_A_TIME = 32
 _LOOK_TIMEOUT, _KEPT = 1.0, 5.0
+"""Seconds that a look takes at most, and for which its findings hold."""
 
 
 class NoTls(Exception):

@@ -34,11 +34,16 @@ from tidegate.protocols.tensorflow_serving.messages import (
 )
 
 ASK_TIMEOUT = 2.0
+"""Seconds for one question and its answer."""
 _AT_A_TIME = 64
+"""Endpoints."""
 _LARGEST_ANSWER = 2**20
+"""Bytes of an answer that are read."""
 _GET = b"GET %s HTTP/1.1\r\nhost: %s\r\naccept: */*\r\nconnection: close\r\n\r\n"
 _AVAILABLE = 30
+"""The state of a version that answers, in TensorFlow Serving's ``GetModelStatusResponse``."""
 _LONGEST_WORDS = 300
+"""Characters."""
 _NOT_SPOKEN = (
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.UNAVAILABLE,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from tidegate.config.endpoints import Endpoints
 from tidegate.gateway.discovery.source import STAY, Source
 from tidegate.gateway.endpoints import Endpoint
+from tidegate.gateway.entries import fixed_endpoint
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,10 @@ class Sources:
             self._followed[entry] = self._follow(entry)
 
     def found(self, entry: Endpoints) -> tuple[Endpoint, ...]:
-        """Return what an entry leads to, as far as that is known."""
+        """Return what an entry leads to: the address that it gives, or what is known so far."""
+        fixed = fixed_endpoint(entry)
+        if fixed is not None:
+            return (fixed,)
         followed = self._followed.get(entry)
         return () if followed is None else followed.found
 

@@ -6,20 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tidegate.config.endpoints import Endpoints
 from tidegate.config.gateway import GatewayConfig
 from tidegate.config.nodefile import parse_nodefile
 from tidegate.edge.certificates import read_small
 from tidegate.edge.trust_files import TrustFiles
 from tidegate.errors import ConfigurationError
 from tidegate.gateway.endpoints import Endpoint
-from tidegate.gateway.entries import entries_of, fixed_endpoint, nodefile_tasks, source_of
+from tidegate.gateway.entries import entries_of, nodefile_tasks, source_of
 from tidegate.gateway.inquiry import Answer, Asked, inquire
 from tidegate.gateway.models import ModelMembers, Task, members_of
 from tidegate.gateway.sources import Sources
 
 FIND_TIMEOUT, INQUIRY_TIMEOUT = 5.0, 30.0
+"""Seconds for sources to tell of endpoints, and for all endpoints to be asked."""
 _LARGEST_NODEFILE = 2**26
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +67,11 @@ async def survey(
             if state["problem"] or not state["endpoints"]:
                 words = state["problem"] or f"no endpoint after {find:g} s"
                 found.problems.append((str(state["source"]), str(words)))
-        members = members_of(config, lambda entry: _found_by(sources, entry), {}, tasks)
+        members = members_of(config, sources.found, {}, tasks)
     finally:
         await sources.close()
     await _ask(config, members, found, ask)
     return found
-
-
-def _found_by(sources: Sources, entry: Endpoints) -> tuple[Endpoint, ...]:
-    fixed = fixed_endpoint(entry)
-    return sources.found(entry) if fixed is None else (fixed,)
 
 
 async def _ask(

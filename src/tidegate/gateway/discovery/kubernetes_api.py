@@ -39,7 +39,9 @@ _LARGEST_EVENT = 4 * 2**20
 _LARGEST_ERROR = 64 * 2**10
 _LARGEST_TOKEN = 64 * 2**10
 _PATIENCE = 10.0
+"""Seconds until an answer must have begun, and for which it may be silent."""
 _LONGEST_PAGE = 60.0
+"""Seconds for all of a page."""
 _GRACE = 15.0
 """Seconds by which a watch may outlast what was asked for until it counts as hanging."""
 
@@ -109,7 +111,9 @@ class Cluster:
         except UnicodeDecodeError:
             token = ""
         if not token or not token.isprintable() or " " in token:
-            raise ConfigurationError(f"{self.token_file} holds no token")
+            raise ConfigurationError(
+                f"{self.token_file} holds no token: write one line of printable ASCII into it"
+            )
         return token
 
 
@@ -153,7 +157,10 @@ class SliceApi:
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > _LARGEST_PAGE:
-                    raise InvalidAnswer("a list of EndpointSlices of more than 64 MiB")
+                    raise InvalidAnswer(
+                        f"a page of {_PAGE} EndpointSlices of more than {_LARGEST_PAGE} bytes: "
+                        "select fewer with a selector"
+                    )
         return _object(bytes(body))
 
     @contextlib.asynccontextmanager
@@ -219,7 +226,7 @@ async def _events(response: httpx.Response) -> AsyncGenerator[list[Mapping[str, 
         async for chunk in response.aiter_raw():
             *lines, rest = (rest + chunk).split(b"\n")
             if len(rest) > _LARGEST_EVENT:
-                raise InvalidAnswer("an event of more than 4 MiB")
+                raise InvalidAnswer(f"an event of a watch of more than {_LARGEST_EVENT} bytes")
             if events := [_event(line) for line in lines if line.strip()]:
                 yield events
     except httpx.ReadTimeout:

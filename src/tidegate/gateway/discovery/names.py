@@ -35,7 +35,9 @@ from tidegate.gateway.discovery.source import (
 from tidegate.gateway.endpoints import Endpoint, Traits
 
 _SHORTEST, _LONGEST = 1.0, 60.0
+"""Seconds between two look-ups, whatever the time to live."""
 _AT_A_TIME = 16
+"""Targets of a service that are looked up."""
 _UNANSWERED = 5.0
 """Seconds until the targets of a service are looked up again, of which one could not be."""
 
