@@ -69,18 +69,6 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served
         yield served
 
 
-@pytest.fixture
-def http(node: ServedNode) -> Iterator[Any]:
-    with tritonclient.http.InferenceServerClient(node.target, network_timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
-def rpc(node: ServedNode) -> Iterator[Any]:
-    with tritonclient.grpc.InferenceServerClient(node.target) as client:
-        yield client
-
-
 @pytest.fixture(params=["http", "grpc"])
 def either(request: pytest.FixtureRequest) -> tuple[ModuleType, Any]:
     """A client of tritonclient and the module that it is from."""

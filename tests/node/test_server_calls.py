@@ -9,7 +9,7 @@ import shutil
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +51,6 @@ def cut(file: Path) -> None:
     """A model that looks like one and cannot be loaded."""
     models.scale(file, 1.0)
     file.write_bytes(file.read_bytes().replace(b"Mul", b"Mux"))
-
-
-@pytest.fixture
-def http(node: ServedNode) -> Iterator[Any]:
-    with tritonclient.http.InferenceServerClient(node.target, network_timeout=60) as client:
-        yield client
-
-
-@pytest.fixture
-def rpc(node: ServedNode) -> Iterator[Any]:
-    with tritonclient.grpc.InferenceServerClient(node.target) as client:
-        yield client
 
 
 @pytest.fixture(params=["http", "grpc"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.replica.edge_client import EdgeClient
 from tidegate.clock import MonotonicClock
 from tidegate.protocols.dialect import Dialect
 from tidegate.protocols.open_inference import messages
@@ -123,3 +124,21 @@ def outputs_of(message: bytes) -> dict[str, Array]:
         output.name: np.frombuffer(raw, DType(output.datatype).numpy).reshape(tuple(output.shape))
         for output, raw in zip(response.outputs, response.raw_output_contents)
     }
+
+
+async def fails_alone(socket: Path, request: tuple[str, int], output: str, words: str) -> None:
+    """See that a request that takes too much memory fails, and those after it do not.
+
+    ``request`` names the input that says how many elements the ``output`` is to have, and how
+    many are too many.
+    """
+    name, too_many = request
+    async with EdgeClient(socket) as client:
+        for _ in range(2):
+            large = infer_request({name: np.array([too_many], np.int64)})
+            reply = await client.grpc(INFER, large)
+            assert reply.grpc_status == 14
+            assert words in reply.grpc_message
+            small = infer_request({name: np.array([3], np.int64)})
+            reply = await client.grpc(INFER, small)
+            assert outputs_of(reply.message)[output].tolist() == [0, 0, 0]

@@ -17,7 +17,7 @@ import pytest
 from tests import models
 from tests.replica.edge_client import GRPC, EdgeClient, frame
 from tests.replica.process import replica_process
-from tests.replica.served import INFER, infer_request, outputs_of
+from tests.replica.served import INFER, fails_alone, infer_request, outputs_of
 from tests.replica.waiting import WAIT, until
 from tidegate.node.probing import ask_stats
 from tidegate.replica.flight import Suspect, read_suspects
@@ -162,15 +162,7 @@ async def test_a_request_that_does_not_fit_into_memory_fails_alone(folder: Path)
     config: dict[str, Any] = {"resources": {"memory": "400MiB"}}
     async with replica_process(folder, models.hungry(folder / "m.onnx"), **config) as replica:
         await replica.ready()
-        async with EdgeClient(folder / "s") as client:
-            for _ in range(2):
-                large = infer_request({"count": np.array([2**30], np.int64)})
-                reply = await client.grpc(INFER, large)
-                assert reply.grpc_status == 14
-                assert "memory" in reply.grpc_message
-                small = infer_request({"count": np.array([3], np.int64)})
-                reply = await client.grpc(INFER, small)
-                assert outputs_of(reply.message)["y"].tolist() == [0, 0, 0]
+        await fails_alone(folder / "s", ("count", 2**30), "y", "memory")
 
 
 def digest_of(spec: ReplicaSpec, body: bytes) -> bytes:

@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from tests import torch_models
-from tests.replica.edge_client import EdgeClient
 from tests.replica.process import replica_process
-from tests.replica.served import INFER, infer_request, outputs_of
+from tests.replica.served import fails_alone
 from tidegate.replica.spec import Failed
 
 only_linux = pytest.mark.skipif(
@@ -58,15 +56,7 @@ async def test_a_request_that_does_not_fit_fails_alone(folder: Path) -> None:
     model = hungry(folder)
     async with replica_process(folder, model, runtime="torch", threads=2, **config) as replica:
         await replica.ready()
-        async with EdgeClient(folder / "s") as client:
-            for _ in range(2):
-                large = infer_request({"count": np.array([2**29], np.int64)})
-                reply = await client.grpc(INFER, large)
-                assert reply.grpc_status == 14
-                assert "memory" in reply.grpc_message
-                small = infer_request({"count": np.array([3], np.int64)})
-                reply = await client.grpc(INFER, small)
-                assert outputs_of(reply.message)["output"].tolist() == [0, 0, 0]
+        await fails_alone(folder / "s", ("count", 2**29), "output", "memory")
 
 
 @only_linux
