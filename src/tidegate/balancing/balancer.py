@@ -155,12 +155,7 @@ class Balancer:
                 self._failing.add(address)
             found.observe(outcome, elapsed, now)
         self._tally.add(succeeded, failed, cancelled, now, self._policy.failure_window)
-        step = 1.0 - math.exp(-elapsed)
-        self._rate += (issued / elapsed - self._rate) * step
-        serving = max(1, len(self._records) - len(self._out))
-        crowd = sum(outcome.in_flight for _, _, outcome in known) / serving
-        step = 1.0 - math.exp(-elapsed / self._policy.crowd_window)
-        self._crowd += (crowd - self._crowd) * step
+        self._follow_traffic(issued, sum(each.in_flight for _, _, each in known), elapsed)
         reference = self._reference(known)
         self._follow_loads(known, elapsed)
         for _, record, outcome in known:
@@ -175,6 +170,13 @@ class Balancer:
         touched.update(address for address, _, _ in known)
         touched.update(self._probed())
         self._decide(touched, now)
+
+    def _follow_traffic(self, issued: int, in_flight: float, elapsed: float) -> None:
+        """Move the means of what the cluster has to do towards one report."""
+        self._rate += (issued / elapsed - self._rate) * (1.0 - math.exp(-elapsed))
+        crowd = in_flight / max(1, len(self._records) - len(self._out))
+        step = 1.0 - math.exp(-elapsed / self._policy.crowd_window)
+        self._crowd += (crowd - self._crowd) * step
 
     def _rest(self, idle: float) -> None:
         """Take in that there were no calls, and no reports, for so many seconds."""

@@ -10,10 +10,9 @@ from pathlib import Path
 from tidegate.cli.findings import Finding, fail, ok, warn
 from tidegate.config.gateway import GatewayConfig
 from tidegate.config.node import NodeConfig
-from tidegate.controller.run_directory import base_directory, find_nodes
+from tidegate.controller.run_directory import LONGEST_SOCKET, base_directory, find_nodes
+from tidegate.edge.topology import MAX_SOCKET_PATH
 
-_SOCKET_PATH_LIMIT = 107
-_LONGEST_SOCKET = len("/65535/admin-9999.sock")
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "grpc_proxy")
 
 
@@ -66,11 +65,11 @@ def proxies(environ: Mapping[str, str]) -> Iterator[Finding]:
 def run_directory(configured: Path | None) -> Iterator[Finding]:
     """Examine where sockets and state will lie."""
     base = base_directory(configured)
-    length = len(os.fsencode(base)) + _LONGEST_SOCKET
+    length = len(os.fsencode(base)) + LONGEST_SOCKET
     hint = "give another one with --run-dir"
     nearest = next(folder for folder in (base, *base.parents) if folder.exists())
-    if length > _SOCKET_PATH_LIMIT:
-        spare = _SOCKET_PATH_LIMIT - _LONGEST_SOCKET
+    if length > MAX_SOCKET_PATH:
+        spare = MAX_SOCKET_PATH - LONGEST_SOCKET
         reason = f"its path is too long for Unix sockets: more than {spare} bytes"
         yield fail("run directory", f"{base}: {reason}", hint)
     elif not nearest.is_dir():

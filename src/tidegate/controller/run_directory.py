@@ -32,11 +32,12 @@ from pydantic import BaseModel, ValidationError
 
 from tidegate.config.gateway import GatewayConfig
 from tidegate.config.node import NodeConfig
+from tidegate.edge.topology import MAX_SOCKET_PATH
 from tidegate.errors import AddressInUse, ConfigurationError
 from tidegate.telemetry.logs import LogSettings
 
-_SOCKET_PATH_LIMIT = 107
-_LONGEST_SOCKET = len("/65535/admin-9999.sock")
+LONGEST_SOCKET = len("/65535/admin-9999.sock")
+"""Bytes of the path of a socket below the base directory."""
 _REPLICA_LOG = re.compile(r"(.+)-([0-9]+)\.([0-9]+)\.log")
 
 
@@ -127,11 +128,11 @@ class RunDirectory:
             ConfigurationError: the path is too long for sockets, cannot be made, or is
                 somebody else's.
         """
-        longest = len(os.fsencode(self.base)) + _LONGEST_SOCKET
-        if longest > _SOCKET_PATH_LIMIT:
+        longest = len(os.fsencode(self.base)) + LONGEST_SOCKET
+        if longest > MAX_SOCKET_PATH:
             raise ConfigurationError(
                 f"the run directory {self.base} is too long: a Unix socket's path has "
-                f"{_SOCKET_PATH_LIMIT} bytes at most; give a shorter one with --run-dir"
+                f"{MAX_SOCKET_PATH} bytes at most; give a shorter one with --run-dir"
             )
         try:
             self.base.mkdir(mode=0o700, parents=True, exist_ok=True)

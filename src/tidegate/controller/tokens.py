@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tidegate.edge.certificates import read_small
+from tidegate.edge.certificates import read_private
 from tidegate.errors import ConfigurationError
 
 _SHORTEST, _LONGEST = 16, 512
+"""Characters."""
 
 
 def read_token(path: Path) -> str:
@@ -17,13 +18,7 @@ def read_token(path: Path) -> str:
         ConfigurationError: the file cannot be read, others may read it, or it holds no token.
             No message tells anything of it.
     """
-    content, mode = read_small(path)
-    if mode & 0o077:
-        raise ConfigurationError(
-            f"{path} holds a token, and others than its owner may read or write it (its mode is "
-            f"{mode:04o}): run chmod 600 {path}"
-        )
-    token = content.strip().decode("ascii", "replace")
+    token = read_private(path, "a token").strip().decode("ascii", "replace")
     if not _SHORTEST <= len(token) <= _LONGEST or not all("!" <= c <= "~" for c in token):
         raise ConfigurationError(
             f"{path} holds no token: write one line of {_SHORTEST} to {_LONGEST} printable "

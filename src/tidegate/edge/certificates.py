@@ -90,6 +90,21 @@ def read_small(path: Path, largest: int = _LARGEST) -> tuple[bytes, int]:
     return content, stat.S_IMODE(state.st_mode)
 
 
+def read_private(path: Path, holds: str) -> bytes:
+    """Read a file with secrets, which ``holds`` names in words.
+
+    Raises:
+        ConfigurationError: as :func:`read_small`; or others than its owner may read or write it.
+    """
+    content, mode = read_small(path)
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"{path} holds {holds}, and others than its owner may read or write it (its mode is "
+            f"{mode:04o}): run chmod 600 {path}"
+        )
+    return content
+
+
 def _read_pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:
     chain, secret = read_small(certificate)[0], read_small(key)[0]
     found = _certificates(certificate, chain)

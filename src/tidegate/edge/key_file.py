@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tidegate.edge.certificates import read_small
+from tidegate.edge.certificates import read_private
 from tidegate.edge.trust import ApiKey, ApiKeys
 from tidegate.errors import ConfigurationError
 
@@ -25,12 +25,7 @@ def read_api_keys(path: Path, header: str = "x-api-key") -> ApiKeys:
     Raises:
         ConfigurationError: others may read the file, it holds no key, or a line is wrong.
     """
-    content, mode = read_small(path)
-    if mode & 0o077:
-        raise ConfigurationError(
-            f"{path} holds API keys, and others than its owner may read or write it (its mode is "
-            f"{mode:04o}): run chmod 600 {path}"
-        )
+    content = read_private(path, "API keys")
     try:
         lines = content.decode().splitlines()
     except UnicodeDecodeError:

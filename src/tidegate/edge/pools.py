@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from tidegate.edge.topology import MAX_WEIGHT
+from tidegate.balancing.verdict import MAX_WEIGHT
 
 Protocol: TypeAlias = Literal["tidegate", "tensorflow-serving", "open-inference", "seldon"]
 

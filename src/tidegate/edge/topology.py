@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tidegate.balancing.verdict import MAX_WEIGHT
 from tidegate.protocols.routing import (
     LABEL_PATTERN,
     NAME_PATTERN,
@@ -18,9 +19,6 @@ _TASK = re.compile(TASK_PATTERN)
 
 MAX_SOCKET_PATH = 107
 """Bytes that the path of a Unix socket may have on Linux."""
-
-MAX_WEIGHT = 2**20
-"""The largest weight: Envoy adds those of a cluster in 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,6 @@ class Topology:
         server_metadata: the JSON body of ``GET /v2``.
         sole: the one model that there is, when a single version of it is all that is served.
             Its replicas get the calls over gRPC unread, and refuse other names themselves.
-
         tasks: the model of each task's id, by which clients of dl_inference know it.
 
     Raises:

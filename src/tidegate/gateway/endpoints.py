@@ -8,9 +8,9 @@ from typing import get_args
 from tidegate.config.addresses import join_address, numeric_address
 from tidegate.config.endpoints import Protocol
 from tidegate.errors import ConfigurationError
+from tidegate.protocols.open_inference.endpoints import LARGEST_WEIGHT
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
-LARGEST_WEIGHT = 2**20
 LARGEST_PRIORITY = 127
 """Envoy's own bound on the priorities of a cluster is 128."""
 _LONGEST_NAME = 253
@@ -31,7 +31,7 @@ class Endpoint:
     rest: str | None = None
     """Where REST is answered, if elsewhere; for other protocols ``None`` means no REST."""
     weight: int = 100
-    """Its share of the work beside the others, from 1 to 2**20."""
+    """Its share of the work beside the others, from 1 to :data:`LARGEST_WEIGHT`."""
     priority: int = 0
     """0 is asked first; 1, 2 and so on take over when those before them are down: to 127."""
     versions: frozenset[int] | None = None

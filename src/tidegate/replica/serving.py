@@ -17,7 +17,7 @@ from tidegate.clock import Clock, MonotonicClock
 from tidegate.config.model import Batching
 from tidegate.protocols.grpc_frames import PREFIX_SIZE
 from tidegate.protocols.open_inference.model_config import ModelConfiguration
-from tidegate.replica.binding import Bound, binding
+from tidegate.replica.binding import Binding, Bound, binding
 from tidegate.replica.engine import Answer, Engine
 from tidegate.replica.exchange import OpenConnections
 from tidegate.replica.flight import Casualties, FlightRecorder, SharedRecorder
@@ -78,6 +78,8 @@ async def serve(
     model, clock = loaded.model, MonotonicClock()
     limits = _limits(spec, model, batched)
     by_default = batched[next(iter(model.signatures))]
+    configuration = _configuration(spec, loaded, limits if by_default else None)
+    served = _served(spec, configuration, binding(model.signatures, batched))
     ready = Ready(
         pid=os.getpid(),
         platform=model.platform,
@@ -86,16 +88,6 @@ async def serve(
         max_batch_size=limits.max_batch_size,
         python=platform.python_version(),
         seconds=clock.now() - started,
-    )
-    served = Served(
-        configuration=_configuration(spec, loaded, limits if by_default else None),
-        version=str(spec.version),
-        binder=binding(model.signatures, batched),
-        max_message_size=spec.max_message_size,
-        tasks=frozenset(spec.config.task_ids),
-        labels={label: str(v) for label, v in spec.config.versions.labels.items()},
-        regions=None if spec.regions is None else Regions(spec.regions, spec.max_message_size),
-        fingerprint=spec.fingerprint,
     )
     parts = _assemble(spec, loaded, served, limits, ready, clock)
     service, tracer = parts.service, parts.tracer
@@ -170,6 +162,19 @@ def _assemble(
     if tracer is None and threads is None:
         connections.unread = TRACE_FIELDS
     return _Parts(engine, service, connections, tracer, threads)
+
+
+def _served(spec: ReplicaSpec, configuration: ModelConfiguration, binder: Binding) -> Served:
+    return Served(
+        configuration=configuration,
+        version=str(spec.version),
+        binder=binder,
+        max_message_size=spec.max_message_size,
+        tasks=frozenset(spec.config.task_ids),
+        labels={label: str(v) for label, v in spec.config.versions.labels.items()},
+        regions=None if spec.regions is None else Regions(spec.regions, spec.max_message_size),
+        fingerprint=spec.fingerprint,
+    )
 
 
 def _limits(spec: ReplicaSpec, model: Model, batched: Mapping[str, bool]) -> BatcherLimits:
