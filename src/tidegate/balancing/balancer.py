@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from tidegate.balancing.latency import Reference
+from tidegate.balancing.noticeable import is_noticeable
 from tidegate.balancing.outcome import Outcome
 from tidegate.balancing.policy import BalancingPolicy
 from tidegate.balancing.reasons import HEALTHY, explain
@@ -20,15 +21,6 @@ from tidegate.balancing.record import Record, Tally
 from tidegate.balancing.scale import scale_of
 from tidegate.balancing.verdict import MAX_WEIGHT, Verdict
 
-_NOTICEABLE = 0.03
-"""A weight that changes by a smaller part is left as it is: who picks begins its turns anew."""
-_NOTICEABLE_PROBING = 3.0
-"""How many times more or less the few calls of a probed one must be for that."""
-_NOTICEABLE_BESIDE = 0.15
-"""The same for those beside a probed one, whose turn is far away and must come all the same."""
-_SETTLED = 5.0
-"""After so many seconds smaller changes count too, so that equal endpoints end up equal."""
-_NOTICEABLE_SETTLED = 0.005
 _EXPLAINED = 1.0
 """Seconds for which the figures of a verdict that stands may be old."""
 _RECENT = 10.0
@@ -306,7 +298,7 @@ class Balancer:
             self._restless.add(address)
         old = self._verdicts.get(address)
         weight = self._weight(record, now)
-        if old is None or self._is_noticeable(record, old, weight, now):
+        if old is None or is_noticeable(record, old, weight, now, beside=bool(self._out)):
             self._version += 1
             record.published_at = now
         else:
@@ -316,22 +308,6 @@ class Balancer:
                 return
         record.explained_at = now
         self._verdicts[address] = self._verdict(record, weight, now)
-
-    def _is_noticeable(self, record: Record, old: Verdict, weight: int, now: float) -> bool:
-        state = record.ejection.state
-        if state != old.state and "probing" in (state, old.state):
-            return True  # in a panic, the weight may be the same
-        if state == "probing":
-            larger, smaller = max(weight, old.weight), min(weight, old.weight)
-            return larger > _NOTICEABLE_PROBING * smaller
-        if record.base != old.base:
-            return weight != old.weight  # somebody wants it to be another
-        noticeable = _NOTICEABLE
-        if self._out:
-            noticeable = _NOTICEABLE_BESIDE
-        elif now - record.published_at >= _SETTLED:
-            noticeable = _NOTICEABLE_SETTLED
-        return abs(weight - old.weight) > noticeable * old.weight
 
     def _weight(self, record: Record, now: float) -> int:
         ejection = record.ejection
