@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pytest
+from pydantic import ValidationError
+
 from tidegate.config.endpoints import Endpoints
 from tidegate.config.gateway import GatewayConfig
 from tidegate.gateway.endpoints import Endpoint
@@ -81,6 +84,12 @@ def test_a_model_says_less_than_the_defaults_where_it_says_nothing() -> None:
     members = members_of(said, found, {}, {})
     assert (members["m"].traffic.timeout, members["m"].traffic.retries) == (5.0, 0)
     assert (members["n"].traffic.timeout, members["n"].slow_start) == (2.0, 1.0)
+
+
+def test_a_task_is_of_one_model() -> None:
+    with pytest.raises(ValidationError, match="the task 69 is given to m and to n"):
+        config(models={"m": {"tasks": [7, 69]}, "n": {"tasks": ["069"]}})
+    assert config(models={"m": {"tasks": [69, "69"]}}).models["m"].tasks == ("69", "69")
 
 
 def test_pools_have_names_of_their_own() -> None:

@@ -286,6 +286,19 @@ class GatewayConfig(Section):
         "/tmp/tidegate-UID)",
     )
 
+    @field_validator("models")
+    @classmethod
+    def _tasks_apart(cls, value: dict[ModelName, GatewayModel]) -> dict[ModelName, GatewayModel]:
+        known: dict[str, str] = {}
+        for name, model in value.items():
+            for task in model.tasks:
+                if known.setdefault(task, name) != name:
+                    raise ValueError(
+                        f"the task {task} is given to {known[task]} and to {name}: its calls can "
+                        "go to one of them alone"
+                    )
+        return value
+
     @field_validator("rate_limits")
     @classmethod
     def _limits_of_keys(cls, value: RateLimits, info: ValidationInfo) -> RateLimits:
