@@ -33,7 +33,7 @@ async def test_what_is_noted_meanwhile_is_applied_next() -> None:
 
     changes = Changes(apply, lambda _: None)
     changes.note()
-    async with following(changes), asyncio.timeout(10):
+    async with following(changes), asyncio.timeout(60):
         await began.wait()
         changes.note()
         changes.note()
@@ -59,7 +59,7 @@ async def test_what_fails_is_told_and_tried_again_and_who_waits_goes_on_waiting(
 
     changes = Changes(apply, told.append)
     changes.note()
-    async with following(changes), asyncio.timeout(10):
+    async with following(changes), asyncio.timeout(60):
         await changes.applied()
     assert told == [
         "a change is not in effect yet: refused",
@@ -79,7 +79,7 @@ async def test_who_does_not_wait_any_more_stops_nothing() -> None:
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)
     changes.note()
-    async with following(changes), asyncio.timeout(10):
+    async with following(changes), asyncio.timeout(60):
         await changes.applied()
 
 
@@ -87,5 +87,5 @@ async def test_with_a_tick_it_is_applied_though_nothing_was_noted() -> None:
     async def apply() -> None:
         pass
 
-    async with following(changes := Changes(apply, lambda _: None, tick=0.0)), asyncio.timeout(10):
+    async with following(changes := Changes(apply, lambda _: None, tick=0.0)), asyncio.timeout(60):
         await changes.applied()
