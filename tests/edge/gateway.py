@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.edge.fake_replica import FakeReplica
 from tests.edge.fake_server import FakeServer
 from tests.edge.harness import Edge, edge_settings
+from tidegate.edge import server_clusters
 from tidegate.edge.pools import (
     GatewayTopology,
     HeaderPool,
@@ -75,7 +78,16 @@ class GatewayEdge(Edge):
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(run_dir: Path, **settings: Any) -> AsyncIterator[GatewayEdge]:
-    edge = GatewayEdge(run_dir, **settings)
-    async with edge:
-        yield edge
+async def running_gateway(
+    run_dir: Path, *, patient: bool = True, **settings: Any
+) -> AsyncIterator[GatewayEdge]:
+    """Run one; if it is patient, it takes no server for dead that is slow to answer a ping.
+
+    A node's edge is never so slow, but a server that is written in Python, on a busy machine.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if patient:
+            patch.setattr(server_clusters, "_PING_TIMEOUT", 60.0)
+        edge = GatewayEdge(run_dir, **settings)
+        async with edge:
+            yield edge

@@ -47,7 +47,7 @@ CROWDED = (
 
 @contextlib.asynccontextmanager
 async def serving(
-    run_dir: Path, models: str = "m", servers: str = "ab", **settings: object
+    run_dir: Path, models: str = "m", servers: str = "ab", **settings: Any
 ) -> AsyncIterator[GatewayEdge]:
     """A gateway all of whose models are on all servers; of one alone it reads no messages."""
     async with running_gateway(run_dir, **settings) as gateway:
@@ -252,7 +252,10 @@ async def test_large_messages_over_a_slow_link_are_no_sign_of_a_dead_node(
     with tempfile.TemporaryDirectory(prefix="tg") as node_dir:
         async with running_edge(Path(node_dir)) as node:
             await node.serve(**dict.fromkeys(models, "a"))
-            async with slow_link(node.port, 20e6) as port, running_gateway(run_dir) as gateway:
+            async with (
+                slow_link(node.port, 20e6) as port,
+                running_gateway(run_dir, patient=False) as gateway,
+            ):
                 for name in models:
                     await gateway.model(name, Server(f"127.0.0.1:{port}"))
                 await gateway.publish()
