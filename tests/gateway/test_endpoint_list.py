@@ -121,7 +121,7 @@ def test_no_endpoints_have_to_be_said(path: str, text: str) -> None:
         ),
         ("e.yaml", "- {address: '10.0.0.7:1', rest: 99999}", "from 1 to 65535"),
         ("e.yaml", "- {address: '10.0.0.7:1', versions: 3}", "versions must be a list of numbers"),
-        ("e.yaml", "- {address: '10.0.0.7:1', versions: [0]}", "numbers from 1 on"),
+        ("e.yaml", "- {address: '10.0.0.7:1', versions: [0]}", "numbers from 1 to"),
         ("e.yaml", "- {address: '10.0.0.7:1', labels: [[]]}", "each of labels must be text"),
         ("e.yaml", "- {address: '10.0.0.7:1', protocol: grpc}", "must be one of tidegate, tensor"),
         ("e.txt", "10.0.0.7:1 weight", "e.txt, line 1: 'weight' is not key=value"),
