@@ -14,6 +14,8 @@ from typing import Any, cast
 
 import httpcore
 
+_SMALL = 2**12
+"""Bytes."""
 _MOST_AHEAD = 2**20
 """Bytes that are taken from a server before somebody reads them."""
 
@@ -97,6 +99,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
         loop = asyncio.get_running_loop()
+        self._protocol.flush()
         try:
             with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError):
                 async with asyncio.timeout(timeout):
@@ -127,6 +130,7 @@ class _Protocol(asyncio.Protocol):
         """``among`` are all that are open."""
         self._among = among
         self._transport: asyncio.Transport | None = None
+        self._unsent: list[bytes] = []
         self._pieces: list[bytes] = []
         self._size = 0
         self._ended = False
@@ -142,6 +146,7 @@ class _Protocol(asyncio.Protocol):
 
     async def read(self, most: int) -> bytes:
         """Return some bytes, none at the end."""
+        self.flush()
         while not self._pieces:
             if self._fault is not None:
                 raise self._fault
@@ -163,10 +168,16 @@ class _Protocol(asyncio.Protocol):
         return found
 
     async def write(self, content: bytes) -> None:
-        """Send; wait while the peer takes nothing."""
+        """Send; wait while the peer takes nothing.
+
+        What is small waits for what comes after it, another piece or a read: a request's head and
+        its body go together.
+        """
         if self._ended or self._transport is None:
             raise self._fault or ConnectionResetError("the server has closed the connection")
-        self._transport.write(content)
+        self._unsent.append(content)
+        if len(content) > _SMALL:
+            self.flush()
         while self._paused:
             self._writer = asyncio.get_running_loop().create_future()
             try:
@@ -175,6 +186,12 @@ class _Protocol(asyncio.Protocol):
                 self._writer = None
             if self._fault is not None:
                 raise self._fault
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._unsent and self._transport is not None:
+            self._transport.write(b"".join(self._unsent))
+            self._unsent.clear()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._transport is not None:
