@@ -284,6 +284,12 @@ async def test_a_gateway_does_not_call_itself(tmp_path: Path) -> None:
             )
             assert list(endpoints_of(status, "m")) == [server.address]
             assert endpoints_of(status, "n") == {}
+            # A page whose site lets its own name lead here is not told all this.
+            async with httpx.AsyncClient(trust_env=False) as browser:
+                for path in ("/status", "/debug/balancing"):
+                    url = f"http://127.0.0.1:{gateway.admin_port}{path}"
+                    answer = await browser.get(url, headers={"host": "evil.example"})
+                    assert answer.status_code == 403
             assert (await gateway.ask())["replica"] == "a"
 
 

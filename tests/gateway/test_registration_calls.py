@@ -74,6 +74,8 @@ async def test_a_node_joins_is_seen_and_leaves(
         ("[fe80::1]:8000", "only the own link knows"),
         ("127.0.0.1:7001", "round in circles"),
         ("[::1]:7002", "round in circles"),
+        ("[::ffff:127.0.0.1]:7001", "round in circles"),
+        ("[::ffff:169.254.169.254]:80", "only the own link knows"),
         ("127.0.0.1:7003", ""),
         ("10.0.0.7:7001", ""),
     ],

@@ -337,6 +337,8 @@ async def test_a_page_of_another_site_cannot_use_the_admin_port(node: ServedNode
     rebound = {"host": "evil.example:8002", "origin": "http://evil.example:8002"}
     status, answer = await admin(node, path, b"", **rebound)
     assert (status, "called as localhost" in answer["error"]) == (403, True)
+    status, answer = await admin(node, "/status", None, **rebound)
+    assert (status, "called as localhost" in answer["error"]) == (403, True)
     assert (await admin(node, "/v2/repository/index", host="localhost:8002"))[0] == 200
     own = f"127.0.0.1:{node.admin_port}"
     assert (await admin(node, "/v2/repository/index", origin=f"http://{own}"))[0] == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from pathlib import Path
 
 import uvicorn
@@ -14,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tidegate.controller.admin_grpc import http_or_grpc
+from tidegate.controller.machine import is_from_here
 from tidegate.controller.server_calls import ServerCalls
 from tidegate.errors import MessageTooLarge, PermissionDenied, TidegateError
 from tidegate.protocols.open_inference.documents import LARGEST
@@ -41,6 +43,23 @@ def refuse_pages(request: Request) -> None:
         raise PermissionDenied(
             f"the admin API is called as localhost or by an address, not as {host[:256]!r}"
         )
+
+
+def not_for_pages(
+    answer: Callable[[Request], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return ``answer``, which pages in browsers on this machine are not to read."""
+
+    @wraps(answer)
+    async def guarded(request: Request) -> Response:
+        if is_from_here(request.scope.get("client"), request.scope.get("server")):
+            try:
+                refuse_pages(request)
+            except TidegateError as error:
+                return refusal(error)
+        return await answer(request)
+
+    return guarded
 
 
 def _is_local(name: str) -> bool:

@@ -18,7 +18,7 @@ from tidegate import __version__
 from tidegate.balancing.verdict import Verdict
 from tidegate.config.addresses import join_address
 from tidegate.config.gateway import GatewayConfig
-from tidegate.controller.admin import refusal, shared_routes
+from tidegate.controller.admin import not_for_pages, refusal, shared_routes
 from tidegate.controller.machine import is_from_here
 from tidegate.errors import ConfigurationError, PermissionDenied, TidegateError
 from tidegate.gateway.controller import GatewayController
@@ -213,8 +213,8 @@ def application(controller: GatewayController) -> Starlette:
     )
     return Starlette(
         routes=[
-            Route("/status", status),
-            Route("/debug/balancing", balancing),
+            Route("/status", not_for_pages(status)),
+            Route("/debug/balancing", not_for_pages(balancing)),
             *registration,
             *shared_routes(Metrics(controller).page, controller.calls.server),
         ],

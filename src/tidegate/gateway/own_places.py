@@ -44,9 +44,10 @@ class OwnPlaces:
     def without(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         """Return the endpoints that lead to others."""
         own = self._places()
-        if not any(e.address in own or e.rest in own for e in endpoints):
+        met = {e.address: None for e in endpoints if e.address in own or e.rest in own}
+        if not met:
             return endpoints
-        self.met.update((e.address, None) for e in endpoints if e.address in own or e.rest in own)
+        self.met.update(met)
         return tuple(e for e in endpoints if e.address not in self.met)
 
     def check_announced(self, address: str, *, from_here: bool) -> None:
@@ -59,8 +60,10 @@ class OwnPlaces:
         Raises:
             InvalidInput: it cannot.
         """
-        host, _ = split_address(address)
+        host, port = split_address(address)
         ip = ipaddress.ip_address(host)
+        # Another spelling of an IPv4 address leads to the same place.
+        ip = (ip.ipv4_mapped if ip.version == 6 else None) or ip
         if ip.is_link_local:
             raise InvalidInput(
                 f"'address' is {address}, which only the own link knows, as a cloud's metadata; "
@@ -71,7 +74,7 @@ class OwnPlaces:
                 f"'address' is {address}, which is the gateway's machine to it; advertise the "
                 "address by which that reaches the node"
             )
-        if address in self._places():
+        if join_address(str(ip), port) in self._places():
             raise InvalidInput(
                 f"'address' is {address}, where the gateway itself listens: its calls would go "
                 "round in circles; advertise the node's own address and port"
@@ -85,6 +88,7 @@ class OwnPlaces:
                 join_address(host, port)
                 for listening, port in self._listening
                 for host in _addresses(listening)
+                for host in _spellings(host)
             )
         return self._known
 
@@ -97,6 +101,13 @@ def _addresses(listening: str) -> Iterable[str]:
         return ()
     here = {e.address.partition("%")[0] for each in psutil.net_if_addrs().values() for e in each}
     return {"127.0.0.1", "::1", *filter(_is_address, here)}
+
+
+def _spellings(host: str) -> tuple[str, ...]:
+    """Return an address as others may write it, too."""
+    if ":" in host:
+        return (host,)
+    return host, str(ipaddress.ip_address(f"::ffff:{host}"))
 
 
 def _is_address(text: str) -> bool:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from tidegate import __version__
 from tidegate.config.addresses import join_address
 from tidegate.config.node import NodeConfig
-from tidegate.controller.admin import shared_routes
+from tidegate.controller.admin import not_for_pages, shared_routes
 from tidegate.node.controller import Controller
 from tidegate.node.fleet import Generation, Replica
 from tidegate.node.metrics import Metrics
@@ -107,4 +107,6 @@ def application(controller: Controller) -> Starlette:
         return JSONResponse(status_of(controller))
 
     page = Metrics(controller).page
-    return Starlette(routes=[Route("/status", status), *shared_routes(page, controller.calls)])
+    return Starlette(
+        routes=[Route("/status", not_for_pages(status)), *shared_routes(page, controller.calls)]
+    )
