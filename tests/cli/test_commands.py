@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -323,3 +324,25 @@ def test_the_list_of_commands_says_what_each_does(capsys: Captured) -> None:
     assert len(listed) == len(cli.commands)
     assert all(line.endswith(".") and not line.endswith("..") for line in listed)
     assert max(map(len, listed)) < 80
+
+
+def test_a_full_disk_is_no_fault_of_ours(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path, options: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(serving, "gateway", full)
+    assert run(["gateway", str(tmp_path / "gateway.yaml")]) == 78
+    told = capsys.readouterr().err
+    assert "No space left on device; make room, or give another place with --run-dir" in told
+    assert "a fault of Tidegate" not in told
+
+
+def test_a_folder_for_a_file_and_a_file_for_a_folder(tmp_path: Path, capsys: Captured) -> None:
+    assert run(["gateway", str(tmp_path)]) == 78
+    assert f"'tidegate serve {tmp_path}'" in capsys.readouterr().err
+    file = tmp_path / "gateway.yaml"
+    file.write_text("models: {}")
+    assert run(["serve", str(file)]) == 78
+    assert f"run 'tidegate gateway {file}'" in capsys.readouterr().err

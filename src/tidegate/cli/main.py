@@ -6,6 +6,7 @@ Frameworks and the serving parts are imported by the commands that need them, so
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -24,10 +25,12 @@ from tidegate.cli.options import (
     settings_options,
     which_node,
 )
-from tidegate.errors import TidegateError
+from tidegate.errors import ConfigurationError, TidegateError
 from tidegate.protocols.statuses import status_of
 
 _DEBUG = "TIDEGATE_DEBUG"
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says that takes nothing more."""
 
 
 class _ReaderLeft(Exception):
@@ -326,6 +329,10 @@ def run(arguments: list[str]) -> int:
     except TidegateError as error:
         return _tell(error, str(error))
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            where = f"{error.filename}: " if error.filename else ""
+            disk = f"{where}{error.strerror}; make room, or give another place with --run-dir"
+            return _tell(ConfigurationError(disk), disk)
         what = f"{type(error).__name__}: {error}"
         return _tell(error, f"{what} (a fault of Tidegate; {_DEBUG}=1 shows where)")
     return done if isinstance(done, int) else 0

@@ -109,6 +109,11 @@ def load_gateway_config(
         raise ConfigurationError(
             f"there is no file {file}: write one that begins with 'models:', or give its path"
         )
+    if file.is_dir():
+        raise ConfigurationError(
+            f"{file} is a folder; give the gateway's file, or serve the models in it with "
+            f"'tidegate serve {file}'"
+        )
     return _merge(GatewayConfig, file, environ, options)
 
 

@@ -24,6 +24,7 @@ _SAME_SIGNAL = 0.5
 
 def write_log(path: Path, settings: LogSettings) -> None:
     """Keep what is announced, and what is logged, in a file beside the replicas' logs."""
+    logging.raiseExceptions = False  # a full disk is no reason to print how it was found
     handler = logging.handlers.RotatingFileHandler(
         path, maxBytes=settings.size, backupCount=settings.files
     )

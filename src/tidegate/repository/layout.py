@@ -103,7 +103,8 @@ def _folder(root: Path) -> Path:
         return root
     if root.exists():
         raise ConfigurationError(
-            f"the model repository {root} is a file; give the folder it is in"
+            f"the model repository {root} is a file; give the folder it is in, or, if it is the "
+            f"gateway.yaml of a gateway, run 'tidegate gateway {root}'"
         )
     raise ConfigurationError(
         f"the model repository {root} does not exist; create it with 'mkdir -p {root}' "
