@@ -91,14 +91,17 @@ async def test_addresses_that_are_no_nodes(
     assert gateway.addresses("m") == ([] if words else [address])
 
 
+@pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("begun", [b"", b"P", b"GET /nodes HTTP/1.1\r\nx: "])
 async def test_who_connects_and_says_nothing(
-    gateway: GatewayStandIn, monkeypatch: pytest.MonkeyPatch, begun: bytes
+    gateway: GatewayStandIn, monkeypatch: pytest.MonkeyPatch, begun: bytes, before: bool
 ) -> None:
+    """Neither on a new connection nor on one that has carried a request."""
     monkeypatch.setattr(admin_grpc, "HEAD_TIMEOUT", 0.5)
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-    writer.write(b"GET /nodes HTTP/1.1\r\nhost: localhost\r\n\r\n")
-    assert await reader.readuntil(b'{"nodes":[]}')
+    if before:
+        writer.write(b"GET /nodes HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert await reader.readuntil(b'{"nodes":[]}')
     writer.write(begun)
     async with asyncio.timeout(60):
         with contextlib.suppress(ConnectionResetError):
