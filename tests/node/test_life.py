@@ -136,12 +136,19 @@ async def test_replicas_end_when_controller_and_edge_are_killed(node: ServedNode
     await both_ready(node)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether every thread has: one that has not may still take the lifeline, and keep it."""
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(thread.read_text().rpartition(") ")[2][0] == "T" for thread in threads)
+
+
 async def test_replicas_outlive_an_edge_and_a_controller_that_come_back(node: ServedNode) -> None:
     """The edge is killed first; a controller that comes within their grace keeps them."""
     replicas, edge = sorted(await ready_pids(node)), await edge_of(node)
     # Their grace is two seconds, in which a busy machine does not start a controller.
     for replica in replicas:
         os.kill(replica, signal.SIGSTOP)
+    await node.until(lambda: all(map(is_stopped, replicas)))
     await kill(node)
     os.kill(edge, signal.SIGKILL)
     lifeline = RunDirectory(node.run_dir, node.port).lifeline
