@@ -75,7 +75,7 @@ class Registry:
     """The nodes that are known now.
 
     :attr:`revision` grows with each change of what :meth:`models` returns; time alone changes
-    that, too, at :meth:`next_expiry`.
+    that, too, when a lease ends: see :meth:`expire`.
     """
 
     def __init__(self, lease: float = 5.0, most_nodes: int = MOST_NODES) -> None:
@@ -218,12 +218,6 @@ class Registry:
             self._change()
         self._look_ahead()
         return tuple(node.name for node in gone)
-
-    def next_expiry(self, now: float) -> float | None:
-        """Return when to call :meth:`expire` next; ``None``: not before the next announcement."""
-        if now < self._earliest:
-            return self._earliest if self._nodes else None
-        return min((node.until for node in self._nodes.values() if node.until > now), default=None)
 
     def models(self, now: float) -> Mapping[str, tuple[Endpoint, ...]]:
         """Return the endpoints of each model that a node calls ready, by the nodes' names."""
