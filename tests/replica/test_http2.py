@@ -574,9 +574,10 @@ async def test_settings_and_pings_are_acknowledged(folder: Path) -> None:
         assert len(edge.got(PING)) == 1
 
 
+@pytest.mark.parametrize("last", [b"!", b""])
 @pytest.mark.parametrize("fields", [GRPC, REST])
 async def test_a_body_too_large_is_answered_after_its_end(
-    folder: Path, fields: list[tuple[str, str]]
+    folder: Path, fields: list[tuple[str, str]], last: bytes
 ) -> None:
     async with served(folder) as (desk, edge):
         edge.send(call(1, b"ok"))
@@ -595,8 +596,9 @@ async def test_a_body_too_large_is_answered_after_its_end(
             left += sum(int.from_bytes(u[3], "big") for u in updates if u[2] == 3) - size
             to_send -= size
         assert 3 not in edge.answers
-        edge.send(data(3, b"!"))
+        edge.send(data(3, last))
         answer = await edge.answer(3)
+        assert all(int.from_bytes(u[3], "big") for u in edge.got(WINDOW)), "0 is an error"
         if fields is GRPC:
             assert answer.blocks[0]["grpc-status"] == "8"
         else:

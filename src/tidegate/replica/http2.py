@@ -276,7 +276,8 @@ class Http2Connection(asyncio.Protocol):
             body.parts.append(piece)
         else:
             body.parts = []
-            self._answers.open_window(len(piece), exchange.stream)
+            if piece:  # a peer takes offence at 0 (section 6.9), for which it sends an empty frame
+                self._answers.open_window(len(piece), exchange.stream)
         if ended:
             self._complete(exchange)
         elif body.size > PATIENCE * self._most:
