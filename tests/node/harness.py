@@ -87,14 +87,18 @@ class ServedNode:
                 raise TimeoutError(f"not in {timeout} s; the node said:\n{self.output}")
             await asyncio.sleep(0.02)
 
-    async def until_ready(self) -> None:
-        """Wait until ``/v2/health/ready`` is 200."""
+    async def until_ready(self, model: str | None = None) -> None:
+        """Wait until the node, or a model, says at ``/ready`` that it is: calls are led there.
+
+        What a replica says of itself in the output comes earlier.
+        """
+        path = "/v2/health/ready" if model is None else f"/v2/models/{model}/ready"
         answer = 0, b""
         deadline = time.monotonic() + 2 * START
         while answer[0] != 200:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"still {answer}; the node said:\n{self.output}")
-            answer = await self.get("/v2/health/ready")
+                raise TimeoutError(f"{path} is {answer}; the node said:\n{self.output}")
+            answer = await self.get(path)
             await asyncio.sleep(0.02)
 
     @property

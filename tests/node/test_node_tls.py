@@ -41,7 +41,7 @@ class SecureNode(ServedNode):
         files = "--tls-certificate", str(folder / "server.crt"), "--tls-key"
         super().__init__(repository, *files, str(folder / "server.key"), *options)
 
-    async def until_ready(self) -> None:
+    async def until_ready(self, model: str | None = None) -> None:
         """Wait until the edge knows it: not every client gets through."""
         async with asyncio.timeout(START):
             while not (await self.status())["edge"]["ready"]:  # noqa: ASYNC110 - over HTTP

@@ -194,7 +194,7 @@ async def test_a_change_of_environment_is_a_change_of_the_model(
     node: ServedNode, second: Path
 ) -> None:
     folder = write(node.repository, "moves")
-    await node.until(lambda: "moves:1#0 ready" in node.output)
+    await node.until_ready("moves")
     await until_answered(node, "moves")
     assert await prefix(node, "moves") == sys.prefix
     (folder / "model.yaml").write_text(f"environment: python:{second}\n")

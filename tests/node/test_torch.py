@@ -105,7 +105,7 @@ async def test_a_pickle_is_refused_and_with_trust_is_served(
     with pytest.raises(InferenceServerException, match="would run whatever code it holds"):
         await client.infer("pickled", [tensor(X)])
     torch_models.settings(node.repository / "pickled", torch_models.SIGNATURE + "trust: pickle\n")
-    await node.until(lambda: "pickled:1#0 ready" in node.output)
+    await node.until_ready("pickled")
     answer = await client.infer("pickled", [tensor(X)])
     assert answer.as_numpy("output").tolist() == (2 * X).tolist()
 
