@@ -45,6 +45,7 @@ def serve(repository: Path, options: Mapping[str, object]) -> int:
     from tidegate.node.serving import serve as run
 
     run(repository, config, tell)
+    _drop_untold()
     return 0
 
 
@@ -62,6 +63,7 @@ def gateway(file: Path, options: Mapping[str, object]) -> int:
     from tidegate.gateway.serving import serve_gateway
 
     serve_gateway(file, read, announce_json if config.log_format == "json" else announce)
+    _drop_untold()
     return 0
 
 
@@ -108,6 +110,15 @@ def _say(line: str) -> None:
     # The terminal is closed, nobody reads the pipe, the disk is full: serving goes on.
     with contextlib.suppress(OSError):
         click.echo(line)
+
+
+def _drop_untold() -> None:
+    """Drop what nobody has taken: else the interpreter tries again as it ends, and fails by it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def inferred(entry: ModelEntry) -> str:
